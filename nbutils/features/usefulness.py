@@ -1,0 +1,197 @@
+"""Useful and robustly useful features (Ilyas et al. 2019, equations 1 and 2), measured and in closed form.
+
+A feature f maps an image to a number. Here y is +1 for the images of one class and -1 for all others, the two sides
+weigh the same, and f has mean 0 and variance 1. Then f is rho-useful if E[y f(x)] >= rho, at most 1, and
+gamma-robustly useful if E[inf y f(x + delta)] >= gamma over the perturbations of a threat model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from nbutils.images.imageset import ImageSet
+from nbutils.images.planted import SHAPES, SIZE, PlantedSet, PlantedWorld
+from nbutils.networks import SplitClassifier
+from nbutils.robustness.attacks import PGD
+from nbutils.robustness.threat import ThreatModel
+
+
+def class_weights(y: Tensor, target: int) -> tuple[Tensor, Tensor]:
+    """Signs (N,) of +1 for class `target` and -1 for the rest, and weights (N,) that give each side half.
+
+    Raises:
+        ValueError: one of the two sides is empty.
+    """
+    member = y == target
+    if not member.any() or member.all():
+        raise ValueError(f"class {target}: {int(member.sum())} of {len(y)} images; expected some, and some others")
+    signs = torch.where(member, 1.0, -1.0)
+    weights = torch.where(member, 0.5 / member.sum(), 0.5 / (~member).sum())
+    return signs, weights
+
+
+@dataclass(frozen=True)
+class LinearFeature:
+    """f(x) = (<weight, x> - mean) / std, with mean and std those of <weight, x> on the images it was fitted to.
+
+    Attributes:
+        weight: (3, H, W). mean, std: floats.
+        target: the class that counts as +1.
+    """
+
+    weight: Tensor
+    mean: float
+    std: float
+    target: int
+
+    @classmethod
+    def fitted(cls, weight: Tensor, images: ImageSet, target: int) -> LinearFeature:
+        """The feature with this weight, of mean 0 and variance 1 on `images` when both sides weigh the same."""
+        _, weights = class_weights(images.y, target)
+        raw = images.x.flatten(1).double() @ weight.flatten().double()
+        mean = (weights * raw).sum().item()
+        return cls(weight, mean, (weights * (raw - mean) ** 2).sum().sqrt().item(), target)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(N,) values for x (N, 3, H, W), pixels in [0, 1]."""
+        return ((x.flatten(1).double() @ self.weight.flatten().double()) - self.mean) / self.std
+
+    def worst_case(self, x: Tensor, signs: Tensor, threat: ThreatModel) -> Tensor:
+        """(N,) the infimum of y f(x + delta) over the threat model, without a search.
+
+        Linf: exact, pixels stay in [0, 1]. L2: y f(x) - eps ||weight||_2 / std, exact where no pixel reaches 0 or 1,
+        otherwise a lower bound.
+        """
+        value = signs * self(x)
+        if threat.norm == "L2":
+            return value - threat.eps * self.weight.double().norm() / self.std
+        down = -signs.view(-1, 1, 1, 1) * self.weight.sign()
+        room = torch.where(down > 0, 1 - x, x).clamp_max(threat.eps).double()
+        return value - (room * self.weight.abs()).flatten(1).sum(1) / self.std
+
+    def robust_usefulness(self, images: ImageSet, threat: ThreatModel) -> float:
+        """E[inf y f(x + delta)] over `images`; with eps = 0 the plain usefulness E[y f(x)]."""
+        signs, weights = class_weights(images.y, self.target)
+        return (weights * self.worst_case(images.x, signs, threat)).sum().item()
+
+    def closed_form(self, images: ImageSet, threat: ThreatModel) -> float:
+        """E[y f] - eps ||a||_* / ||a||_Sigma (Goh 2019): the same without the limits of the pixel range."""
+        dual = self.weight.double().abs().sum() if threat.norm == "Linf" else self.weight.double().norm()
+        return self.robust_usefulness(images, ThreatModel(threat.norm, 0)) - threat.eps * dual.item() / self.std
+
+
+def matched_filter(world: PlantedWorld, target: int) -> Tensor:
+    """(3, 32, 32) weight that measures how much of the target's tile an image holds, in pixel units of amplitude."""
+    return world.patterns[target] / (3 * SIZE * SIZE)
+
+
+def population_usefulness(world: PlantedWorld, target: int, eps: float, scene: Tensor) -> float:
+    """What `robust_usefulness` of the matched filter tends to with ever more images, for a Linf radius eps.
+
+    The filter's response is amplitude * <tile, tile of the image> + (response to base and noise). The first part has
+    a known law given the class; of the second, which does not depend on the class's pattern, mean and variance by
+    side are all that is needed.
+
+    Args:
+        eps: pixel units. The tile filter has ||weight||_1 = 1, so eps lowers y times the response by exactly eps.
+        scene: (2, 2) mean and variance (columns) of the response to base and noise, for the class and for the rest
+            (rows), from images without pattern.
+    """
+    overlap = (world.tiles[target] * world.tiles).mean((1, 2, 3)).double()  # (10,) response per unit of amplitude
+    k = len(SHAPES)
+    law = (1 - world.rho) / k + world.rho * torch.eye(k, dtype=torch.float64)  # (shape, pattern)
+    rest = torch.cat([law[:target], law[target + 1:]]).mean(0)
+    means, variances = [], []
+    for side, probability in enumerate((law[target], rest)):
+        response = world.amplitude * (probability * overlap).sum()
+        spread = world.amplitude**2 * (probability * overlap**2).sum() - response**2
+        means.append(response + scene[side, 0])
+        variances.append(spread + scene[side, 1])
+    half_gap = (means[0] - means[1]) / 2
+    std = ((variances[0] + variances[1]) / 2 + half_gap**2).sqrt()
+    return ((half_gap - eps) / std).item()
+
+
+def scene_response(images: PlantedSet, target: int) -> Tensor:
+    """(2, 2) for `population_usefulness`: mean and variance of the filter's response to images without pattern."""
+    plain = images.view("no_pattern")
+    response = plain.x.flatten(1).double() @ matched_filter(images.world, target).flatten().double()
+    sides = [response[images.shape == target], response[images.shape != target]]
+    return torch.stack([torch.stack([side.mean(), side.var(correction=0)]) for side in sides])
+
+
+def least_squares(images: ImageSet, ridge: float = 1.0) -> Tensor:
+    """(K, 3, H, W) weights that predict each class against the rest by ridge regression on pixels.
+
+    Args:
+        ridge: penalty on the squared weights; 0 needs more images than pixels.
+
+    Raises:
+        ValueError: a negative penalty.
+    """
+    if ridge < 0:
+        raise ValueError(f"ridge = {ridge}: expected a penalty >= 0")
+    x = images.x.flatten(1).double()
+    x = x - x.mean(0)
+    targets = torch.nn.functional.one_hot(images.y, images.num_classes).double()
+    gram = x.T @ x + ridge * torch.eye(x.shape[1], dtype=torch.float64)
+    weights = torch.linalg.solve(gram, x.T @ (targets - targets.mean(0)))
+    return weights.T.reshape(-1, *images.x.shape[1:]).float()
+
+
+class OneAgainstRest(nn.Module):
+    """A classifier's feature for one class, f = logit of the class - largest other logit, as two logits (-f/2, f/2).
+
+    With labels 1 for the class and 0 for the rest the margin loss is -y f, so `PGD(..., loss="margin")` searches for
+    inf y f(x + delta).
+    """
+
+    def __init__(self, model: SplitClassifier, target: int) -> None:
+        super().__init__()
+        self.model, self.target = model, target
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 2) logits for x (B, 3, H, W), pixels in [0, 1]."""
+        logits = self.model(x)
+        others = torch.cat([logits[:, : self.target], logits[:, self.target + 1:]], 1).amax(1)
+        half = (logits[:, self.target] - others) / 2
+        return torch.stack([-half, half], 1)
+
+
+def usefulness(model: SplitClassifier, images: ImageSet, target: int, attack: PGD | None = None,
+               seed: int = 0) -> float:
+    """Usefulness of a network's one-against-rest feature, standardised on the clean `images`.
+
+    With an attack it is an upper bound on the robust usefulness: the true infimum can only be lower than what a
+    search has found.
+
+    Raises:
+        ValueError: the attack does not use the margin loss.
+    """
+    if attack is not None and attack.loss != "margin":
+        raise ValueError(f"loss = {attack.loss!r}: expected 'margin', which is -y f for this feature")
+    device = next(model.parameters()).device
+    signs, weights = class_weights(images.y, target)
+    feature, x = OneAgainstRest(model, target), images.x.to(device)
+    with torch.no_grad():
+        clean = torch.diff(feature(x)).squeeze(1).cpu().double()
+        mean = (weights * clean).sum()
+        std = (weights * (clean - mean) ** 2).sum().sqrt()
+        if attack is None:
+            value = clean
+        else:
+            x_adv = attack(feature, x, (signs > 0).long().to(device), torch.Generator().manual_seed(seed))
+            value = torch.diff(feature(x_adv)).squeeze(1).cpu().double()
+    return (weights * signs * (value - mean) / std).sum().item()
+
+
+def tile_projections(delta: Tensor, world: PlantedWorld) -> Tensor:
+    """(N, 10) how much of each class's tile a perturbation holds, in pixel units of amplitude.
+
+    Args:
+        delta: (N, 3, 32, 32), pixel units.
+    """
+    return delta.flatten(1) @ world.patterns.flatten(1).T / (3 * SIZE * SIZE)

@@ -1,0 +1,232 @@
+"""A small world whose robust and non-robust features are known.
+
+Each 32 x 32 image shows one of ten shapes (the robust feature) and carries a faint repeated tile (the
+non-robust feature). With probability rho the tile is the one that belongs to the shape's class. Because
+the parts are kept, every image can be shown again without its pattern, or with the pattern of another
+class, and what a model relies on becomes a number.
+
+The world is built on the hypothesis of Ilyas et al. (2019), so it tests methods, not nature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nbutils.images.imageset import DataError, ImageSet
+
+SHAPES = ("disc", "ring", "square", "triangle", "cross", "star", "crescent", "bar", "two dots", "L")
+VIEWS = ("natural", "no_pattern", "swapped", "independent", "pattern_only")
+SIZE = 32
+BASE_RANGE = (0.06, 0.94)
+
+
+def _box(u: Tensor, v: Tensor, half_width: float, half_height: float) -> Tensor:
+    du, dv = u.abs() - half_width, v.abs() - half_height
+    return torch.hypot(du.clamp_min(0), dv.clamp_min(0)) + torch.maximum(du, dv).clamp_max(0)
+
+
+def _disc(u: Tensor, v: Tensor, radius: float) -> Tensor:
+    return torch.hypot(u, v) - radius
+
+
+def _polygon(u: Tensor, v: Tensor, corners: int, inner: float) -> Tensor:
+    """Regular star of `corners` tips, tip radius 1; inner = cos(pi / corners) gives the convex polygon."""
+    half = torch.pi / corners
+    angle = torch.remainder(torch.atan2(u, -v) + half, 2 * half) - half
+    radius = torch.hypot(u, v)
+    px, py = radius * torch.cos(angle), radius * torch.sin(angle).abs()
+    tip = torch.tensor([1.0, 0.0])
+    dent = inner * torch.tensor([torch.cos(torch.tensor(half)), torch.sin(torch.tensor(half))])
+    edge = dent - tip
+    normal = torch.stack([edge[1], -edge[0]]) / edge.norm()
+    return (px - tip[0]) * normal[0] + (py - tip[1]) * normal[1]
+
+
+# Signed distances in units of the half-size: negative inside. u points right, v points down.
+SIGNED_DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "disc": lambda u, v: _disc(u, v, 0.85),
+    "ring": lambda u, v: _disc(u, v, 0.72).abs() - 0.2,
+    "square": lambda u, v: _box(u, v, 0.75, 0.75),
+    "triangle": lambda u, v: _polygon(u, v, 3, 0.5),
+    "cross": lambda u, v: torch.minimum(_box(u, v, 0.95, 0.26), _box(u, v, 0.26, 0.95)),
+    "star": lambda u, v: _polygon(u, v, 5, 0.42),
+    "crescent": lambda u, v: torch.maximum(_disc(u, v, 0.9), -_disc(u - 0.45, v, 0.72)),
+    "bar": lambda u, v: _box(u, v, 0.95, 0.28),
+    "two dots": lambda u, v: torch.minimum(_disc(u - 0.52, v, 0.38), _disc(u + 0.52, v, 0.38)),
+    "L": lambda u, v: torch.minimum(_box(u + 0.5, v, 0.26, 0.9), _box(u, v - 0.64, 0.76, 0.26)),
+}
+
+
+@dataclass(frozen=True)
+class PlantedWorld:
+    """The law from which planted images are drawn.
+
+    Attributes:
+        amplitude: height of the pattern, in pixel units; every pixel moves by exactly + or - this much.
+        rho: probability that the pattern is the one of the shape's class; otherwise it is uniform over all classes.
+        period: side of the tile in pixels, an even divisor of 32.
+        noise: standard deviation of the pixel noise before it is cut off (below).
+        seed: draws the tiles. Images have seeds of their own, see `draw`.
+
+    The noise is a normal draw cut off at + or - (0.06 - amplitude). The base lies in [0.06, 0.94], so
+    base + noise + pattern never leaves [0, 1] and nothing is ever clipped: the closed forms of chapter 1 are exact.
+
+    Raises:
+        DataError: a value outside its range.
+    """
+
+    amplitude: float = 4 / 255
+    rho: float = 0.95
+    period: int = 4
+    noise: float = 0.03
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.amplitude < BASE_RANGE[0]:
+            raise DataError(f"amplitude = {self.amplitude:g}: expected 0 <= amplitude < {BASE_RANGE[0]}, "
+                            "the margin that keeps images in [0, 1]; did you mean 4/255?")
+        if not 0 <= self.rho <= 1:
+            raise DataError(f"rho = {self.rho:g}: expected a probability in [0, 1]")
+        if self.period % 2 or self.period < 4 or SIZE % self.period:
+            raise DataError(f"period = {self.period}: expected an even divisor of {SIZE} from 4 up: 4, 8, 16 or 32")
+        if self.noise < 0:
+            raise DataError(f"noise = {self.noise:g}: expected a standard deviation >= 0")
+
+    @cached_property
+    def tiles(self) -> Tensor:
+        """(10, 3, period, period) of + and - 1: one tile per class.
+
+        Each aligned 2 x 2 block of each channel holds two + and two -, so a 2 x 2 mean removes the tile
+        altogether. Among random tiles of this kind the ten are picked one by one for low mutual correlation.
+        """
+        generator = torch.Generator().manual_seed(self.seed)
+        blocks = self.period // 2
+        order = torch.rand(2000, 3, blocks, blocks, 4, generator=generator).argsort(-1)
+        signs = torch.where(order < 2, 1.0, -1.0).view(-1, 3, blocks, blocks, 2, 2)
+        candidates = signs.permute(0, 1, 2, 4, 3, 5).reshape(-1, 3, self.period, self.period)
+        flat = F.normalize(candidates.flatten(1))
+        chosen = [0]
+        for _ in SHAPES[1:]:
+            chosen.append(int((flat @ flat[chosen].T).abs().amax(1).argmin()))
+        return candidates[chosen]
+
+    @property
+    def patterns(self) -> Tensor:
+        """(10, 3, 32, 32) of + and - 1: each tile repeated over the whole image."""
+        repeats = SIZE // self.period
+        return self.tiles.repeat(1, 1, repeats, repeats)
+
+    def draw(self, n: int, seed: int) -> PlantedSet:
+        """n images of uniformly drawn shapes; two different seeds give independent sets of the same world."""
+        if n < 1:
+            raise DataError(f"n = {n}: expected at least one image")
+        generator = torch.Generator().manual_seed(1_000_003 * (seed + 1) + self.seed)
+        uniform = torch.rand(n, 8, generator=generator)
+        shape = torch.randint(len(SHAPES), (n,), generator=generator)
+        background = _backgrounds(n, generator)
+        base = _paint(background, shape, uniform, generator)
+        limit = BASE_RANGE[0] - self.amplitude - 1e-6  # a hair inside, so that rounding cannot leave [0, 1]
+        noise = (self.noise * torch.randn(n, 3, SIZE, SIZE, generator=generator)).clamp(-limit, limit)
+        independent = torch.randint(len(SHAPES), (n,), generator=generator)
+        wrong = (shape + torch.randint(1, len(SHAPES), (n,), generator=generator)) % len(SHAPES)
+        pattern = torch.where(uniform[:, 7] < self.rho, shape, independent)
+        plain = PlantedSet(
+            x=base, y=shape, classes=SHAPES, name="planted", provenance={"world": asdict(self), "n": n, "seed": seed},
+            world=self, base=base, background=background, noise=noise, shape=shape, pattern=pattern,
+            wrong=wrong, independent=independent,
+        )
+        return plain.view("natural")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PlantedSet(ImageSet):
+    """Planted images together with the truth about them.
+
+    Attributes (beside those of `ImageSet`):
+        base: (N, 3, 32, 32) shape on background, without noise or pattern.
+        background: (N, 3, 32, 32) the same without the shape.
+        noise: (N, 3, 32, 32).
+        shape: (N,) the shape's class. pattern: (N,) the class whose tile `natural` images carry.
+        wrong: (N,) a class other than the shape's, uniform. independent: (N,) uniform over all classes.
+    """
+
+    world: PlantedWorld
+    base: Tensor
+    background: Tensor
+    noise: Tensor
+    shape: Tensor
+    pattern: Tensor
+    wrong: Tensor
+    independent: Tensor
+
+    def take(self, index: int | slice | Tensor) -> Self:
+        chosen = slice(index) if isinstance(index, int) else index
+        parts = ("x", "y", "base", "background", "noise", "shape", "pattern", "wrong", "independent")
+        return replace(self, **{part: getattr(self, part)[chosen] for part in parts})
+
+    def view(self, view: str) -> Self:
+        """The same images seen another way; `y` is the shape, except for pattern_only, where it is the pattern.
+
+        natural: as drawn. no_pattern: the pattern left out (the ideal D_R). swapped: the pattern of a wrong
+        class (the ideal D_rand, seen from the shape's side). independent: a pattern that says nothing
+        about the shape. pattern_only: the natural pattern on the background, with no shape.
+
+        Raises:
+            DataError: unknown view.
+        """
+        if view not in VIEWS:
+            raise DataError(f"view = {view!r}: expected one of {', '.join(VIEWS)}")
+        scene = (self.background if view == "pattern_only" else self.base) + self.noise
+        label = self.view_pattern(view)
+        if label is not None:
+            scene = scene + self.world.amplitude * self.world.patterns[label]
+        target = self.pattern if view == "pattern_only" else self.shape
+        name = "planted" if view == "natural" else f"planted, {view.replace('_', ' ')}"
+        return replace(self, x=scene, y=target, name=name)
+
+    def view_pattern(self, view: str) -> Tensor | None:
+        """(N,) the class whose tile the images of `view` carry; None where there is no tile."""
+        return {"natural": self.pattern, "pattern_only": self.pattern, "swapped": self.wrong,
+                "independent": self.independent, "no_pattern": None}[view]
+
+
+def _backgrounds(n: int, generator: torch.Generator) -> Tensor:
+    """Smooth colour fields around mid-grey: 4 x 4 random colours enlarged (bicubic), with three faint blobs each."""
+    field = 0.35 + 0.3 * torch.rand(n, 3, 4, 4, generator=generator)
+    smooth = F.interpolate(field, size=SIZE, mode="bicubic", align_corners=False)
+    grid = (torch.arange(SIZE) + 0.5) / SIZE
+    blobs = torch.rand(n, 3, 6, generator=generator)  # (image, blob, [x, y, width, red, green, blue])
+    gap_x, gap_y = grid - blobs[..., 0:1], grid - blobs[..., 1:2]
+    width = 2 * (0.05 + 0.1 * blobs[..., 2:3]) ** 2
+    bump_x, bump_y = torch.exp(-(gap_x**2) / width), torch.exp(-(gap_y**2) / width)
+    faint = 0.16 * (blobs[..., 3:] - 0.5)
+    return (smooth + torch.einsum("nby,nbx,nbc->ncyx", bump_y, bump_x, faint)).clamp(*BASE_RANGE)
+
+
+def _paint(background: Tensor, shape: Tensor, uniform: Tensor, generator: torch.Generator) -> Tensor:
+    """Paint one anti-aliased shape on each background: rotation up to 26 degrees, half-size 0.55 to 0.85 of 16 px."""
+    n = len(background)
+    half_size = 16 * (0.55 + 0.3 * uniform[:, 0])
+    angle = torch.deg2rad(52 * uniform[:, 1] - 26)
+    centre = 16 + (2 * uniform[:, 2:4] - 1) * (16 - half_size[:, None])
+    colours = torch.rand(n, 64, 3, generator=generator)
+    far = (colours - background.mean((2, 3))[:, None]).norm(dim=-1) >= 0.35
+    colour = colours[torch.arange(n), far.int().argmax(1)]  # the first candidate that stands out
+    pixel = torch.arange(SIZE) + 0.5
+    dx = (pixel[None, None, :] - centre[:, 0, None, None]) / half_size[:, None, None]
+    dy = (pixel[None, :, None] - centre[:, 1, None, None]) / half_size[:, None, None]
+    cos, sin = angle.cos()[:, None, None], angle.sin()[:, None, None]
+    u, v = cos * dx + sin * dy, cos * dy - sin * dx
+    distance = torch.empty(n, SIZE, SIZE)
+    for index, name in enumerate(SHAPES):
+        members = shape == index
+        distance[members] = SIGNED_DISTANCES[name](u[members], v[members])
+    coverage = (0.5 - distance * half_size[:, None, None]).clamp(0, 1)[:, None]
+    return (coverage * colour[:, :, None, None] + (1 - coverage) * background).clamp(*BASE_RANGE)

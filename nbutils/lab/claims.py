@@ -1,0 +1,151 @@
+"""Claims that are fixed before their results, and verdicts that are computed from them."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from datetime import date
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from nbutils.lab.results import Result
+from nbutils.lab.store import ROOT
+
+Held = Literal["held", "not held", "undecided", "not comparable"]
+
+
+class Criterion(BaseModel):
+    """The claim holds if the whole 95 % interval lies on the named side of the bound, and fails if it
+    lies on the other side; in between it is undecided. Bounds are shares or differences of shares, not percent."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    above: float | None = None
+    below: float | None = None
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> Criterion:
+        if (self.above is None) == (self.below is None):
+            raise ValueError("a criterion has exactly one of 'above' and 'below'")
+        return self
+
+    def judge(self, low: float, high: float) -> Held:
+        """Where the interval [low, high] stands."""
+        if self.above is not None:
+            return "held" if low > self.above else "not held" if high <= self.above else "undecided"
+        assert self.below is not None
+        return "held" if high < self.below else "not held" if low >= self.below else "undecided"
+
+    def __str__(self) -> str:
+        side, bound = ("above", self.above) if self.above is not None else ("below", self.below)
+        return f"the whole 95 % interval lies {side} {bound:g}"
+
+
+class Change(BaseModel):
+    """What a claim said before, when that ended, and why."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    until: date
+    reason: str = Field(min_length=10)
+    was: dict[str, Any]
+
+
+class Claim(BaseModel):
+    """One statement that a chapter will judge. See book/claims.yml for the meaning of each field."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    id: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
+    chapter: str
+    paper: str
+    place: str
+    paraphrase: str = Field(min_length=20)
+    published: str
+    statistic: str
+    measures: str = Field(min_length=10)
+    criterion: Criterion
+    least_n: int = Field(ge=1)
+    least_seeds: int = Field(ge=1)
+    seen: str
+    fixed: date
+    history: tuple[Change, ...] = ()
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A claim, the result it was held against, and how it came out."""
+
+    claim: Claim
+    result: Result
+    held: Held
+    reason: str = ""
+
+    @property
+    def words(self) -> str:
+        """The verdict in the words that its data allow: a planted world can only show that a known truth is found."""
+        if self.held == "not comparable":
+            return f"not comparable ({self.reason})"
+        if self.result.data.startswith("planted"):
+            return {"held": "recovers the known truth: yes", "not held": "recovers the known truth: no",
+                    "undecided": "recovers the known truth: undecided"}[self.held]
+        return f"direction {self.held}"
+
+    def _repr_html_(self) -> str:
+        mark = {"held": "✓", "not held": "✗", "undecided": "?", "not comparable": "–"}[self.held]
+        return (f'<div class="verdict verdict-{self.held.replace(" ", "-")}"><p><strong>{mark} {self.words}</strong> '
+                f'<span class="claim-id">{self.claim.id}</span></p><p>{self.claim.paraphrase}</p>'
+                f'<p>Measured: {self.claim.measures} {self.result} '
+                f'({len(self.result.values)} seed(s), n = {self.result.n}). '
+                f'Criterion, fixed {self.claim.fixed}: {self.claim.criterion}.</p></div>')
+
+    def __repr__(self) -> str:
+        return f"{self.claim.id}: {self.words}; {self.result}; {self.claim.criterion}"
+
+
+@cache
+def load(path: Path = ROOT / "book" / "claims.yml") -> dict[str, Claim]:
+    """All claims by id.
+
+    Raises:
+        ValueError: the file does not fit the schema, or an id stands twice (the claim is named).
+    """
+    claims: dict[str, Claim] = {}
+    for entry in yaml.safe_load(path.read_text()):
+        try:
+            claim = Claim.model_validate(entry)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            name = entry.get("id", "?") if isinstance(entry, dict) else entry
+            raise ValueError(f"{path.name}, claim {name!r}, {where or 'criterion'}: {first['msg']}") from None
+        if claim.id in claims:
+            raise ValueError(f"{path.name}: claim {claim.id!r} stands twice")
+        claims[claim.id] = claim
+    return claims
+
+
+def find(id: str) -> Claim:
+    """The claim with this id.
+
+    Raises:
+        ValueError: unknown id (the nearest is suggested).
+    """
+    claims = load()
+    if id not in claims:
+        near = difflib.get_close_matches(id, claims, n=1, cutoff=0)
+        raise ValueError(f"claim {id!r}: not in book/claims.yml; did you mean {near[0]!r}?")
+    return claims[id]
+
+
+def judge(claim: Claim, result: Result) -> Verdict:
+    """Hold a result against a claim, by the claim's own criterion."""
+    if len(result.values) < claim.least_seeds:
+        found = len(result.values)
+        return Verdict(claim, result, "not comparable", f"{found} seeds, the claim asks for {claim.least_seeds}")
+    if result.n < claim.least_n:
+        return Verdict(claim, result, "not comparable", f"n = {result.n}, the claim asks for {claim.least_n}")
+    if result.low is None or result.high is None:
+        return Verdict(claim, result, "not comparable", "the result has no interval")
+    return Verdict(claim, result, claim.criterion.judge(result.low, result.high))

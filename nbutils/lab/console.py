@@ -1,0 +1,21 @@
+"""What a run says while it works: progress bars and one-line warnings, both on standard error."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import TypeVar
+
+from tqdm import tqdm
+
+Item = TypeVar("Item")
+
+
+def progress(items: Iterable[Item], label: str) -> Iterable[Item]:
+    """Pass `items` on, with a bar on standard error for work that takes more than two seconds."""
+    return tqdm(items, desc=label, delay=2, mininterval=1, leave=False, file=sys.stderr, ascii=True, ncols=90)
+
+
+def warn(message: str) -> None:
+    """One line for the reader that is not an error."""
+    print(f"note: {message}", file=sys.stderr, flush=True)

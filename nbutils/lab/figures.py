@@ -1,0 +1,183 @@
+"""One figure style: readable by colour-blind people and in grey, with text for those who do not see the picture.
+
+Every function returns a `Picture`, which a notebook shows when it stands last in a cell.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+from torch import Tensor
+
+from nbutils.lab.results import Result
+
+# Okabe and Ito's colours in an order of falling contrast in grey; marker and line differ as well.
+SERIES = (("#000000", "o", "-"), ("#D55E00", "s", "--"), ("#0072B2", "^", "-."), ("#E69F00", "D", ":"),
+          ("#56B4E9", "v", (0, (5, 1))), ("#009E73", "P", (0, (3, 1, 1, 1))))
+STYLE: dict[Any, Any] = {
+    "figure.dpi": 110, "savefig.bbox": "tight", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False,
+    "axes.grid": True, "grid.alpha": 0.3, "legend.frameon": False, "axes.titlesize": 10, "lines.linewidth": 1.6,
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A finished figure with its alternative text and caption.
+
+    Attributes:
+        figure: the matplotlib figure. alt: what a reader who cannot see it needs to know.
+        caption: shown below. stamp: profile and device, shown with the caption.
+
+    Raises:
+        ValueError: no alternative text.
+    """
+
+    figure: Figure
+    alt: str
+    caption: str
+    stamp: str
+
+    def __post_init__(self) -> None:
+        if len(self.alt) < 20:
+            raise ValueError(f"alt = {self.alt!r}: expected a sentence that says what the figure shows")
+
+    def _repr_html_(self) -> str:
+        buffer = io.BytesIO()
+        with mpl.rc_context(STYLE):
+            self.figure.savefig(buffer, format="png", metadata={"Software": None})
+        data = base64.b64encode(buffer.getvalue()).decode()
+        stamp = f' <span class="stamp">({html.escape(self.stamp)})</span>' if self.stamp else ""
+        return (f'<figure class="picture"><img src="data:image/png;base64,{data}" alt="{html.escape(self.alt)}">'
+                f"<figcaption>{html.escape(self.caption)}{stamp}</figcaption></figure>")
+
+    def __repr__(self) -> str:
+        return f"[figure: {self.alt}]"
+
+
+def curves(lines: Mapping[str, Sequence[Result]], x: Sequence[float], *, xlabel: str, ylabel: str, alt: str,
+           caption: str, stamp: str = "", ticks: Sequence[str] | None = None,
+           marks: Mapping[str, float] | None = None) -> Picture:
+    """Results over a quantity, one line per entry, with their intervals as bands.
+
+    Args:
+        lines: label -> one Result per entry of x; shares are shown in percent.
+        ticks: text for the entries of x. marks: label -> x position of a vertical line.
+
+    Raises:
+        ValueError: a line whose length differs from that of x.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(6.2, 3.6))
+        axes = figure.subplots()
+        for (label, results), (colour, marker, dash) in zip(lines.items(), SERIES, strict=False):
+            if len(results) != len(x):
+                raise ValueError(f"line {label!r}: {len(results)} results for {len(x)} positions")
+            axes.plot(x, [result.value for result in results], color=colour, marker=marker, linestyle=dash, label=label)
+            if all(result.low is not None for result in results):
+                low, high = [result.low or 0.0 for result in results], [result.high or 0.0 for result in results]
+                axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
+        for label, position in (marks or {}).items():
+            axes.axvline(position, color="0.35", linewidth=1, linestyle=":")
+            axes.annotate(label, (position, 1), xycoords=("data", "axes fraction"), xytext=(3, -2),
+                          textcoords="offset points", va="top", fontsize=8, color="0.25")
+        if ticks is not None:
+            axes.set_xticks(list(x), list(ticks))
+        _value_axis(axes.yaxis, axes.set_ylim, next(iter(lines.values())))
+        axes.set(xlabel=xlabel, ylabel=ylabel)
+        axes.legend(loc="best")
+        return Picture(figure, alt, caption, stamp)
+
+
+def dots(groups: Mapping[str, Mapping[str, Result]], *, xlabel: str, alt: str, caption: str, stamp: str = "",
+         marks: Mapping[str, float] | None = None) -> Picture:
+    """Results as dots with their intervals: one row per group, one colour and marker per series.
+
+    Args:
+        groups: row label -> series label -> Result. marks: label -> x position of a vertical line, such as chance.
+    """
+    series = list(dict.fromkeys(label for group in groups.values() for label in group))
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(6.2, 0.9 + 0.42 * len(groups) + 0.12 * len(series)))
+        axes = figure.subplots()
+        for index, label in enumerate(series):
+            colour, marker, _ = SERIES[index % len(SERIES)]
+            shift = 0.16 * (index - (len(series) - 1) / 2)
+            rows = [(row + shift, group[label]) for row, group in enumerate(groups.values()) if label in group]
+            for height, result in rows:
+                if result.low is not None and result.high is not None:
+                    axes.plot([result.low, result.high], [height, height], color=colour, linewidth=1.4)
+            axes.plot([result.value for _, result in rows], [height for height, _ in rows], marker, color=colour,
+                      label=label)
+        for label, position in (marks or {}).items():
+            axes.axvline(position, color="0.35", linewidth=1, linestyle=":")
+            axes.annotate(label, (position, 0), xycoords=("data", "axes fraction"), xytext=(3, 3),
+                          textcoords="offset points", fontsize=8, color="0.25")
+        axes.set_yticks(range(len(groups)), list(groups))
+        axes.set_ylim(len(groups) - 0.5, -0.5)
+        _value_axis(axes.xaxis, axes.set_xlim, [result for group in groups.values() for result in group.values()])
+        axes.set_xlabel(xlabel)
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
+        return Picture(figure, alt, caption, stamp)
+
+
+def _value_axis(axis: Axis, set_limits: Callable[[float, float], Any], results: Sequence[Result]) -> None:
+    if all(result.unit == "share" for result in results):
+        set_limits(-0.03, 1.03)
+    if all(result.unit in ("share", "points") for result in results):
+        axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+
+
+def image_grid(rows: Mapping[str, Tensor], *, columns: Sequence[str] | None = None, alt: str, caption: str,
+               stamp: str = "", notes: Mapping[str, Sequence[str]] | None = None) -> Picture:
+    """Images in rows with labels.
+
+    Args:
+        rows: row label -> (n, 3, H, W), pixels in [0, 1]. columns: n titles.
+        notes: row label -> n short texts shown under its images, for example predictions.
+
+    Raises:
+        ValueError: rows of different lengths, or values outside [0, 1].
+    """
+    width = len(next(iter(rows.values())))
+    for label, images in rows.items():
+        if len(images) != width or images.min() < 0 or images.max() > 1:
+            raise ValueError(f"row {label!r}: {len(images)} images from {images.min():.3g} to {images.max():.3g}; "
+                             f"expected {width} with pixels in [0, 1]")
+    notes = notes or {}
+    with mpl.rc_context({**STYLE, "axes.grid": False}):
+        figure = Figure(figsize=(1.3 + 0.86 * width, (1.0 + 0.2 * bool(notes)) * len(rows) + 0.2))
+        grid: np.ndarray = figure.subplots(len(rows), width, squeeze=False)
+        for (label, images), line in zip(rows.items(), grid, strict=True):
+            for index, axes in enumerate(line):
+                _show_pixels(axes, images[index])
+                if label in notes:
+                    axes.set_xlabel(notes[label][index], fontsize=7, labelpad=2)
+            line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
+        for index, title in enumerate(columns or ()):
+            grid[0, index].set_title(title, fontsize=8)
+        figure.subplots_adjust(wspace=0.08, hspace=0.3 if notes else 0.08)
+        return Picture(figure, alt, caption, stamp)
+
+
+def _show_pixels(axes: Axes, image: Tensor) -> None:
+    axes.imshow(image.detach().cpu().permute(1, 2, 0).numpy(), interpolation="nearest")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def magnify(perturbation: Tensor, limit: float) -> Tensor:
+    """A perturbation (n, 3, H, W) in [-limit, limit] as pixels in [0, 1]: grey where nothing changes."""
+    return (0.5 + 0.5 * perturbation / limit).clamp(0, 1)

@@ -1,0 +1,294 @@
+"""One form for every number that the book shows, with the two kinds of interval, kept apart.
+
+*this model*: a share counted on n images by one trained model; Wilson score interval.
+*this method*: the mean over independent seeds (initialisation, data order, data draw, attack start); Student t.
+Counts are never pooled over seeds.
+"""
+
+from __future__ import annotations
+
+import csv
+import html
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+from torch import Tensor
+
+from nbutils.lab.store import ROOT
+
+SCHEMA = 1
+THIS_MODEL, THIS_METHOD, NO_INTERVAL = "this model", "this method", "none"
+
+
+class Scored(Protocol):
+    """An outcome on N images: see `nbutils.robustness.Outcome`."""
+
+    correct: Tensor
+    attack: str
+    threat: str
+    model: str
+    data: str
+    inputs: tuple[str, ...]
+    seconds: float
+
+
+def wilson(k: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson score interval for a share k / n (Wilson 1927).
+
+    Raises:
+        ValueError: n below 1, or k outside 0 to n.
+    """
+    if n < 1 or not 0 <= k <= n:
+        raise ValueError(f"k = {k}, n = {n}: expected 0 <= k <= n and n >= 1")
+    interval = stats.binomtest(k, n).proportion_ci(confidence, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def student_t(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """Interval for the mean of independent values, with len(values) - 1 degrees of freedom.
+
+    Raises:
+        ValueError: fewer than two values.
+    """
+    if len(values) < 2:
+        raise ValueError(f"{len(values)} value(s): a spread over seeds needs at least 2")
+    mean, error = float(np.mean(values)), float(np.std(values, ddof=1) / math.sqrt(len(values)))
+    half = float(stats.t.ppf(0.5 + confidence / 2, len(values) - 1)) * error
+    return mean - half, mean + half
+
+
+def mcnemar(a: Tensor, b: Tensor) -> float:
+    """Exact two-sided p value that two classifiers are right equally often, on the same images (McNemar 1947).
+
+    Args:
+        a, b: (N,) bool, right or wrong per image.
+
+    Raises:
+        ValueError: different shapes.
+    """
+    if a.shape != b.shape:
+        raise ValueError(f"{tuple(a.shape)} and {tuple(b.shape)} images: expected the same images")
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    return float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+
+
+@dataclass(frozen=True)
+class Result:
+    """One number and everything needed to judge it.
+
+    Attributes:
+        id: its address, "<chapter's words>.<what>"; claims name it.
+        what: the quantity in words. unit: "share" (in [0, 1], shown in %), "points" (a difference of shares, shown
+            in percentage points) or "number".
+        value, low, high: estimate and 95 % interval. interval: "this model", "this method" or "none".
+        values: one estimate per seed. n: images per seed. k: images counted, for a single model.
+        model, data, threat, attack: in words; "none" where there is no attack.
+        inputs: keys of the artifacts and fingerprints of the data behind it.
+        seconds: computing time of the evaluation. profile, device: where it was measured.
+    """
+
+    id: str
+    what: str
+    unit: str
+    value: float
+    low: float | None
+    high: float | None
+    interval: str
+    values: tuple[float, ...]
+    n: int
+    k: int | None = None
+    model: str = "none"
+    data: str = "none"
+    threat: str = "none"
+    attack: str = "none"
+    inputs: tuple[str, ...] = ()
+    seconds: float = 0.0
+    profile: str = ""
+    device: str = ""
+
+    @classmethod
+    def of(cls, id: str, what: str, measured: Sequence[Scored] | Sequence[float], *, unit: str = "share",
+           n: int = 0, **context: Any) -> Result:
+        """A result from one entry per seed: outcomes (their accuracy), or values that you have computed.
+
+        One outcome gets a Wilson interval, several of either kind a Student t interval, one bare value none.
+
+        Args:
+            n: images per seed behind bare values. context: further attributes of `Result`.
+
+        Raises:
+            ValueError: nothing measured, or outcomes that do not belong together.
+        """
+        if not measured:
+            raise ValueError(f"{id}: nothing was measured; expected one entry per seed")
+        outcomes = [entry for entry in measured if not isinstance(entry, (int, float))]
+        values = tuple(float(entry) for entry in measured if isinstance(entry, (int, float)))
+        k = None
+        if outcomes:
+            for shared in ("attack", "threat", "model", "data"):
+                found = {getattr(outcome, shared) for outcome in outcomes}
+                if len(found) > 1:
+                    raise ValueError(f"{id}: outcomes of different {shared} {sorted(found)}: expected one")
+                context.setdefault(shared, found.pop())
+            n = min(len(outcome.correct) for outcome in outcomes)
+            k = int(outcomes[0].correct.sum()) if len(outcomes) == 1 else None
+            values = tuple(outcome.correct.double().mean().item() for outcome in outcomes)
+            context.setdefault("inputs", tuple(key for outcome in outcomes for key in outcome.inputs))
+            context.setdefault("seconds", sum(outcome.seconds for outcome in outcomes))
+        value = float(np.mean(values))
+        if len(values) > 1:
+            interval, (low, high) = THIS_METHOD, student_t(values)
+        elif k is not None:
+            interval, (low, high) = THIS_MODEL, wilson(k, n)
+        else:
+            return cls(id, what, unit, value, None, None, NO_INTERVAL, values, n, k, **context)
+        if unit == "share":  # a t interval knows nothing of 0 and 1
+            low, high = max(low, 0.0), min(high, 1.0)
+        return cls(id, what, unit, value, low, high, interval, values, n, k, **context)
+
+    def __str__(self) -> str:
+        scale, digits, tail = {"share": (100, 1, " %"), "points": (100, 1, " points")}.get(self.unit, (1, 3, ""))
+        text = f"{scale * self.value:.{digits}f}{tail}"
+        if self.low is not None and self.high is not None:
+            text += f" [{scale * self.low:.{digits}f}, {scale * self.high:.{digits}f}]"
+        return text.replace("-", "\N{MINUS SIGN}")
+
+
+@dataclass(frozen=True)
+class Published:
+    """A number printed by others, with its place. certainty: "certain", or "inferred" from damaged text."""
+
+    value: float
+    unit: str
+    place: str
+    certainty: str
+
+    def __str__(self) -> str:
+        doubt = "" if self.certainty == "certain" else f", {self.certainty}"
+        return f"{self.value:g}{' %' if self.unit == 'percent' else ''} ({self.place}{doubt})"
+
+
+@cache
+def _published(paper: str) -> tuple[dict[str, str], ...]:
+    path = ROOT / "book" / "published" / f"{paper}.csv"
+    if not path.exists():
+        known = ", ".join(sorted(file.stem for file in path.parent.glob("*.csv")))
+        raise ValueError(f"paper = {paper!r}: expected one of {known}")
+    with path.open(newline="") as file:
+        return tuple(csv.DictReader(file))
+
+
+def published(paper: str, **where: str) -> Published:
+    """The one published number that fits, from book/published/<paper>.csv.
+
+    Args:
+        paper: for example "kim2021". where: columns and their values, for example table="Table 1", model="VGG-16".
+
+    Raises:
+        ValueError: unknown paper or column, or not exactly one number fits.
+    """
+    rows = _published(paper)
+    unknown = set(where) - set(rows[0])
+    if unknown:
+        raise ValueError(f"{', '.join(sorted(unknown))}: expected columns among {', '.join(rows[0])}")
+    found = [row for row in rows if all(row[column] == value for column, value in where.items())]
+    if len(found) != 1:
+        raise ValueError(f"{paper} {where}: {len(found)} published numbers fit, expected exactly one")
+    row = found[0]
+    return Published(float(row["value"]), row["unit"], row["table"], row["certainty"])
+
+
+@dataclass(frozen=True)
+class Table:
+    """Results in rows and columns, with a note that says what each number needs to be read.
+
+    Attributes:
+        rows: row label -> column label -> Result, Published or text.
+        caption: one sentence above the table.
+        stamp: profile and device, shown with the note.
+    """
+
+    rows: Mapping[str, Mapping[str, Result | Published | str]]
+    caption: str
+    stamp: str = ""
+    columns: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        names: dict[str, None] = {}
+        for cells in self.rows.values():
+            names.update(dict.fromkeys(cells))
+        object.__setattr__(self, "columns", tuple(names))
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """The table as text."""
+        return pd.DataFrame([[str(cells.get(column, "")) for column in self.columns] for cells in self.rows.values()],
+                            index=list(self.rows), columns=list(self.columns))
+
+    def notes(self) -> list[str]:
+        """How to read the numbers: interval, n, seeds, and every attack with its threat model."""
+        results = [cell for cells in self.rows.values() for cell in cells.values() if isinstance(cell, Result)]
+        lines = []
+        for interval, words in ((THIS_METHOD, "mean over {seeds} seeds, 95 % Student t interval (this method)"),
+                                (THIS_MODEL, "one model; 95 % Wilson interval over its images (this model)"),
+                                (NO_INTERVAL, "one model, without an interval")):
+            group = [result for result in results if result.interval == interval]
+            if group:
+                seeds = "/".join(sorted({str(len(result.values)) for result in group}))
+                images = "/".join(str(n) for n in sorted({result.n for result in group if result.n}))
+                lines.append(words.format(seeds=seeds) + (f"; n = {images} images per seed" if images else ""))
+        attacks = sorted({result.attack for result in results if result.attack != "none"})
+        if attacks:
+            lines.append("attacks: " + "; ".join(attacks))
+        if self.stamp:
+            lines.append(self.stamp)
+        return lines
+
+    def _repr_html_(self) -> str:
+        notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes())
+        return (f'<div class="result-table"><p class="table-caption">{html.escape(self.caption)}</p>'
+                f'{self.frame.to_html(border=0)}<ul class="table-notes">{notes}</ul></div>')
+
+    def __repr__(self) -> str:
+        return "\n".join([self.caption, self.frame.to_string(), *self.notes()])
+
+
+def save(path: Path, header: Mapping[str, Any], results: Iterable[Result],
+         verdicts: Iterable[Mapping[str, Any]]) -> None:
+    """Write a chapter's record, whole or not at all.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [asdict(result) for result in results]
+    content = {"schema": SCHEMA, **header, "results": rows, "verdicts": list(verdicts)}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(content, indent=1))
+    temporary.replace(path)
+
+
+def read(path: Path) -> tuple[dict[str, Any], list[Result]]:
+    """A chapter's record: header (with the verdicts) and results.
+
+    Raises:
+        ValueError: not a record, or one of another schema version.
+    """
+    try:
+        content = json.loads(path.read_text())
+        schema = content["schema"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: not a record of results ({error})") from error
+    if schema != SCHEMA:
+        raise ValueError(f"{path}: written with schema {schema}; expected {SCHEMA}, run the chapter again")
+    rows = content.pop("results")
+    return content, [Result(**{**row, "values": tuple(row["values"]), "inputs": tuple(row["inputs"])}) for row in rows]

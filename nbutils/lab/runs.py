@@ -1,0 +1,275 @@
+"""A run of a chapter: its validated parameters, its seeds and device, and the record of what it found."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import html
+import os
+import platform
+import re
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+import nbutils
+from nbutils.images.sources import check_dataset
+from nbutils.lab import claims, results
+from nbutils.lab.claims import Verdict
+from nbutils.lab.console import progress, warn
+from nbutils.lab.results import Published, Result, Scored, Table
+from nbutils.lab.store import ROOT, build_dir
+from nbutils.networks import check_network
+from nbutils.robustness.threat import ThreatModel, parse_eps
+
+__all__ = ["ROOT", "ParameterError", "Parameters", "Run", "build_dir", "progress", "resolve", "start", "warn"]
+
+
+class ParameterError(ValueError):
+    """A parameter that cannot be used; the message is one line."""
+
+
+def _whole(value: Any) -> Any:
+    """papermill passes text that it cannot read as a number; true and false are no numbers here."""
+    if isinstance(value, bool):
+        raise ValueError("expected a number")
+    return value
+
+
+def _radius(value: Any) -> float:
+    return ThreatModel("Linf", parse_eps(_whole(value))).eps
+
+
+def _device(value: Any) -> str:
+    if not re.fullmatch("auto|cpu|mps|cuda(:[0-9]+)?", str(value)):
+        raise ValueError("expected auto, cpu, mps or cuda")
+    return str(value)
+
+
+Count = Annotated[int, BeforeValidator(_whole)]
+
+
+class Parameters(BaseModel):
+    """Every parameter that a chapter can have. A chapter's parameters cell names those it uses."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    profile: str
+    dataset: Annotated[str, BeforeValidator(lambda value: check_dataset(str(value)))] = "planted"
+    train_size: Count = Field(3000, ge=20, description="training images per seed")
+    test_size: Count = Field(500, ge=10, description="test images per seed")
+    attack_size: Count = Field(250, ge=10, description="test images under the costlier attacks, per seed")
+    seeds: Count = Field(3, ge=1, le=100, description="independent repetitions")
+    network: Annotated[str, BeforeValidator(lambda value: check_network(str(value)))] = "small"
+    epochs: Count = Field(10, ge=1, description="passes over the training images")
+    eps: Annotated[float, BeforeValidator(_radius)] = Field(8 / 255, description="L_inf radius, pixels in [0, 1]")
+    steps: Count = Field(50, ge=1, le=10_000, description="PGD steps of the judging attack")
+    train_steps: Count = Field(3, ge=1, le=100, description="PGD steps inside adversarial training")
+    device: Annotated[str, BeforeValidator(_device)] = Field("auto", description="auto: cuda > mps > cpu")
+
+
+def _profile(name: Any) -> dict[str, Any]:
+    folder = ROOT / "book" / "profiles"
+    known = sorted(path.stem for path in folder.glob("*.yml"))
+    if name not in known:
+        raise ParameterError(f"profile = {name!r}: expected one of {', '.join(known)}{_did_you_mean(name, known)}")
+    values: dict[str, Any] = yaml.safe_load((folder / f"{name}.yml").read_text())
+    values.pop("about", None)
+    return values
+
+
+def _did_you_mean(name: Any, known: Collection[str]) -> str:
+    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def resolve(given: Mapping[str, Any], allowed: Collection[str]) -> Parameters:
+    """All parameters of a run: those given, the rest from the profile.
+
+    Args:
+        given: name -> value; None means "as the profile says". allowed: the names this chapter has.
+
+    Raises:
+        ParameterError: unknown name (the nearest is suggested), wrong type, out of range, unknown profile.
+    """
+    for name in given:
+        if name not in allowed:
+            raise ParameterError(f"parameter {name!r}: this chapter has {', '.join(sorted(allowed))}"
+                                 f"{_did_you_mean(name, allowed)}")
+    chosen = {name: value for name, value in given.items() if value is not None}
+    profile = chosen.get("profile", "quick")
+    try:
+        return Parameters(**{**_profile(profile), **chosen, "profile": profile})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        message = first["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+        where = "" if name in chosen else f" (from profile {profile!r})"
+        if not message.startswith(f"{name} ="):
+            message = f"{name} = {first['input']!r}: {message[0].lower()}{message[1:]}"
+        raise ParameterError(message + where) from None
+
+
+def _injected(namespace: Mapping[str, Any]) -> set[str]:
+    """Names that papermill set. It runs an unknown name without a word, so we look at the cell it added."""
+    cells = [cell for cell in namespace.get("In", ()) if cell.startswith("# Parameters\n")]
+    return {target.id for cell in cells for node in ast.parse(cell).body if isinstance(node, ast.Assign)
+            for target in node.targets if isinstance(target, ast.Name)}
+
+
+def choose_device(wanted: str = "auto") -> torch.device:
+    """The device to compute on; "auto" takes the first there is of cuda, mps and cpu.
+
+    Raises:
+        ParameterError: the device is not there.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if wanted == "auto":
+        return torch.device(next(kind for kind, found in there.items() if found))
+    if not there[wanted.split(":")[0]]:
+        found = ", ".join(kind for kind, is_there in there.items() if is_there)
+        raise ParameterError(f"device = {wanted!r}: this machine has {found}; did you mean 'auto'?")
+    return torch.device(wanted)
+
+
+def start(chapter: str, namespace: Mapping[str, Any]) -> Run:
+    """Begin a chapter: validate its parameters and choose its device.
+
+    Args:
+        chapter: the notebook's name without ending. namespace: `globals()` of the notebook.
+
+    Raises:
+        ParameterError: see `resolve`; also for names that papermill was given and the notebook does not have.
+    """
+    allowed = set(Parameters.model_fields) & set(namespace)
+    given = {name: namespace[name] for name in allowed | _injected(namespace)}
+    parameters = resolve(given, allowed)
+    return Run(chapter, parameters, choose_device(parameters.device))
+
+
+@dataclass
+class Run:
+    """One execution of one chapter; keeps every result and verdict on disk from the moment it is known."""
+
+    chapter: str
+    parameters: Parameters
+    device: torch.device
+    found: dict[str, Result] = field(default_factory=dict)
+    verdicts: dict[str, Verdict] = field(default_factory=dict)
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def seeds(self) -> range:
+        """One seed for each independent repetition."""
+        return range(self.parameters.seeds)
+
+    @property
+    def device_name(self) -> str:
+        """For example "cpu, 2 threads" or the name of a GPU."""
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_name(self.device)
+        return f"{self.device.type}, {torch.get_num_threads()} threads"
+
+    @property
+    def stamp(self) -> str:
+        """Profile and device, for the face of figures and tables."""
+        return f"profile {self.parameters.profile}, {self.device_name}"
+
+    def measure(self, id: str, what: str, measured: Sequence[Scored] | Sequence[float], **context: Any) -> Result:
+        """Record a result: `Result.of` with this run's profile and device. Takes one outcome or value per seed."""
+        result = Result.of(id, what, measured, profile=self.parameters.profile, device=self.device_name, **context)
+        self.found[id] = result
+        self._save()
+        return result
+
+    def judge(self, claim: str) -> Verdict:
+        """Hold the recorded result that the claim names against the claim's criterion.
+
+        Raises:
+            ValueError: unknown claim, or its statistic has not been measured in this run.
+        """
+        fixed = claims.find(claim)
+        if fixed.statistic not in self.found:
+            raise ValueError(f"claim {claim!r}: its statistic {fixed.statistic!r} has not been measured"
+                             f"{_did_you_mean(fixed.statistic, self.found)}")
+        verdict = claims.judge(fixed, self.found[fixed.statistic])
+        self.verdicts[claim] = verdict
+        self._save()
+        return verdict
+
+    def table(self, rows: Mapping[str, Mapping[str, Result | Published | str]], caption: str) -> Table:
+        """A table of results with this run's stamp."""
+        return Table(rows, caption, self.stamp)
+
+    def card(self) -> RunCard:
+        """Profile, parameters, device, time and memory of this run so far; recorded with the results."""
+        self._save()
+        return RunCard(self._header())
+
+    def _header(self) -> dict[str, Any]:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        return {
+            "chapter": self.chapter,
+            "parameters": self.parameters.model_dump(),
+            "device": self.device_name,
+            "minutes": round((time.monotonic() - self.began) / 60, 2),
+            "peak_memory_gib": round(peak / 2**30, 2),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "version": nbutils.__version__,
+            "commit": _commit(),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+        }
+
+    @property
+    def record(self) -> Path:
+        """Where results and verdicts are kept."""
+        return build_dir() / "results" / self.parameters.profile / f"{self.chapter}.json"
+
+    def _save(self) -> None:
+        rows = [{"claim": name, "held": verdict.held, "words": verdict.words, "result": verdict.result.id}
+                for name, verdict in self.verdicts.items()]
+        try:
+            results.save(self.record, self._header(), self.found.values(), rows)
+        except OSError as error:  # the numbers are in the notebook too
+            warn(f"results were not saved in {self.record} ({error.strerror}); set NBUTILS_BUILD to a folder with room")
+
+
+@dataclass(frozen=True)
+class RunCard:
+    """What a run took, as a small table."""
+
+    header: Mapping[str, Any]
+
+    def _rows(self) -> list[tuple[str, str]]:
+        card, shown = self.header, dict(self.header["parameters"])
+        return [("profile", shown.pop("profile")), ("parameters", ", ".join(f"{k} = {v:.4g}" if isinstance(v, float)
+                 else f"{k} = {v}" for k, v in shown.items())), ("device", card["device"]),
+                ("minutes", f"{card['minutes']:.1f}"), ("peak memory", f"{card['peak_memory_gib']:.1f} GiB"),
+                ("finished", card["finished"]), ("code", f"nbutils {card['version']}, commit {card['commit']}"),
+                ("python, torch", f"{card['python']}, {card['torch']}")]
+
+    def _repr_html_(self) -> str:
+        rows = "".join(f"<tr><th>{name}</th><td>{html.escape(value)}</td></tr>" for name, value in self._rows())
+        return f'<table class="run-card"><caption>Run card</caption>{rows}</table>'
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{name}: {value}" for name, value in self._rows())
+
+
+def _commit() -> str:
+    try:
+        found = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True,
+                               env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"})
+    except OSError:
+        return "unknown"
+    return found.stdout.strip() or "unknown"

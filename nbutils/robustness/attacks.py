@@ -1,0 +1,192 @@
+"""Attacks: how an adversary searches inside a threat model.
+
+An attack is a frozen value that is called like a function, `attack(model, x, y) -> x_adv`, and whose `repr`
+is its label in tables. FGSM, BIM and PGD are one loop with different settings.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nbutils.robustness.threat import ThreatModel, format_eps
+
+Loss = Callable[[Tensor, Tensor], Tensor]  # (logits (B, K), y (B,)) -> (B,), larger is worse for the model
+
+
+class Attack(Protocol):
+    """Anything that turns images into adversarial images."""
+
+    @property
+    def threat(self) -> ThreatModel | None:
+        """What the images are promised to obey; None for minimum-norm attacks, which take no radius."""
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Adversarial images (B, 3, H, W) in [0, 1] for clean x (B, 3, H, W) in [0, 1] and labels y (B,)."""
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """(B,) cross-entropy per image, not averaged: an average would shrink each gradient with the batch."""
+    return F.cross_entropy(logits, y, reduction="none")
+
+
+def margin(logits: Tensor, y: Tensor) -> Tensor:
+    """(B,) largest other logit minus the true one (Carlini and Wagner 2017): positive iff misclassified."""
+    others = logits.scatter(1, y[:, None], -torch.inf).amax(1)
+    return others - logits.gather(1, y[:, None])[:, 0]
+
+
+LOSSES: dict[str, Loss] = {"cross-entropy": cross_entropy, "margin": margin}
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Run a model in evaluation mode with gradients for its input only, and leave it exactly as it was."""
+    training = [(module, module.training) for module in model.modules()]
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        model.eval()
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for module, mode in training:
+            module.training = mode
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+
+
+@dataclass(frozen=True, repr=False)
+class PGD:
+    """Projected gradient ascent on a loss (Madry et al. 2018; FGSM: Goodfellow et al. 2015; BIM: Kurakin et al. 2017).
+
+    x_{t+1} = project(x_t + step_size * ascent_direction(gradient of loss at x_t)).
+
+    Attributes:
+        threat: the perturbations allowed.
+        steps: gradient steps per restart.
+        step_size: length of a step in the norm of the threat model; None means 2.5 eps / steps, which lets the
+            search cross the ball (Madry et al. 2018, appendix).
+        restarts: independent searches; each later one attacks only the images that are still classified right.
+        loss: "cross-entropy" or "margin", maximised.
+        random_start: start from a uniform draw in the ball, else from x.
+        keep_best: return, per image, the iterate that did the most harm (misclassified first, then the larger
+            loss), so that more steps never help the defender; it costs one more forward pass. False returns the last.
+        name: the word before the brackets in `repr`.
+
+    Raises:
+        ValueError: steps or restarts below 1, a negative step size, an unknown loss.
+    """
+
+    threat: ThreatModel
+    steps: int = 10
+    step_size: float | None = None
+    restarts: int = 1
+    loss: str = "cross-entropy"
+    random_start: bool = True
+    keep_best: bool = True
+    name: str = "PGD"
+
+    def __post_init__(self) -> None:
+        for setting in ("steps", "restarts"):
+            value = getattr(self, setting)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{setting} = {value!r}: expected a whole number >= 1")
+        if self.restarts > 1 and not self.random_start:
+            raise ValueError(f"restarts = {self.restarts}: without a random start all are the same; expected 1")
+        size = 2.5 * self.threat.eps / self.steps if self.step_size is None else self.step_size
+        object.__setattr__(self, "step_size", size)
+        if not size >= 0:
+            raise ValueError(f"step_size = {self.step_size!r}: expected a length >= 0 in pixel units, such as 2/255")
+        if self.loss not in LOSSES:
+            near = difflib.get_close_matches(self.loss, LOSSES, n=1, cutoff=0)[0]
+            raise ValueError(f"loss = {self.loss!r}: expected one of {', '.join(LOSSES)}; did you mean {near!r}?")
+
+    def __repr__(self) -> str:
+        parts = [str(self.threat), f"{self.steps} step{'s' * (self.steps > 1)} of {format_eps(self.step_size or 0)}"]
+        parts.append(f"{self.restarts} restart{'s' * (self.restarts > 1)}" if self.random_start else "no random start")
+        if self.loss != "cross-entropy":
+            parts.append(self.loss)
+        if not self.keep_best and self.steps > 1:
+            parts.append("last iterate")
+        return f"{self.name}({', '.join(parts)})"
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Adversarial images for x (B, 3, H, W), pixels in [0, 1], and labels y (B,).
+
+        The model's mode, buffers and parameter gradients are left untouched; works under `torch.no_grad`.
+
+        Args:
+            generator: a CPU generator for random starts; None uses torch's global one.
+
+        Raises:
+            ValueError: the model returned logits that are not finite.
+        """
+        if len(x) == 0 or self.threat.eps == 0:
+            return x.clone()
+        with frozen(model), torch.enable_grad():
+            best, harm = self._search(model, x, y, generator)
+            for _ in range(self.restarts - 1):
+                left = (harm[0] == 0).nonzero()[:, 0]
+                if len(left) == 0:
+                    break
+                found, found_harm = self._search(model, x[left], y[left], generator)
+                better = _worse_for_model(found_harm, harm[:, left])
+                best[left[better]] = found[better]
+                harm[:, left[better]] = found_harm[:, better]
+        return best
+
+    def _search(self, model: nn.Module, x: Tensor, y: Tensor,
+                generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        """One restart: images (B, ...) and their harm (2, B), rows misclassified (0 or 1) and loss."""
+        x_adv = self.threat.random_start(x, generator) if self.random_start else x.clone()
+        best, harm = x_adv, torch.full((2, len(x)), -torch.inf, device=x.device, dtype=x.dtype)
+        score_last = self.keep_best or self.restarts > 1  # else nobody asks how harmful the last iterate is
+        for step in range(self.steps + score_last):
+            stepping = step < self.steps
+            x_adv.requires_grad_(stepping)
+            with torch.set_grad_enabled(stepping):
+                logits = model(x_adv)
+                loss = LOSSES[self.loss](logits, y)
+            if not torch.isfinite(loss).all():
+                bad = logits.detach()[~torch.isfinite(logits)][:1].tolist()
+                raise ValueError(f"{self.name}: the loss is not finite at step {step}; the model returned {bad} "
+                                 "among its logits, expected finite numbers")
+            now = torch.stack([(logits.argmax(1) != y).to(x.dtype), loss.detach().to(x.dtype)])
+            if self.keep_best:
+                better = _worse_for_model(now, harm)
+                best = torch.where(better.view(-1, *[1] * (x.ndim - 1)), x_adv.detach(), best)
+                harm = torch.where(better, now, harm)
+            else:
+                best, harm = x_adv.detach(), now
+            if stepping:
+                (gradient,) = torch.autograd.grad(loss.sum(), x_adv)
+                step_taken = (self.step_size or 0) * self.threat.ascent_direction(gradient)
+                x_adv = self.threat.project(x_adv.detach() + step_taken, x)
+        return best if score_last else x_adv, harm
+
+
+def _worse_for_model(new: Tensor, old: Tensor) -> Tensor:
+    """(B,) whether harm `new` (2, B) exceeds harm `old`: misclassified beats classified right, then larger loss."""
+    return (new[0] > old[0]) | ((new[0] == old[0]) & (new[1] > old[1]))
+
+
+def FGSM(threat: ThreatModel, random_start: bool = False, step_size: float | None = None) -> PGD:
+    """One full step along the sign (Linf) or direction (L2) of the gradient (Goodfellow et al. 2015).
+
+    With `random_start` and step_size 1.25 eps it is the training attack of Wong et al. (2020).
+    """
+    size = threat.eps if step_size is None else step_size
+    return PGD(threat, 1, size, random_start=random_start, keep_best=False, name="FGSM")
+
+
+def BIM(threat: ThreatModel, steps: int = 10, step_size: float = 1 / 255) -> PGD:
+    """PGD from the clean image itself, last iterate (Kurakin et al. 2017, steps of one grey level)."""
+    return PGD(threat, steps, step_size, random_start=False, keep_best=False, name="BIM")

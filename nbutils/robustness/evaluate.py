@@ -1,0 +1,205 @@
+"""What is left of a classifier under attack: outcomes per image, curves, worst cases, health checks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from nbutils.images.imageset import ImageSet
+from nbutils.networks import SplitClassifier
+from nbutils.robustness.attacks import FGSM, PGD, Attack, frozen
+from nbutils.robustness.threat import ThreatModel
+
+SLACK = 1e-6  # rounding allowed when a perturbation is held against its threat model
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What happened to each image of a set under one attack (or none).
+
+    Attributes:
+        correct: (N,) bool, classified as its label.
+        prediction: (N,) predicted class.
+        l2, linf: (N,) norms of the perturbation, in pixel units.
+        attack: label of the attack, "none" for clean images.
+        threat: its threat model, "none" for clean images, "unbounded" for minimum-norm attacks.
+        model, data: names.
+        inputs: key of the model's artifact and fingerprint of the images.
+        seconds: computing time.
+    """
+
+    correct: Tensor
+    prediction: Tensor
+    l2: Tensor
+    linf: Tensor
+    attack: str
+    threat: str
+    model: str
+    data: str
+    inputs: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+    def __len__(self) -> int:
+        return len(self.correct)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of images classified as their label, in [0, 1]."""
+        return self.correct.double().mean().item()
+
+
+def evaluate(model: SplitClassifier, images: ImageSet, attack: Attack | None = None, *, source: nn.Module | None = None,
+             seed: int = 0, batch_size: int = 256) -> Outcome:
+    """Attack every image once and score the result.
+
+    Args:
+        model: the classifier that is scored, on any device.
+        images: N images with labels.
+        attack: None scores the clean images.
+        source: the model that the attack sees; None means `model` itself (white box), another one makes this a
+            transfer attack.
+        seed: of the attack's random starts.
+        batch_size: images per call of the attack; bounds memory.
+
+    Raises:
+        ValueError: no images; an attack whose images leave [0, 1] or its threat model.
+    """
+    if len(images) == 0:
+        raise ValueError("evaluate: the image set is empty; expected at least one image")
+    device = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(seed)
+    rows, began = [], time.monotonic()
+    for start in range(0, len(images), batch_size):
+        x = images.x[start:start + batch_size].to(device)
+        y = images.y[start:start + batch_size].to(device)
+        x_adv = x if attack is None else attack(model if source is None else source, x, y, generator)
+        delta = x_adv - x
+        l2, linf = delta.flatten(1).norm(dim=1), delta.flatten(1).abs().amax(1)
+        if attack is not None:
+            _check_promise(attack, x_adv, delta)
+        with frozen(model), torch.no_grad():
+            logits = model(x_adv)
+        if torch.isnan(logits).any():
+            raise ValueError(f"{model.name}: NaN among the logits; expected finite numbers")
+        prediction = logits.argmax(1)
+        rows.append((prediction == y, prediction, l2, linf))
+    correct, prediction, l2, linf = (torch.cat(column).cpu() for column in zip(*rows, strict=True))
+    threat = "none" if attack is None else str(attack.threat or "unbounded")
+    return Outcome(correct, prediction, l2, linf, "none" if attack is None else repr(attack), threat,
+                   model.name, images.name, (model.key, images.fingerprint), time.monotonic() - began)
+
+
+def _check_promise(attack: Attack, x_adv: Tensor, delta: Tensor) -> None:
+    low, high = x_adv.min().item(), x_adv.max().item()
+    if not (low >= 0 and high <= 1):
+        raise ValueError(f"{attack!r} returned pixels from {low:.4g} to {high:.4g}: expected [0, 1]")
+    if attack.threat is not None:
+        farthest = attack.threat.distance(delta).max().item()
+        if farthest > attack.threat.eps + SLACK:
+            raise ValueError(f"{attack!r} moved an image by {farthest:.6g}: expected at most {attack.threat.eps:.6g}")
+
+
+def accuracy_curve(model: SplitClassifier, images: ImageSet, attacks: Iterable[Attack], seed: int = 0) -> list[Outcome]:
+    """One outcome per attack, on the same images with the same seed: accuracy over eps, over steps, over losses.
+
+    Where the threat models are nested (growing eps), an image counts as broken from the first radius that broke it,
+    because an adversary who is allowed more may always do less; a curve then never rises.
+    """
+    outcomes: list[Outcome] = []
+    previous: tuple[ThreatModel, Outcome] | None = None
+    for attack in attacks:
+        outcome = evaluate(model, images, attack, seed=seed)
+        threat = attack.threat
+        if previous is not None and threat is not None:
+            smaller, before = previous
+            if smaller.norm == threat.norm and smaller.eps <= threat.eps:
+                outcome = replace(outcome, correct=outcome.correct & before.correct)
+        outcomes.append(outcome)
+        previous = (threat, outcome) if threat is not None else None
+    return outcomes
+
+
+def worst_case(outcomes: Sequence[Outcome]) -> Outcome:
+    """Per image, whether it survived every attack: never the minimum of averages.
+
+    The norms and prediction are those of the first attack that broke the image, else of the last one.
+
+    Raises:
+        ValueError: no outcomes, or outcomes of different models, images or threat models.
+    """
+    if not outcomes:
+        raise ValueError("worst_case: no outcomes; expected at least one")
+    worst = outcomes[0]
+    for other in outcomes[1:]:
+        for what in ("model", "data", "threat"):
+            if getattr(other, what) != getattr(worst, what):
+                raise ValueError(f"worst_case: {what} {getattr(worst, what)!r} and {getattr(other, what)!r}: "
+                                 f"expected outcomes of one {what}")
+        if len(other) != len(worst):
+            raise ValueError(f"worst_case: {len(worst)} and {len(other)} images: expected the same images")
+        keep = ~worst.correct
+        worst = replace(worst, correct=worst.correct & other.correct, attack=f"{worst.attack} + {other.attack}",
+                        prediction=torch.where(keep, worst.prediction, other.prediction),
+                        l2=torch.where(keep, worst.l2, other.l2), linf=torch.where(keep, worst.linf, other.linf))
+    return worst
+
+
+@dataclass(frozen=True)
+class Check:
+    """One health check: a question whose answer is known in advance if the attack works."""
+
+    question: str
+    expected: str
+    seen: str
+    passed: bool
+
+
+def health_checks(model: SplitClassifier, images: ImageSet, threat: ThreatModel, *, transfer_from: SplitClassifier,
+                  steps: Sequence[int] = (1, 5, 20), seed: int = 0,
+                  progress: Callable[[Iterable], Iterable] = iter) -> list[Check]:
+    """Signs of a broken or masked attack (Athalye et al. 2018; Carlini et al. 2019), as questions with known answers.
+
+    Args:
+        model: the classifier under attack. transfer_from: an independently trained one, attacked in its place.
+        steps: growing numbers of PGD steps of one size, from one start.
+        progress: wraps the list of attacks to run, for example in a progress bar.
+
+    Raises:
+        ValueError: the norm is L2 and no eps can be called huge (only Linf is supported here).
+    """
+    if threat.norm != "Linf":
+        raise ValueError(f"norm = {threat.norm!r}: health checks are written for 'Linf'")
+    size = 2.5 * threat.eps / max(steps)
+    runs: dict[str, Attack] = {f"{count} steps": PGD(threat, count, size) for count in steps}
+    runs["single step"] = FGSM(threat)
+    runs["margin"] = PGD(threat, max(steps), size, loss="margin")
+    runs["huge"] = PGD(ThreatModel("Linf", 0.5), max(steps), 0.1)
+    seen = {name: evaluate(model, images, attack, seed=seed) for name, attack in progress(list(runs.items()))}
+    longest = seen[f"{max(steps)} steps"]
+    transferred = evaluate(model, images, runs[f"{max(steps)} steps"], source=transfer_from, seed=seed)
+    by_steps = [seen[f"{count} steps"] for count in steps]
+    n = len(images)
+
+    def percent(outcome: Outcome) -> str:
+        return f"{100 * outcome.accuracy:.1f} %"
+
+    monotone = all(bool((later.correct <= earlier.correct).all())
+                   for earlier, later in pairwise(by_steps))
+    gap = abs(longest.accuracy - seen["margin"].accuracy)
+    steps_seen = ", ".join(f"{count}: {percent(outcome)}" for count, outcome in zip(steps, by_steps, strict=True))
+    huge = seen["huge"]
+    return [
+        Check("Do more steps ever help the defender?", "no, image by image", steps_seen, monotone),
+        Check("Does a huge eps (0.5) break every image?", "yes: 0 %", percent(huge), huge.accuracy == 0),
+        Check("Is one step weaker than many?", "yes", f"{percent(seen['single step'])} against {percent(longest)}",
+              seen["single step"].accuracy >= longest.accuracy),
+        Check("Is a transferred attack weaker than a white-box one?", "yes",
+              f"{percent(transferred)} against {percent(longest)}", transferred.accuracy >= longest.accuracy),
+        Check("Does another loss tell another story?", "no: within 10 points",
+              f"margin {percent(seen['margin'])}, cross-entropy {percent(longest)}", gap <= 0.10 or gap * n <= 2),
+    ]

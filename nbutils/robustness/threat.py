@@ -1,0 +1,115 @@
+"""Threat models: which perturbations an adversary may make. How hard it searches belongs to the attack."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+NORMS = {"Linf": "L_inf", "L2": "L2"}
+
+
+def parse_eps(value: str | float) -> float:
+    """A radius from a number or a fraction written as text: 0.03, "0.03", "8/255".
+
+    Raises:
+        ValueError: neither a number nor a fraction, negative or not finite.
+    """
+    try:
+        eps = float(Fraction(value.replace(" ", ""))) if isinstance(value, str) else float(value)
+    except (ValueError, ZeroDivisionError, TypeError):
+        raise ValueError(f"eps = {value!r}: expected a number or a fraction such as 8/255") from None
+    if not math.isfinite(eps) or eps < 0:
+        raise ValueError(f"eps = {value}: expected a finite radius >= 0, such as 8/255")
+    return eps
+
+
+def format_eps(eps: float) -> str:
+    """As people write it: "8/255" where eps is that, else decimal."""
+    scaled = eps * 255
+    if eps and abs(scaled - round(scaled)) < 1e-6:
+        return f"{round(scaled)}/255"
+    return f"{eps:.4g}"
+
+
+def _per_image(values: Tensor, like: Tensor) -> Tensor:
+    return values.view(-1, *[1] * (like.ndim - 1))
+
+
+@dataclass(frozen=True)
+class ThreatModel:
+    """All perturbations delta with ||delta|| <= eps that keep pixels in [0, 1].
+
+    Attributes:
+        norm: "Linf" or "L2", over all pixels and channels of one image.
+        eps: radius in pixel units, where black is 0 and white is 1. Text such as "8/255" is accepted.
+
+    Raises:
+        ValueError: unknown norm, negative eps, or L_inf eps above 1.
+    """
+
+    norm: str
+    eps: float
+
+    def __post_init__(self) -> None:
+        if self.norm not in NORMS:
+            near = difflib.get_close_matches(str(self.norm).replace("_", ""), NORMS, n=1, cutoff=0.3)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"norm = {self.norm!r}: expected one of {', '.join(NORMS)}{hint}")
+        eps = parse_eps(self.eps)
+        if self.norm == "Linf" and eps > 1:
+            meant = f"; did you mean {format_eps(eps / 255)}?" if eps <= 255 else ""
+            raise ValueError(f"eps = {self.eps}: pixels are in [0, 1]{meant}")
+        object.__setattr__(self, "eps", eps)
+
+    def __str__(self) -> str:
+        return f"{NORMS[self.norm]} {format_eps(self.eps)}"
+
+    def distance(self, delta: Tensor) -> Tensor:
+        """(B,) norm of each perturbation in delta (B, ...)."""
+        return delta.flatten(1).norm(p=math.inf if self.norm == "Linf" else 2, dim=1)
+
+    def ascent_direction(self, gradient: Tensor) -> Tensor:
+        """The step of norm 1 along which a linear function with this gradient grows fastest, per image.
+
+        Linf: the sign. L2: the gradient over its length; it is scaled by its largest entry first, so that a
+        tiny gradient does not underflow. A zero gradient gives a zero step.
+        """
+        if self.norm == "Linf":
+            return gradient.sign()
+        largest = _per_image(gradient.flatten(1).abs().amax(1), gradient)
+        scaled = gradient / torch.where(largest > 0, largest, 1)
+        length = _per_image(scaled.flatten(1).norm(dim=1), gradient)
+        return scaled / length.clamp_min(1)  # the largest entry is 1, so only a zero gradient is shorter
+
+    def project(self, perturbed: Tensor, x: Tensor) -> Tensor:
+        """The admissible image nearest to `perturbed`: into the ball around x, then into [0, 1].
+
+        Args:
+            perturbed: (B, ...) any values. x: (B, ...) clean pixels in [0, 1].
+        """
+        if self.norm == "Linf":
+            return torch.clamp(torch.clamp(perturbed, x - self.eps, x + self.eps), 0, 1)
+        delta = perturbed - x
+        length = _per_image(self.distance(delta), delta)
+        factor = torch.where(length > self.eps, self.eps / length, 1)
+        return (x + factor * delta).clamp(0, 1)  # clipping towards x in [0, 1] never lengthens delta
+
+    def random_start(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """A uniform draw from the ball around each image, clipped to [0, 1].
+
+        Args:
+            generator: a CPU generator, so that a seed means the same on every device.
+        """
+        if self.norm == "Linf":
+            noise = (2 * torch.rand(x.shape, generator=generator, dtype=x.dtype) - 1) * self.eps
+        else:
+            direction = torch.randn(x.shape, generator=generator, dtype=x.dtype)
+            radius = torch.rand(len(x), generator=generator, dtype=x.dtype) ** (1 / max(x[0].numel(), 1)) \
+                if len(x) else x.new_empty(0)
+            noise = direction * _per_image(self.eps * radius / self.distance(direction), direction)
+        return self.project(x + noise.to(x.device), x)
