@@ -7,9 +7,10 @@ from nbutils.features.usefulness import (
     least_squares,
     matched_filter,
     population_usefulness,
+    scene_response,
     tile_projections,
     usefulness,
 )
 
 __all__ = ["LinearFeature", "OneAgainstRest", "class_weights", "least_squares", "matched_filter",
-           "population_usefulness", "tile_projections", "usefulness"]
+           "population_usefulness", "scene_response", "tile_projections", "usefulness"]

@@ -124,12 +124,12 @@ class PlantedWorld:
         return self.tiles.repeat(1, 1, repeats, repeats)
 
     def draw(self, n: int, seed: int) -> PlantedSet:
-        """n images of uniformly drawn shapes; two different seeds give independent sets of the same world."""
+        """n images, every shape as often as n allows, in random order; different seeds give independent sets."""
         if n < 1:
             raise DataError(f"n = {n}: expected at least one image")
         generator = torch.Generator().manual_seed(1_000_003 * (seed + 1) + self.seed)
         uniform = torch.rand(n, 8, generator=generator)
-        shape = torch.randint(len(SHAPES), (n,), generator=generator)
+        shape = torch.randperm(n, generator=generator) % len(SHAPES)
         background = _backgrounds(n, generator)
         base = _paint(background, shape, uniform, generator)
         limit = BASE_RANGE[0] - self.amplitude - 1e-6  # a hair inside, so that rounding cannot leave [0, 1]
@@ -155,6 +155,7 @@ class PlantedSet(ImageSet):
         noise: (N, 3, 32, 32).
         shape: (N,) the shape's class. pattern: (N,) the class whose tile `natural` images carry.
         wrong: (N,) a class other than the shape's, uniform. independent: (N,) uniform over all classes.
+        seen_as: the view that `x` and `y` show.
     """
 
     world: PlantedWorld
@@ -165,6 +166,7 @@ class PlantedSet(ImageSet):
     pattern: Tensor
     wrong: Tensor
     independent: Tensor
+    seen_as: str = "natural"
 
     def take(self, index: int | slice | Tensor) -> Self:
         chosen = slice(index) if isinstance(index, int) else index
@@ -189,7 +191,18 @@ class PlantedSet(ImageSet):
             scene = scene + self.world.amplitude * self.world.patterns[label]
         target = self.pattern if view == "pattern_only" else self.shape
         name = "planted" if view == "natural" else f"planted, {view.replace('_', ' ')}"
-        return replace(self, x=scene, y=target, name=name)
+        return replace(self, x=scene, y=target, name=name, seen_as=view)
+
+    def by_pattern(self) -> Self:
+        """The same images with the class of their pattern as label: accuracy is then how often the pattern is followed.
+
+        Raises:
+            DataError: the images carry no pattern.
+        """
+        label = self.view_pattern(self.seen_as)
+        if label is None:
+            raise DataError(f"{self.name}: these images carry no pattern to be scored by")
+        return replace(self, y=label, name=f"{self.name}, scored by pattern")
 
     def view_pattern(self, view: str) -> Tensor | None:
         """(N,) the class whose tile the images of `view` carry; None where there is no tile."""

@@ -20,7 +20,8 @@ from nbutils.images.planted import SHAPES, PlantedWorld
 DATASETS = ("planted", "digits", "cifar10", "svhn")
 SPLITS = ("train", "test")
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".webp"}
+LOSSY = {".jpg", ".jpeg", ".webp"}
+SUFFIXES = LOSSY | {".png", ".bmp", ".ppm"}
 
 
 def check_dataset(dataset: str) -> str:
@@ -87,7 +88,9 @@ def load(dataset: str, split: str, n: int | None = None, seed: int = 0, **world:
         labels = torch.tensor([label for _, label in files])
         index = _balanced(labels, n, seed, f"{root / split}")
         x = _read_images([files[i][0] for i in index])
-        return ImageSet(x, labels[index], classes, root.name, "crop+flip", provenance)
+        lossy_cifar = classes == CIFAR10 and x.shape[2:] == (32, 32) and files[0][0].suffix.lower() in LOSSY
+        name = "CIFAR-10 (JPEG copy)" if lossy_cifar else root.name  # its numbers are not those of CIFAR-10
+        return ImageSet(x, labels[index], classes, name, "crop+flip", provenance)
     x, y = _digits(split) if dataset == "digits" else _torchvision(dataset, split)
     index = _balanced(y, n, seed, f"{dataset} {split}")
     augmentation = {"digits": "none", "cifar10": "crop+flip", "svhn": "crop"}[dataset]

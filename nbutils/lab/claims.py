@@ -104,6 +104,19 @@ class Verdict:
         return f"{self.claim.id}: {self.words}; {self.result}; {self.claim.criterion}"
 
 
+@dataclass(frozen=True)
+class Verdicts:
+    """Several verdicts, shown one below the other."""
+
+    verdicts: tuple[Verdict, ...]
+
+    def _repr_html_(self) -> str:
+        return "".join(verdict._repr_html_() for verdict in self.verdicts)
+
+    def __repr__(self) -> str:
+        return "\n".join(repr(verdict) for verdict in self.verdicts)
+
+
 @cache
 def load(path: Path = ROOT / "book" / "claims.yml") -> dict[str, Claim]:
     """All claims by id.

@@ -25,7 +25,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 import nbutils
 from nbutils.images.sources import check_dataset
 from nbutils.lab import claims, results
-from nbutils.lab.claims import Verdict
+from nbutils.lab.claims import Verdict, Verdicts
 from nbutils.lab.console import progress, warn
 from nbutils.lab.results import Published, Result, Scored, Table
 from nbutils.lab.store import ROOT, build_dir
@@ -73,6 +73,7 @@ class Parameters(BaseModel):
     epochs: Count = Field(10, ge=1, description="passes over the training images")
     eps: Annotated[float, BeforeValidator(_radius)] = Field(8 / 255, description="L_inf radius, pixels in [0, 1]")
     steps: Count = Field(50, ge=1, le=10_000, description="PGD steps of the judging attack")
+    curve_steps: Count = Field(20, ge=2, le=10_000, description="PGD steps for curves and surveys")
     train_steps: Count = Field(3, ge=1, le=100, description="PGD steps inside adversarial training")
     device: Annotated[str, BeforeValidator(_device)] = Field("auto", description="auto: cuda > mps > cpu")
 
@@ -191,20 +192,20 @@ class Run:
         self._save()
         return result
 
-    def judge(self, claim: str) -> Verdict:
-        """Hold the recorded result that the claim names against the claim's criterion.
+    def judge(self, *ids: str) -> Verdicts:
+        """Hold the recorded results that these claims name against the claims' criteria.
 
         Raises:
             ValueError: unknown claim, or its statistic has not been measured in this run.
         """
-        fixed = claims.find(claim)
-        if fixed.statistic not in self.found:
-            raise ValueError(f"claim {claim!r}: its statistic {fixed.statistic!r} has not been measured"
-                             f"{_did_you_mean(fixed.statistic, self.found)}")
-        verdict = claims.judge(fixed, self.found[fixed.statistic])
-        self.verdicts[claim] = verdict
+        for id in ids:
+            claim = claims.find(id)
+            if claim.statistic not in self.found:
+                raise ValueError(f"claim {id!r}: its statistic {claim.statistic!r} has not been measured"
+                                 f"{_did_you_mean(claim.statistic, self.found)}")
+            self.verdicts[id] = claims.judge(claim, self.found[claim.statistic])
         self._save()
-        return verdict
+        return Verdicts(tuple(self.verdicts[id] for id in ids))
 
     def table(self, rows: Mapping[str, Mapping[str, Result | Published | str]], caption: str) -> Table:
         """A table of results with this run's stamp."""

@@ -178,6 +178,21 @@ def _worse_for_model(new: Tensor, old: Tensor) -> Tensor:
     return (new[0] > old[0]) | ((new[0] == old[0]) & (new[1] > old[1]))
 
 
+@dataclass(frozen=True)
+class Noise:
+    """The control that every attack must beat: a random corner (Linf) or surface point (L2) of the ball."""
+
+    threat: ThreatModel
+
+    def __repr__(self) -> str:
+        return f"Noise({self.threat})"
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """x (B, 3, H, W) plus noise of length eps, clipped to [0, 1]; model and labels play no part."""
+        direction = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
+        return self.threat.project(x + self.threat.eps * self.threat.ascent_direction(direction), x)
+
+
 def FGSM(threat: ThreatModel, random_start: bool = False, step_size: float | None = None) -> PGD:
     """One full step along the sign (Linf) or direction (L2) of the gradient (Goodfellow et al. 2015).
 

@@ -53,44 +53,62 @@ class Outcome:
         return self.correct.double().mean().item()
 
 
+def attacked(model: nn.Module, images: ImageSet, attack: Attack, seed: int = 0,
+             batch_size: int = 256) -> ImageSet:
+    """The images as the attack leaves them, with their true labels, on the CPU.
+
+    Args:
+        model: what the attack sees, on any device. seed: of the attack's random starts.
+        batch_size: images per call of the attack; bounds memory.
+
+    Raises:
+        ValueError: an attack whose images leave [0, 1] or its threat model.
+    """
+    device = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(seed)
+    parts = []
+    for x, y in zip(images.x.split(batch_size), images.y.split(batch_size), strict=True):
+        parts.append(attack(model, x.to(device), y.to(device), generator).cpu())
+        _check_promise(attack, parts[-1], parts[-1] - x)
+    return replace(images, x=torch.cat(parts), name=f"{images.name} under {attack!r}")
+
+
+def predict(model: nn.Module, x: Tensor, batch_size: int = 256) -> Tensor:
+    """(N,) predicted classes, on the CPU, for pixels x (N, 3, H, W) in [0, 1]; the model's mode is left as it was.
+
+    Raises:
+        ValueError: NaN among the logits.
+    """
+    device = next(model.parameters()).device
+    with frozen(model), torch.no_grad():
+        logits = torch.cat([model(part.to(device)).cpu() for part in x.split(batch_size)])
+    if torch.isnan(logits).any():
+        raise ValueError("the model returned NaN among its logits; expected finite numbers")
+    return logits.argmax(1)
+
+
 def evaluate(model: SplitClassifier, images: ImageSet, attack: Attack | None = None, *, source: nn.Module | None = None,
              seed: int = 0, batch_size: int = 256) -> Outcome:
     """Attack every image once and score the result.
 
     Args:
-        model: the classifier that is scored, on any device.
-        images: N images with labels.
-        attack: None scores the clean images.
+        model: the classifier that is scored. images: N images with labels. attack: None scores the clean images.
         source: the model that the attack sees; None means `model` itself (white box), another one makes this a
             transfer attack.
-        seed: of the attack's random starts.
-        batch_size: images per call of the attack; bounds memory.
+        seed, batch_size: see `attacked`.
 
     Raises:
-        ValueError: no images; an attack whose images leave [0, 1] or its threat model.
+        ValueError: no images; NaN logits; an attack whose images leave [0, 1] or its threat model.
     """
     if len(images) == 0:
         raise ValueError("evaluate: the image set is empty; expected at least one image")
-    device = next(model.parameters()).device
-    generator = torch.Generator().manual_seed(seed)
-    rows, began = [], time.monotonic()
-    for start in range(0, len(images), batch_size):
-        x = images.x[start:start + batch_size].to(device)
-        y = images.y[start:start + batch_size].to(device)
-        x_adv = x if attack is None else attack(model if source is None else source, x, y, generator)
-        delta = x_adv - x
-        l2, linf = delta.flatten(1).norm(dim=1), delta.flatten(1).abs().amax(1)
-        if attack is not None:
-            _check_promise(attack, x_adv, delta)
-        with frozen(model), torch.no_grad():
-            logits = model(x_adv)
-        if torch.isnan(logits).any():
-            raise ValueError(f"{model.name}: NaN among the logits; expected finite numbers")
-        prediction = logits.argmax(1)
-        rows.append((prediction == y, prediction, l2, linf))
-    correct, prediction, l2, linf = (torch.cat(column).cpu() for column in zip(*rows, strict=True))
+    began = time.monotonic()
+    x_adv = images.x if attack is None else attacked(source or model, images, attack, seed, batch_size).x
+    prediction = predict(model, x_adv, batch_size)
+    delta = (x_adv - images.x).flatten(1)
     threat = "none" if attack is None else str(attack.threat or "unbounded")
-    return Outcome(correct, prediction, l2, linf, "none" if attack is None else repr(attack), threat,
+    label = "none" if attack is None else repr(attack) if source is None else f"transferred {attack!r}"
+    return Outcome(prediction == images.y, prediction, delta.norm(dim=1), delta.abs().amax(1), label, threat,
                    model.name, images.name, (model.key, images.fingerprint), time.monotonic() - began)
 
 
