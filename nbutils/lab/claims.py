@@ -97,7 +97,7 @@ class Verdict:
         return (f'<div class="verdict verdict-{self.held.replace(" ", "-")}"><p><strong>{mark} {self.words}</strong> '
                 f'<span class="claim-id">{self.claim.id}</span></p><p>{self.claim.paraphrase}</p>'
                 f'<p>Measured: {self.claim.measures} {self.result} '
-                f'({len(self.result.values)} seed(s), n = {self.result.n}). '
+                f'({len(self.result.values)} seed{"s" * (len(self.result.values) > 1)}, n = {self.result.n} each). '
                 f'Criterion, fixed {self.claim.fixed}: {self.claim.criterion}.</p></div>')
 
     def __repr__(self) -> str:

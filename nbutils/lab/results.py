@@ -26,6 +26,7 @@ from torch import Tensor
 from nbutils.lab.store import ROOT
 
 SCHEMA = 1
+MINUS = "\N{MINUS SIGN}"
 THIS_MODEL, THIS_METHOD, NO_INTERVAL = "this model", "this method", "none"
 
 
@@ -155,12 +156,17 @@ class Result:
             low, high = max(low, 0.0), min(high, 1.0)
         return cls(id, what, unit, value, low, high, interval, values, n, k, **context)
 
-    def __str__(self) -> str:
+    @property
+    def parts(self) -> tuple[str, str]:
+        """The estimate and its interval as text; the interval is empty where there is none."""
         scale, digits, tail = {"share": (100, 1, " %"), "points": (100, 1, " points")}.get(self.unit, (1, 3, ""))
-        text = f"{scale * self.value:.{digits}f}{tail}"
+        value, interval = f"{scale * self.value:.{digits}f}{tail}", ""
         if self.low is not None and self.high is not None:
-            text += f" [{scale * self.low:.{digits}f}, {scale * self.high:.{digits}f}]"
-        return text.replace("-", "\N{MINUS SIGN}")
+            interval = f"[{scale * self.low:.{digits}f}, {scale * self.high:.{digits}f}]"
+        return value.replace("-", MINUS), interval.replace("-", MINUS)
+
+    def __str__(self) -> str:
+        return " ".join(self.parts).rstrip()
 
 
 @dataclass(frozen=True)
@@ -172,9 +178,14 @@ class Published:
     place: str
     certainty: str
 
-    def __str__(self) -> str:
+    @property
+    def parts(self) -> tuple[str, str]:
+        """The value and its place as text."""
         doubt = "" if self.certainty == "certain" else f", {self.certainty}"
-        return f"{self.value:g}{' %' if self.unit == 'percent' else ''} ({self.place}{doubt})"
+        return f"{self.value:g}{' %' if self.unit == 'percent' else ''}", f"({self.place}{doubt})"
+
+    def __str__(self) -> str:
+        return " ".join(self.parts)
 
 
 @cache
@@ -246,20 +257,38 @@ class Table:
                 seeds = "/".join(sorted({str(len(result.values)) for result in group}))
                 images = "/".join(str(n) for n in sorted({result.n for result in group if result.n}))
                 lines.append(words.format(seeds=seeds) + (f"; n = {images} images per seed" if images else ""))
-        attacks = sorted({result.attack for result in results if result.attack != "none"})
-        if attacks:
-            lines.append("attacks: " + "; ".join(attacks))
+        if any(result.low == result.high is not None for result in results):
+            lines.append("an interval without width says that all seeds agree, not that there is nothing left to find: "
+                         "with n images a share below 1/n goes unseen")
+        for column in self.columns:
+            cells = [row[column] for row in self.rows.values() if column in row]
+            attacks = {cell.attack: None for cell in cells if isinstance(cell, Result) and cell.attack != "none"}
+            if attacks:
+                lines.append(f"{column}: {'; '.join(attacks)}")
         if self.stamp:
             lines.append(self.stamp)
         return lines
 
     def _repr_html_(self) -> str:
         notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes())
-        return (f'<div class="result-table"><p class="table-caption">{html.escape(self.caption)}</p>'
-                f'{self.frame.to_html(border=0)}<ul class="table-notes">{notes}</ul></div>')
+        head = "".join(f'<th scope="col">{html.escape(column)}</th>' for column in self.columns)
+        body = "".join(f'<tr><th scope="row">{html.escape(label)}</th>'
+                       + "".join(f"<td>{_cell(cells.get(column, ''))}</td>" for column in self.columns) + "</tr>"
+                       for label, cells in self.rows.items())
+        return (f'<div class="result-table"><table><caption>{html.escape(self.caption)}</caption>'
+                f"<thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table>"
+                f'<ul class="table-notes">{notes}</ul></div>')
 
     def __repr__(self) -> str:
         return "\n".join([self.caption, self.frame.to_string(), *self.notes()])
+
+
+def _cell(content: Result | Published | str) -> str:
+    """One table cell: the number, and below it its interval or place."""
+    if isinstance(content, str):
+        return html.escape(content)
+    value, small = (html.escape(part) for part in content.parts)
+    return f"{value}<br><small>{small}</small>" if small else value
 
 
 def save(path: Path, header: Mapping[str, Any], results: Iterable[Result],

@@ -12,7 +12,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -191,6 +191,25 @@ class Run:
         self.found[id] = result
         self._save()
         return result
+
+    def difference(self, id: str, what: str, first: Result, second: Result, **context: Any) -> Result:
+        """Record first - second, taken per seed first because the two were measured on the same images, in points.
+
+        Raises:
+            ValueError: the two have different numbers of seeds.
+        """
+        gaps = [a - b for a, b in zip(first.values, second.values, strict=True)]
+        labels = dict.fromkeys(result.attack for result in (first, second) if result.attack != "none")
+        shared = {"data": first.data, "threat": second.threat, "attack": "; ".join(labels) or "none"}
+        return self.measure(id, what, gaps, unit="points", n=min(first.n, second.n), **{**shared, **context})
+
+    def per_seed(self, *lists: Sequence[Any]) -> Iterable[tuple[Any, ...]]:
+        """(seed, item of the first list, item of the second, ...) for each seed, with progress.
+
+        Raises:
+            ValueError: a list whose length is not the number of seeds.
+        """
+        return progress(list(zip(self.seeds, *lists, strict=True)), "seeds")
 
     def judge(self, *ids: str) -> Verdicts:
         """Hold the recorded results that these claims name against the claims' criteria.
