@@ -62,7 +62,7 @@ class Schedule:
             a fifth of the steps. momentum, weight_decay: of SGD.
 
     Raises:
-        ValueError: epochs or batch_size below 1, or a rate that is not positive.
+        ValueError: epochs below 1, batch_size below 2 (BatchNorm needs two), or a rate that is not positive.
     """
 
     epochs: int
@@ -72,9 +72,9 @@ class Schedule:
     weight_decay: float = 5e-4
 
     def __post_init__(self) -> None:
-        for setting, value in (("epochs", self.epochs), ("batch_size", self.batch_size)):
-            if value < 1:
-                raise ValueError(f"{setting} = {value}: expected a whole number >= 1")
+        for setting, value, least in (("epochs", self.epochs, 1), ("batch_size", self.batch_size, 2)):
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"{setting} = {value}: expected a whole number >= {least}")
         if not self.peak_rate > 0:
             raise ValueError(f"peak_rate = {self.peak_rate}: expected a positive learning rate, such as 0.2")
 
@@ -97,8 +97,10 @@ def fit(model: SplitClassifier, images: ImageSet, objective: Objective, schedule
         The mean loss of each epoch.
 
     Raises:
-        FloatingPointError: the loss is no longer finite.
+        ValueError: no images. FloatingPointError: the loss is no longer finite.
     """
+    if len(images) == 0:
+        raise ValueError(f"{label}: the image set is empty; expected at least one image")
     device = next(model.parameters()).device
     model.train()
     generator = torch.Generator().manual_seed(seed)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from nbutils.images.imageset import ImageSet
 from nbutils.images.planted import SHAPES, SIZE, PlantedSet, PlantedWorld
 from nbutils.networks import SplitClassifier
-from nbutils.robustness.attacks import PGD
+from nbutils.robustness.attacks import PGD, frozen
 from nbutils.robustness.threat import ThreatModel
 
 
@@ -176,7 +176,7 @@ def usefulness(model: SplitClassifier, images: ImageSet, target: int, attack: PG
     device = next(model.parameters()).device
     signs, weights = class_weights(images.y, target)
     feature, x = OneAgainstRest(model, target), images.x.to(device)
-    with torch.no_grad():
+    with frozen(feature), torch.no_grad():
         clean = torch.diff(feature(x)).squeeze(1).cpu().double()
         mean = (weights * clean).sum()
         std = (weights * (clean - mean) ** 2).sum().sqrt()

@@ -89,8 +89,8 @@ class PlantedWorld:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.amplitude < BASE_RANGE[0]:
-            raise DataError(f"amplitude = {self.amplitude:g}: expected 0 <= amplitude < {BASE_RANGE[0]}, "
+        if not 0 <= self.amplitude <= BASE_RANGE[0] - 5e-5:
+            raise DataError(f"amplitude = {self.amplitude:g}: expected 0 <= amplitude < {BASE_RANGE[0]}, inside "
                             "the margin that keeps images in [0, 1]; did you mean 4/255?")
         if not 0 <= self.rho <= 1:
             raise DataError(f"rho = {self.rho:g}: expected a probability in [0, 1]")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -139,7 +140,8 @@ def _torchvision(dataset: str, split: str) -> tuple[Tensor, Tensor]:
         data = torchvision.datasets.SVHN(root, split=split, download=True)
         return torch.from_numpy(data.data), torch.from_numpy(data.labels).long()
     except (OSError, RuntimeError) as error:
-        raise DataError(f"{dataset}: could not be downloaded or read in {root} ({str(error).splitlines()[0]}); "
+        cause = str(error).partition("\n")[0] or type(error).__name__
+        raise DataError(f"{dataset}: could not be downloaded or read in {root} ({cause}); "
                         "a copy on disk can be used as folder:PATH") from error
 
 
@@ -179,8 +181,9 @@ def _read_images(files: Sequence[Path]) -> Tensor:
 
     with ThreadPoolExecutor() as pool:
         images = list(pool.map(read, files))
+    usual = Counter(image.shape for image in images).most_common(1)[0][0]
     for path, image in zip(files, images, strict=True):
-        if image.shape != images[0].shape:
-            size, expected = image.shape[1::-1], images[0].shape[1::-1]
+        if image.shape != usual:
+            size, expected = image.shape[1::-1], usual[1::-1]
             raise DataError(f"{path}: {size[0]} x {size[1]} pixels; the others have {expected[0]} x {expected[1]}")
     return _to_pixels(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2))

@@ -75,8 +75,10 @@ def curves(lines: Mapping[str, Sequence[Result]], x: Sequence[float], *, xlabel:
         ticks: text for the entries of x. marks: label -> x position of a vertical line.
 
     Raises:
-        ValueError: a line whose length differs from that of x.
+        ValueError: a line whose length differs from that of x, or more lines than can be told apart.
     """
+    if len(lines) > len(SERIES):
+        raise ValueError(f"{len(lines)} lines: expected at most {len(SERIES)} that can be told apart")
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(6.2, 3.6))
         axes = figure.subplots()

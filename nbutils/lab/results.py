@@ -26,6 +26,7 @@ from torch import Tensor
 from nbutils.lab.store import ROOT
 
 SCHEMA = 1
+NUMBERS = (int, float, np.number)
 MINUS = "\N{MINUS SIGN}"
 THIS_MODEL, THIS_METHOD, NO_INTERVAL = "this model", "this method", "none"
 
@@ -131,8 +132,10 @@ class Result:
         """
         if not measured:
             raise ValueError(f"{id}: nothing was measured; expected one entry per seed")
-        outcomes = [entry for entry in measured if not isinstance(entry, (int, float))]
-        values = tuple(float(entry) for entry in measured if isinstance(entry, (int, float)))
+        outcomes = [entry for entry in measured if not isinstance(entry, NUMBERS)]
+        values = tuple(float(entry) for entry in measured if isinstance(entry, NUMBERS))
+        if outcomes and values:
+            raise ValueError(f"{id}: {len(outcomes)} outcomes and {len(values)} bare values: expected one kind")
         k = None
         if outcomes:
             for shared in ("attack", "threat", "model", "data"):
@@ -314,10 +317,9 @@ def read(path: Path) -> tuple[dict[str, Any], list[Result]]:
     """
     try:
         content = json.loads(path.read_text())
-        schema = content["schema"]
+        schema, rows = content["schema"], content.pop("results")
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: not a record of results ({error})") from error
     if schema != SCHEMA:
         raise ValueError(f"{path}: written with schema {schema}; expected {SCHEMA}, run the chapter again")
-    rows = content.pop("results")
     return content, [Result(**{**row, "values": tuple(row["values"]), "inputs": tuple(row["inputs"])}) for row in rows]

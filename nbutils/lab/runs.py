@@ -120,11 +120,17 @@ def resolve(given: Mapping[str, Any], allowed: Collection[str]) -> Parameters:
         raise ParameterError(message + where) from None
 
 
-def _injected(namespace: Mapping[str, Any]) -> set[str]:
-    """Names that papermill set. It runs an unknown name without a word, so we look at the cell it added."""
-    cells = [cell for cell in namespace.get("In", ()) if cell.startswith("# Parameters\n")]
-    return {target.id for cell in cells for node in ast.parse(cell).body if isinstance(node, ast.Assign)
-            for target in node.targets if isinstance(target, ast.Name)}
+def _set_by_papermill(namespace: Mapping[str, Any]) -> tuple[set[str], set[str]]:
+    """Names that papermill set, and those of them that no other cell sets.
+
+    Papermill runs an unknown name without a word, so we look at the cell that it added.
+    """
+    names: dict[bool, set[str]] = {True: set(), False: set()}
+    for cell in namespace.get("In", ()):
+        for node in ast.parse(cell).body:
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+            names[cell.startswith("# Parameters\n")] |= {name.id for name in targets if isinstance(name, ast.Name)}
+    return names[True], names[True] - names[False]
 
 
 def choose_device(wanted: str = "auto") -> torch.device:
@@ -151,8 +157,9 @@ def start(chapter: str, namespace: Mapping[str, Any]) -> Run:
     Raises:
         ParameterError: see `resolve`; also for names that papermill was given and the notebook does not have.
     """
-    allowed = set(Parameters.model_fields) & set(namespace)
-    given = {name: namespace[name] for name in allowed | _injected(namespace)}
+    injected, unknown = _set_by_papermill(namespace)
+    allowed = set(Parameters.model_fields) & set(namespace) - unknown
+    given = {name: namespace[name] for name in allowed | injected}
     parameters = resolve(given, allowed)
     return Run(chapter, parameters, choose_device(parameters.device))
 

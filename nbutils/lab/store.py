@@ -80,15 +80,16 @@ def load_or_build(kind: str, recipe: Mapping[str, Any], build: Callable[[], dict
         if folder.exists():
             try:
                 return _read(folder, key)
-            except (OSError, ValueError, KeyError, SafetensorError) as error:
+            except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
                 warn(f"{key} is damaged ({error}); building it again")
                 shutil.rmtree(folder, ignore_errors=True)
         start = time.monotonic()
         artifact = Artifact(key, build(), plain, time.monotonic() - start)
         try:
             _write(folder, artifact)
-        except OSError as error:
-            warn(f"{key} could not be stored ({error.strerror}); it is lost when this run ends")
+        except (OSError, SafetensorError) as error:  # safetensors reports a full disk in its own way
+            cause = getattr(error, "strerror", None) or error
+            warn(f"{key} could not be stored ({cause}); it is lost when this run ends")
         return artifact
 
 

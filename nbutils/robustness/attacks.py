@@ -114,7 +114,7 @@ class PGD:
         parts.append(f"{self.restarts} restart{'s' * (self.restarts > 1)}" if self.random_start else "no random start")
         if self.loss != "cross-entropy":
             parts.append(self.loss)
-        if not self.keep_best and self.steps > 1:
+        if not self.keep_best and self.name != "FGSM":  # which is no search: its one step is what it returns
             parts.append("last iterate")
         return f"{self.name}({', '.join(parts)})"
 
@@ -129,6 +129,7 @@ class PGD:
         Raises:
             ValueError: the model returned logits that are not finite.
         """
+        x = x.detach()
         if len(x) == 0 or self.threat.eps == 0:
             return x.clone()
         with frozen(model), torch.enable_grad():
@@ -147,7 +148,7 @@ class PGD:
                 generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """One restart: images (B, ...) and their harm (2, B), rows misclassified (0 or 1) and loss."""
         x_adv = self.threat.random_start(x, generator) if self.random_start else x.clone()
-        best, harm = x_adv, torch.full((2, len(x)), -torch.inf, device=x.device, dtype=x.dtype)
+        best, harm = x_adv.detach(), torch.full((2, len(x)), -torch.inf, device=x.device, dtype=x.dtype)
         score_last = self.keep_best or self.restarts > 1  # else nobody asks how harmful the last iterate is
         for step in range(self.steps + score_last):
             stepping = step < self.steps
@@ -190,7 +191,7 @@ class Noise:
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """x (B, 3, H, W) plus noise of length eps, clipped to [0, 1]; model and labels play no part."""
         direction = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
-        return self.threat.project(x + self.threat.eps * self.threat.ascent_direction(direction), x)
+        return self.threat.project(x.detach() + self.threat.eps * self.threat.ascent_direction(direction), x.detach())
 
 
 def FGSM(threat: ThreatModel, random_start: bool = False, step_size: float | None = None) -> PGD:

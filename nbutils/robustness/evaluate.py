@@ -68,7 +68,7 @@ def attacked(model: nn.Module, images: ImageSet, attack: Attack, seed: int = 0,
     generator = torch.Generator().manual_seed(seed)
     parts = []
     for x, y in zip(images.x.split(batch_size), images.y.split(batch_size), strict=True):
-        parts.append(attack(model, x.to(device), y.to(device), generator).cpu())
+        parts.append(attack(model, x.to(device), y.to(device), generator).detach().cpu())
         _check_promise(attack, parts[-1], parts[-1] - x)
     return replace(images, x=torch.cat(parts), name=f"{images.name} under {attack!r}")
 
@@ -105,7 +105,7 @@ def evaluate(model: SplitClassifier, images: ImageSet, attack: Attack | None = N
     began = time.monotonic()
     x_adv = images.x if attack is None else attacked(source or model, images, attack, seed, batch_size).x
     prediction = predict(model, x_adv, batch_size)
-    delta = (x_adv - images.x).flatten(1)
+    delta = (x_adv - images.x).detach().flatten(1)
     threat = "none" if attack is None else str(attack.threat or "unbounded")
     label = "none" if attack is None else repr(attack) if source is None else f"transferred {attack!r}"
     return Outcome(prediction == images.y, prediction, delta.norm(dim=1), delta.abs().amax(1), label, threat,

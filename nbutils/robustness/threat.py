@@ -29,10 +29,10 @@ def parse_eps(value: str | float) -> float:
 
 
 def format_eps(eps: float) -> str:
-    """As people write it: "8/255" where eps is that, else decimal."""
-    scaled = eps * 255
-    if eps and abs(scaled - round(scaled)) < 1e-6:
-        return f"{round(scaled)}/255"
+    """As people write it: "8/255" for a small whole number of grey levels, else decimal."""
+    levels = round(eps * 255)
+    if 1 <= levels <= 32 and math.isclose(eps * 255, levels, rel_tol=1e-6):
+        return f"{levels}/255"
     return f"{eps:.4g}"
 
 

@@ -1,0 +1,208 @@
+"""The chapters of the book: which there are, what each one takes, and how its last run ended.
+
+    python -m nbutils.lab.chapters       prints what `make book` ends with: the table of chapters and the book's place
+
+A chapter's source is ``notebooks/<name>.ipynb``. Its executed twin is ``executed/<profile>/<name>.ipynb`` in the
+build folder; ``<name>.partial.ipynb`` beside it is a run under way, or what is left of one that failed.
+"""
+
+import ast
+import difflib
+import json
+import os
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import yaml
+
+from nbutils.lab.runs import ROOT, ParameterError, build_dir, resolve
+
+
+@dataclass(frozen=True)
+class State:
+    """How a chapter's last run ended.
+
+    ``status`` is ``"ok"``, ``"failed"``, ``"stopped"`` (killed, or still running), ``"stale"`` (the source changed
+    since) or ``"not run"``; ``note`` says where and why, in one line.
+    """
+
+    status: str
+    note: str = ""
+    minutes: float | None = None
+    when: str = ""
+    device: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.status} {self.note}".rstrip()
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """One chapter at one profile: its three files and what they tell."""
+
+    source: Path
+    profile: str
+
+    @property
+    def name(self) -> str:
+        return self.source.stem
+
+    @property
+    def twin(self) -> Path:
+        return build_dir() / "executed" / self.profile / self.source.name
+
+    @property
+    def partial(self) -> Path:
+        return self.twin.with_suffix(".partial.ipynb")
+
+    @cached_property
+    def parameters(self) -> list[str]:
+        """Names assigned in the cell tagged ``parameters``."""
+        return parameter_names(read(self.source))
+
+    def state(self) -> State:
+        """Read the last run's end from papermill's own records."""
+        path = next((p for p in (self.twin, self.partial) if p.exists()), None)
+        if path is None:
+            return State("not run")
+        notebook = read(path)
+        record = notebook.metadata.get("papermill", {})
+        minutes = None if record.get("duration") is None else record["duration"] / 60
+        state = State("ok", "", minutes, (record.get("start_time") or "")[:16].replace("T", " "), self._device())
+        for number, cell in enumerate(code_cells(notebook), start=1):
+            error = next((o for o in cell.outputs if o.output_type == "error"), None)
+            if error:
+                return replace(state, status="failed", note=f"in cell {number}: {one_line(error.ename, error.evalue)}")
+            if cell.metadata.get("papermill", {}).get("status") == "running":
+                return replace(state, status="stopped", note=f"in cell {number}")
+        if path == self.partial:
+            return replace(state, status="stopped", note="between two cells")
+        if _written(notebook) != _written(read(self.source)):
+            return replace(state, status="stale", note="since the notebook was edited")
+        return state
+
+    def _device(self) -> str:
+        """The device named in the chapter's record of results, if there is one."""
+        try:
+            record = json.loads((build_dir() / "results" / self.profile / f"{self.name}.json").read_text())
+            return str(record["device"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return ""
+
+
+def read(path: Path) -> nbformat.NotebookNode:
+    """Read a notebook file in the current format."""
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    """The cells that run, in order: the n-th one shows as ``[n]`` once executed."""
+    return [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+
+
+def one_line(name: str, message: str, limit: int = 300) -> str:
+    """``name: message`` on a single line of at most ``limit`` characters."""
+    text = " ".join(f"{name}: {message}".rstrip(": ").split())
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def _written(notebook: nbformat.NotebookNode) -> list[tuple[str, str, list[str]]]:
+    """What the author wrote: papermill's injected cell and all outputs left out."""
+    cells = [(c.cell_type, c.source, c.metadata.get("tags", [])) for c in notebook.cells]
+    return [cell for cell in cells if "injected-parameters" not in cell[2]]
+
+
+def parameter_names(notebook: nbformat.NotebookNode) -> list[str]:
+    """Names assigned in the notebook's cell tagged ``parameters``, in order."""
+    names = []
+    for cell in code_cells(notebook):
+        if "parameters" in cell.metadata.get("tags", []):
+            for line in ast.parse(cell.source).body:
+                targets = line.targets if isinstance(line, ast.Assign) else [getattr(line, "target", None)]
+                names += [target.id for target in targets if isinstance(target, ast.Name)]
+    return names
+
+
+def parse(value: str) -> Any:
+    """A value from the command line: a YAML scalar (``8``, ``true``, ``null``), otherwise the text itself."""
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        return value
+    return parsed if isinstance(parsed, bool | int | float | None) else value
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """``; did you mean 'x'?``, or the known words where none is near."""
+    close = difflib.get_close_matches(word, known := list(known), 1)
+    return f"; did you mean {close[0]!r}?" if close else f"; there are: {', '.join(known)}"
+
+
+def every(profile: str, folder: Path = ROOT / "notebooks") -> list[Chapter]:
+    """All chapters, in the book's order."""
+    return [Chapter(path, profile) for path in sorted(folder.glob("*.ipynb"))]
+
+
+def select(profile: str, wanted: str = "", settings: str = "") -> dict[Chapter, list[str]]:
+    """The chapters to run, each with its arguments for :mod:`nbutils.lab.execute`.
+
+    ``wanted`` names one chapter, or gives its number (``"02"``, ``"2"``); empty means all. ``settings`` is
+    ``"name=value ..."``, quoted as in a shell; each chapter takes those it has a parameter for.
+    Raises ParameterError, in one line, before anything has run.
+    """
+    chapters = every(profile)
+    if wanted:
+        chosen = [c for c in chapters if wanted == c.name or wanted.zfill(2) == c.name.split("_")[0]]
+        if not chosen:
+            raise ParameterError(f"CHAPTER = {wanted!r}: no such chapter{nearest(wanted, [c.name for c in chapters])}")
+        chapters = chosen
+    try:
+        words = shlex.split(settings)
+    except ValueError as error:
+        raise ParameterError(f"SET: {error} in {settings!r}") from None
+    given = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise ParameterError(f"SET = {word!r}: expected name=value, such as eps=8/255")
+        given[name] = value
+    known = {name for chapter in chapters for name in chapter.parameters} - {"profile"}
+    for name in given:
+        if name not in known:
+            raise ParameterError(f"SET = {name!r}: no chosen chapter has this parameter{nearest(name, sorted(known))}")
+    selected = {}
+    for chapter in chapters:
+        mine = {name: value for name, value in given.items() if name in chapter.parameters}
+        resolve({"profile": profile} | {k: parse(v) for k, v in mine.items()}, chapter.parameters)
+        selected[chapter] = _arguments({"profile": profile} | mine)
+    return selected
+
+
+def _arguments(values: Mapping[str, str]) -> list[str]:
+    return [word for name, value in values.items() for word in ("-p", name, value)]
+
+
+def table(chapters: Iterable[Chapter]) -> str:
+    """Chapter, status, minutes and device of the last runs, as plain text."""
+    rows = [("chapter", "minutes", "device", "status")]
+    for chapter in chapters:
+        state = chapter.state()
+        minutes = "" if state.minutes is None else f"{state.minutes:.1f}"
+        rows.append((chapter.name, minutes, state.device, str(state)))
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    return "\n".join(f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:<{widths[2]}}  {d}" for a, b, c, d in rows)
+
+
+if __name__ == "__main__":
+    chapters = every(os.environ.get("PROFILE", "quick"))
+    print(table(chapters))
+    for chapter in chapters:
+        if chapter.partial.exists() and not chapter.twin.exists():
+            print(f"Partial output of {chapter.name}: {chapter.partial}")
+    book = build_dir() / "_build" / "html" / "index.html"
+    print(f"The book: {book}" if book.exists() else "The book was not rendered: see the warnings above.")

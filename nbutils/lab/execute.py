@@ -1,0 +1,160 @@
+"""Run one chapter strictly.
+
+    python -m nbutils.lab.execute notebooks/01_known_features.ipynb OUTPUT.ipynb -p profile smoke -p eps 4/255
+
+Papermill runs it; this module adds what papermill leaves out. Parameters are checked before anything runs. The output
+appears only if every cell finished; until then, and after a failure, ``OUTPUT.partial.ipynb`` holds what there is.
+A cell that fails, a kernel that dies and Ctrl-C all end in one line that names the cell and the partial file.
+"""
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+from filelock import AcquireReturnProxy, FileLock, Timeout
+from papermill.exceptions import PapermillExecutionError
+from traitlets.config import Config
+
+from nbutils.lab.chapters import code_cells, one_line, parameter_names, parse, read
+from nbutils.lab.runs import ROOT, ParameterError, resolve
+
+
+class ChapterFailed(Exception):
+    """A chapter that did not reach its end; the message is one line."""
+
+
+class Progress:
+    """Prints one short line when a cell starts, and remembers which cell that was."""
+
+    def __init__(self, chapter: str, total: int) -> None:
+        self.chapter, self.total, self.number, self.index = chapter, total, 0, -1
+        self.start = time.monotonic()
+
+    def __call__(self, cell: nbformat.NotebookNode, cell_index: int) -> None:
+        if cell.cell_type != "code" or not cell.source.strip():
+            return
+        self.number, self.index = self.number + 1, cell_index
+        print(f"{self.elapsed()}  {self.chapter}  cell {self.number} of {self.total}", flush=True)
+
+    def elapsed(self) -> str:
+        minutes, seconds = divmod(round(time.monotonic() - self.start), 60)
+        return f"{minutes:3d}:{seconds:02d}"
+
+
+def execute(source: Path, output: Path, given: Mapping[str, Any]) -> None:
+    """Run ``source`` with parameters ``given`` and write the executed notebook to ``output``.
+
+    Raises ParameterError before anything has run, and ChapterFailed if the chapter does not reach its end.
+    """
+    source, output = source.resolve(), output.resolve()
+    notebook = read(source)
+    resolve(given, parameter_names(notebook))
+    partial = output.with_suffix(".partial.ipynb")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(output.with_suffix(".lock")):
+        progress = Progress(source.stem, len(code_cells(notebook)) + bool(given))  # papermill adds a cell for `given`
+        reason = _run(source, partial, given, progress)
+        if not reason:
+            _finish(source, partial, output)
+    if reason:
+        where = f"in cell {progress.number} of {progress.total}" if progress.number else "before its first cell"
+        left = f" (partial output: {_short(partial)})" if partial.exists() else ""
+        raise ChapterFailed(f"{source.stem} failed {where}: {reason}{left}")
+    print(f"{progress.elapsed()}  {source.stem}  finished", flush=True)
+
+
+def _alone(path: Path) -> AcquireReturnProxy:
+    """Hold the lock at ``path``; a run whose `make` was killed may still be at work on the same chapter."""
+    lock = FileLock(path)
+    try:
+        return lock.acquire(timeout=0)
+    except Timeout:
+        print(f"another process is running {path.stem}: waiting for its end", flush=True)
+        return lock.acquire()
+
+
+def _run(source: Path, partial: Path, given: Mapping[str, Any], progress: Progress) -> str:
+    """Run all cells into ``partial``; returns what went wrong, in one line, or nothing."""
+    # A kernel of this very environment, whatever else the user has registered as "python3".
+    os.environ["JUPYTER_PATH"] = os.path.join(sys.prefix, "share", "jupyter")
+    try:
+        papermill.execute_notebook(
+            source,
+            partial,
+            dict(given),
+            kernel_name="python3",
+            language="python",
+            cwd=source.parent,
+            progress_bar=False,
+            on_cell_start=progress,
+            coalesce_streams=True,  # a carriage return covers what stood before it, as on a screen
+            stderr_file=sys.stderr if sys.stderr.isatty() else None,  # progress bars, for who is watching
+            config=Config({"KernelManager": {"transport_encryption": "auto"}}),
+        )
+    except PapermillExecutionError as error:
+        return one_line(error.ename, error.evalue)
+    except (Exception, KeyboardInterrupt) as error:
+        return _mark_stopped(partial, progress, error)
+    return ""
+
+
+def _finish(source: Path, partial: Path, output: Path) -> None:
+    """Rename the partial file to ``output``, with no path of this machine and no progress bar left in it."""
+    notebook = read(partial)
+    for cell in code_cells(notebook):
+        cell.outputs = [o for o in cell.outputs if o.output_type != "stream" or o.text.strip()]
+    notebook.metadata.papermill.update(input_path=_short(source), output_path=_short(output))
+    here = json.dumps(f"{ROOT}{os.sep}")[1:-1]
+    partial.write_text(nbformat.writes(notebook).replace(here, ""), encoding="utf-8")
+    os.replace(partial, output)
+
+
+def _mark_stopped(partial: Path, progress: Progress, error: BaseException) -> str:
+    """Record in the partial file which cell did not finish; papermill marks it and all later ones as completed."""
+    name, message = type(error).__name__, str(error)
+    if name == "DeadKernelError":
+        message = "the kernel stopped: it was killed, or ran out of memory"
+    if isinstance(error, KeyboardInterrupt):
+        message = "stopped by the user"
+    if partial.exists() and progress.index >= 0:
+        notebook = read(partial)
+        cell = notebook.cells[progress.index]
+        cell.outputs.append(nbformat.v4.new_output("error", ename=name, evalue=message, traceback=[message]))
+        cell.metadata.papermill.update(exception=True, status="failed")
+        for later in notebook.cells[progress.index + 1 :]:
+            later.metadata.papermill["status"] = "pending"
+        nbformat.write(notebook, partial)
+    return one_line(name, message)
+
+
+def _short(path: Path) -> str:
+    """The path from the repository's root, if it lies inside."""
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+
+
+def main(words: list[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="nbutils.lab.execute", description="Run one chapter strictly.")
+    parser.add_argument("source", type=Path, help="notebook without outputs")
+    parser.add_argument("output", type=Path, help="where the executed notebook goes")
+    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="set a parameter")
+    arguments = parser.parse_args(words)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as after Ctrl-C: one line, partial file kept
+    try:
+        execute(arguments.source, arguments.output, {name: parse(value) for name, value in arguments.p})
+    except (ParameterError, ChapterFailed, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

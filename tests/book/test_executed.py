@@ -1,0 +1,108 @@
+"""The book shows executed notebooks, refuses stale or failed ones, and says so where a notice may stand in."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from nbutils.lab.chapters import Chapter
+from nbutils.lab.runs import ROOT
+
+CONF = f"""
+import sys
+sys.path.append({str(ROOT / "book" / "_ext")!r})
+extensions = ["myst_nb", "executed"]
+nb_execution_mode = "off"
+html_theme = "basic"
+myst_enable_extensions = ["colon_fence"]
+"""
+INDEX = """# Book
+
+```{toctree}
+01_x
+```
+
+```{execution-status}
+```
+"""
+ERROR = nbformat.v4.new_output("error", ename="KeyError", evalue="`x`", traceback=[])
+
+
+def notebook(*outputs: nbformat.NotebookNode, code: str = "6 * 7") -> nbformat.NotebookNode:
+    cell = nbformat.v4.new_code_cell(code, outputs=list(outputs), id="code")
+    title = nbformat.v4.new_markdown_cell("(label)=\n# Chapter X", id="title")
+    metadata = {"papermill": {"duration": 90.0}, "language_info": {"name": "python"}}
+    return nbformat.v4.new_notebook(cells=[title, cell], metadata=metadata)
+
+
+@pytest.fixture
+def build(tmp_path: Path) -> Callable[..., tuple[int, str, str]]:
+    """Renders a book of one chapter whose twin is given: (exit status, messages, the chapter's page)."""
+    book = tmp_path / "book"
+    book.mkdir()
+    (book / "conf.py").write_text(CONF)
+    (book / "index.md").write_text(INDEX)
+    nbformat.write(notebook(), book / "01_x.ipynb")
+    chapter = Chapter(book / "01_x.ipynb", "quick")
+    chapter.twin.parent.mkdir(parents=True)
+
+    def _build(
+        twin: nbformat.NotebookNode | None, place: str = "twin", incomplete: bool = False
+    ) -> tuple[int, str, str]:
+        if twin:
+            nbformat.write(twin, getattr(chapter, place))
+        words = [sys.executable, "-m", "sphinx", "-q", "-n", "-W", "--keep-going", str(book), str(book / "html")]
+        environment = {"BOOK_PROFILE": "quick", "BOOK_INCOMPLETE": "1" if incomplete else ""}
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+        page = book / "html" / "01_x.html"
+        return done.returncode, done.stderr, page.read_text() if page.exists() else ""
+
+    return _build
+
+
+def test_the_page_shows_the_twin_and_the_table_its_record(build: Callable, tmp_path: Path) -> None:
+    twin = notebook(nbformat.v4.new_output("stream", text="forty-two"))
+    twin.cells.insert(1, nbformat.v4.new_code_cell("# Parameters", metadata={"tags": ["injected-parameters"]}))
+    status, messages, page = build(twin)
+    assert (status, messages) == (0, "")
+    assert "forty-two" in page
+    table = (tmp_path / "book" / "html" / "index.html").read_text()
+    assert "Chapter X" in table
+    assert "1.5" in table
+
+
+@pytest.mark.parametrize(
+    ("twin", "place", "reason"),
+    [
+        (None, "twin", "not run"),
+        (notebook(code="6 * 8"), "twin", "stale since the notebook was edited"),
+        (notebook(ERROR), "twin", "failed in cell 1: KeyError"),
+        (notebook(ERROR), "partial", "failed in cell 1: KeyError"),
+        (notebook(), "partial", "stopped between two cells"),
+    ],
+)
+def test_no_page_from_a_run_that_does_not_count(
+    build: Callable, twin: nbformat.NotebookNode | None, place: str, reason: str
+) -> None:
+    status, messages, _ = build(twin, place)
+    assert status != 0
+    assert f"01_x at profile quick: {reason}" in messages
+    status, messages, page = build(None, incomplete=True)
+    assert (status, messages) == (0, "")
+    assert "no finished run" in page
+    assert reason in page
+    assert 'id="label"' in page
+    assert ("01_x.partial.ipynb" in page) == (place == "partial")
+
+
+def test_a_bare_picture_is_refused(build: Callable) -> None:
+    picture = nbformat.v4.new_output("display_data", data={"image/png": "iVBORw0KGgo="})
+    status, messages, _ = build(notebook(picture))
+    assert status != 0
+    assert "text alternative" in messages

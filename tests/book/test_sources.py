@@ -1,0 +1,86 @@
+"""Rules for what stands in the repository: notebooks, table of contents, profiles, and no trace of one machine."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from nbutils.lab.chapters import Chapter, code_cells, every, read
+from nbutils.lab.runs import ROOT, resolve
+
+CHAPTERS = every("smoke")
+TEXT = {".py", ".md", ".yml", ".toml", ".txt", ".ipynb", ".csv", ".bib", ".cff", ".css", ""}
+each_chapter = pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda chapter: chapter.name)
+
+
+@each_chapter
+def test_notebooks_hold_no_results(chapter: Chapter) -> None:
+    for cell in code_cells(read(chapter.source)):
+        assert not cell.outputs
+        assert cell.execution_count is None
+        assert "papermill" not in cell.metadata
+
+
+@each_chapter
+def test_one_parameters_cell_then_the_start_of_the_run(chapter: Chapter) -> None:
+    cells = [cell for cell in read(chapter.source).cells if cell.cell_type == "code"]
+    assert all(cell.source.strip() for cell in cells), "an empty code cell would shift the numbers of the others"
+    tagged = [i for i, cell in enumerate(cells) if "parameters" in cell.metadata.get("tags", [])]
+    assert len(tagged) == 1
+    assert f'lab.start("{chapter.name}", globals())' in cells[tagged[0] + 1].source
+    assert chapter.parameters[0] == "profile"
+    resolve({"profile": "quick"}, chapter.parameters)
+    for line in cells[tagged[0]].source.splitlines():
+        assert re.fullmatch(r"\w+: .+ = .+  # .+", line), f"expected 'name: type = value  # what it is': {line}"
+
+
+@each_chapter
+def test_exercises_are_numbered_and_solved(chapter: Chapter) -> None:
+    text = "\n".join(cell.source for cell in read(chapter.source).cells if cell.cell_type == "markdown")
+    labels = re.findall(r"`{3,}\{exercise(?:-start)?\}.*\n:label: (\S+)", text)
+    assert len(labels) >= 3
+    solved = re.findall(r"`{3,}\{solution(?:-start)?\} (\S+)\n(?::label: \S+\n)?:class: dropdown", text)
+    assert sorted(solved) == sorted(labels)
+
+
+@each_chapter
+def test_solutions_are_marked_and_their_checks_hidden(chapter: Chapter) -> None:
+    code = "\n".join(cell.source for cell in code_cells(read(chapter.source)))
+    assert code.count("### BEGIN SOLUTION") == code.count("### END SOLUTION") >= 1
+    hidden = [c for c in code_cells(read(chapter.source)) if "remove-cell" in c.metadata.get("tags", [])]
+    assert any("assert" in cell.source for cell in hidden)
+
+
+@each_chapter
+def test_answers_are_hidden_until_the_reader_has_guessed(chapter: Chapter) -> None:
+    text = "\n".join(cell.source for cell in read(chapter.source).cells if cell.cell_type == "markdown")
+    assert text.count(":class: predict") == text.count(":class: reveal") >= 1
+
+
+def test_every_notebook_has_its_place_in_the_book() -> None:
+    toc = (ROOT / "_toc.yml").read_text()
+    listed = re.findall(r"file: notebooks/(\S+)", toc)
+    assert listed == [chapter.name for chapter in CHAPTERS]
+    for page in re.findall(r"(?:file|root): (book/\S+)", toc):
+        assert (ROOT / f"{page}.md").exists()
+
+
+@pytest.mark.parametrize("profile", sorted((ROOT / "book" / "profiles").glob("*.yml")), ids=lambda path: path.stem)
+def test_every_profile_is_valid(profile: Path) -> None:
+    assert yaml.safe_load(profile.read_text())["about"]
+    resolve({"profile": profile.stem}, ["profile"])
+
+
+def test_pins_are_complete_and_serve_every_build_of_torch() -> None:
+    pins = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", pin) for pin in pins)
+
+
+def test_nothing_names_a_machine() -> None:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False).stdout
+    for path in (ROOT / name for name in listed.split("\0") if name):
+        if path.is_file() and path.suffix in TEXT and "mathjax" not in path.parts and path != Path(__file__):
+            found = re.search(r"(?<![\w.:])/(home|root|work|tmp|Users)/\w+", path.read_text())
+            assert found is None, f"{path.relative_to(ROOT)} names {found and found[0]}"

@@ -1,0 +1,213 @@
+"""Usefulness: closed forms against searches, large draws and scikit-learn."""
+
+import pytest
+import torch
+from sklearn.linear_model import Ridge
+from torch import Tensor, nn
+
+from nbutils import networks
+from nbutils.features import (
+    LinearFeature,
+    OneAgainstRest,
+    class_weights,
+    least_squares,
+    matched_filter,
+    population_usefulness,
+    scene_response,
+    tile_projections,
+    usefulness,
+)
+from nbutils.images import ImageSet, PlantedSet, PlantedWorld
+from nbutils.robustness import PGD, ThreatModel
+
+
+def random_images(n: int, low: float, high: float, classes: int = 2, seed: int = 0) -> ImageSet:
+    generator = torch.Generator().manual_seed(seed)
+    x = low + (high - low) * torch.rand(n, 3, 6, 6, generator=generator)
+    return ImageSet(x, torch.arange(n) % classes, tuple("abcdefghij"[:classes]), "random")
+
+
+class TwoLogits(nn.Module):
+    """The linear feature as a classifier of rest (0) and target (1)."""
+
+    def __init__(self, feature: LinearFeature) -> None:
+        super().__init__()
+        self.feature = feature
+        self.scale = nn.Parameter(torch.ones((), dtype=torch.float64))
+        self.name, self.key = "linear", ""
+
+    def forward(self, x: Tensor) -> Tensor:
+        half = self.scale * self.feature(x) / 2
+        return torch.stack([-half, half], 1)
+
+
+def test_both_sides_weigh_half() -> None:
+    signs, weights = class_weights(torch.tensor([2, 0, 1, 2, 2, 0]), 2)
+    assert signs.tolist() == [1, -1, -1, 1, 1, -1]
+    torch.testing.assert_close(weights, torch.tensor([1, 1, 1, 1, 1, 1]) / 6)
+    _, weights = class_weights(torch.tensor([0, 1, 1, 1]), 0)
+    torch.testing.assert_close(weights, torch.tensor([1 / 2, 1 / 6, 1 / 6, 1 / 6]))
+
+
+def test_a_fitted_feature_has_mean_0_and_variance_1() -> None:
+    images = random_images(50, 0, 1, classes=5)
+    feature = LinearFeature.fitted(torch.randn(3, 6, 6, generator=torch.Generator().manual_seed(1)), images, 3)
+    value = feature(images.x)
+    sides = value[images.y == 3], value[images.y != 3]
+    assert sum(side.mean().item() for side in sides) / 2 == pytest.approx(0, abs=1e-6)
+    assert sum((side**2).mean().item() for side in sides) / 2 == pytest.approx(1, rel=1e-5)
+    # E[y f] with both sides weighing the same is half the distance of their means
+    clean = feature.robust_usefulness(images, ThreatModel("Linf", 0))
+    assert clean == pytest.approx((sides[0].mean() - sides[1].mean()).item() / 2, rel=1e-6)
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("Linf", 0.0), ("Linf", 0.03), ("Linf", 0.3), ("L2", 0.0), ("L2", 0.1)])
+def test_the_worst_case_is_what_pgd_finds(norm: str, eps: float) -> None:
+    """Linf over the whole pixel range, L2 where no pixel reaches 0 or 1."""
+    images = random_images(30, 0, 1) if norm == "Linf" else random_images(30, 0.3, 0.7)
+    threat = ThreatModel(norm, eps)
+    feature = LinearFeature.fitted(torch.randn(3, 6, 6, generator=torch.Generator().manual_seed(1)), images, 1)
+    signs = torch.where(images.y == 1, 1.0, -1.0)
+    found = PGD(threat, 5, loss="margin", random_start=False)(TwoLogits(feature), images.x, images.y)
+    torch.testing.assert_close(feature.worst_case(images.x, signs, threat), signs * feature(found), rtol=0, atol=1e-4)
+
+
+def test_the_l2_worst_case_is_a_lower_bound_at_saturated_pixels() -> None:
+    images = random_images(30, 0, 1, seed=2)
+    saturated = ImageSet(images.x.round(), images.y, images.classes, "black and white")
+    feature = LinearFeature.fitted(torch.randn(3, 6, 6, generator=torch.Generator().manual_seed(1)), saturated, 1)
+    threat, signs = ThreatModel("L2", 0.5), torch.where(images.y == 1, 1.0, -1.0)
+    found = PGD(threat, 50, loss="margin")(TwoLogits(feature), saturated.x, images.y, torch.Generator().manual_seed(0))
+    assert (feature.worst_case(saturated.x, signs, threat) < signs * feature(found)).all()
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("Linf", 0.1), ("L2", 0.4)])
+def test_the_closed_form_is_the_worst_case_inside_the_pixel_range(norm: str, eps: float) -> None:
+    """E[y f] falls by eps times the dual norm of the weight over the standard deviation (Goh 2019)."""
+    weight = torch.randn(3, 6, 6, generator=torch.Generator().manual_seed(1))
+    inside, threat = random_images(40, 0.2, 0.8, classes=4), ThreatModel(norm, eps)
+    feature = LinearFeature.fitted(weight, inside, 2)
+    exact = feature.robust_usefulness(inside, threat)
+    assert feature.closed_form(inside, threat) == pytest.approx(exact, abs=1e-5)
+    if norm == "Linf":  # the range of pixels takes room from the adversary
+        everywhere = random_images(40, 0, 1, classes=4)
+        feature = LinearFeature.fitted(weight, everywhere, 2)
+        assert feature.closed_form(everywhere, threat) < feature.robust_usefulness(everywhere, threat) - 0.01
+
+
+@pytest.fixture(scope="module", params=[PlantedWorld(), PlantedWorld(amplitude=8 / 255, rho=0.5, period=8, seed=2)],
+                ids=["rho .95", "rho .5"])
+def large_draws(request: pytest.FixtureRequest) -> tuple[PlantedSet, PlantedSet]:
+    """Two independent draws of 4,000."""
+    return request.param.draw(4000, seed=1), request.param.draw(4000, seed=2)
+
+
+@pytest.mark.parametrize("target", [0, 6])
+def test_population_usefulness_is_what_a_large_draw_tends_to(target: int,
+                                                             large_draws: tuple[PlantedSet, PlantedSet]) -> None:
+    """A draw holds 400 images of the class and 3,600 others. Within a side the variance is 1 - u^2 <= .71, so the
+    standard error of u = E[y f] is at most .5 sqrt(.71 / 400) + .5 sqrt(.71 / 3600) = .028; we allow three."""
+    images, others = large_draws
+    world, scene = images.world, scene_response(others, target)
+    feature = LinearFeature.fitted(matched_filter(world, target), images, target)
+    for eps in (0, world.amplitude / 2, world.amplitude):
+        measured = feature.robust_usefulness(images, ThreatModel("Linf", eps))
+        assert measured == pytest.approx(population_usefulness(world, target, eps, scene), abs=0.085)
+    assert population_usefulness(world, target, 0, scene) > 0.5
+
+
+def test_population_usefulness_without_scene_is_elementary() -> None:
+    """With rho = 1 and no scene the response is one of ten known numbers; weigh them by hand."""
+    world, target, eps = PlantedWorld(rho=1.0), 3, 1 / 255
+    response = world.amplitude * (world.tiles[target] * world.tiles).flatten(1).double().mean(1)
+    others = torch.cat([response[:target], response[target + 1:]])
+    mean = (response[target] + others.mean()) / 2
+    std = ((response[target] - mean) ** 2 / 2 + ((others - mean) ** 2).mean() / 2).sqrt()
+    expected = ((response[target] - others.mean()) / 2 - eps) / std
+    found = population_usefulness(world, target, eps, torch.zeros(2, 2))
+    assert found == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_scene_response_is_mean_and_variance_by_side() -> None:
+    images = PlantedWorld().draw(300, seed=4)
+    pattern = images.world.patterns[5].double()
+    response = ((images.base.double() + images.noise.double()) * pattern).mean((1, 2, 3))
+    found = scene_response(images, 5)
+    for row, side in enumerate((response[images.shape == 5], response[images.shape != 5])):
+        assert found[row, 0].item() == pytest.approx(side.mean().item(), abs=1e-7)
+        assert found[row, 1].item() == pytest.approx(side.var(correction=0).item(), rel=1e-3)
+
+
+def test_the_matched_filter_reads_the_amplitude() -> None:
+    """It removes flat colour altogether and has l1 norm 1, so eps can lower its response by eps at most."""
+    world = PlantedWorld()
+    weight = matched_filter(world, 2)
+    assert weight.abs().sum().item() == pytest.approx(1, abs=1e-5)
+    assert ((0.5 + world.amplitude * world.patterns[2]) * weight).sum().item() == pytest.approx(4 / 255, abs=1e-6)
+
+
+@pytest.mark.parametrize("ridge", [0.1, 1.0, 100.0])
+def test_least_squares_is_ridge_regression(ridge: float) -> None:
+    images = random_images(80, 0, 1, classes=4)
+    targets = nn.functional.one_hot(images.y, 4).double().numpy()
+    reference = Ridge(alpha=ridge, solver="cholesky").fit(images.x.flatten(1).double().numpy(), targets)
+    found = least_squares(images, ridge)
+    assert found.shape == (4, 3, 6, 6)
+    torch.testing.assert_close(found.flatten(1).double(), torch.from_numpy(reference.coef_), rtol=1e-4, atol=1e-6)
+
+
+# --- a network's feature ------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("target", [0, 4, 9])
+def test_one_against_rest_is_the_logit_minus_the_largest_other(target: int) -> None:
+    model = networks.build("small", 10, seed=1).eval()
+    x = torch.rand(20, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits, pair = model(x), OneAgainstRest(model, target)(x)
+    expected = [row[target] - max(value for k, value in enumerate(row) if k != target) for row in logits.tolist()]
+    assert pair.shape == (20, 2)
+    torch.testing.assert_close(pair[:, 1] - pair[:, 0], torch.tensor(expected), rtol=0, atol=1e-5)
+    torch.testing.assert_close(pair.sum(1), torch.zeros(20), rtol=0, atol=1e-6)
+    assert torch.equal(pair.argmax(1) == 1, logits.argmax(1) == target)
+
+
+@pytest.mark.parametrize("eps", [0.0, 0.02, 0.1])
+def test_usefulness_of_a_linear_network_is_that_of_the_linear_feature(eps: float) -> None:
+    images, threat = random_images(40, 0, 1), ThreatModel("Linf", eps)
+    feature = LinearFeature.fitted(torch.randn(3, 6, 6, generator=torch.Generator().manual_seed(1)), images, 1)
+    attack = PGD(threat, 10, loss="margin") if eps else None
+    found = usefulness(TwoLogits(feature), images, 1, attack)  # type: ignore[arg-type]
+    assert found == pytest.approx(feature.robust_usefulness(images, threat), abs=1e-4)
+
+
+def test_usefulness_leaves_a_model_in_training_mode_as_it_was(planted_test: PlantedSet) -> None:
+    model = networks.build("small", 10, seed=1)
+    expected = usefulness(model.eval(), planted_test, 2)
+    model.train()
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    assert usefulness(model, planted_test, 2) == pytest.approx(expected, rel=1e-9)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, state[name]), name
+
+
+# --- tiles in a perturbation --------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("period", [4, 16])
+def test_projections_recover_a_planted_tile(period: int) -> None:
+    world = PlantedWorld(period=period)
+    amplitudes = torch.tensor([0.01, -0.02, 0.0]).view(3, 1, 1, 1)
+    planted = torch.tensor([2, 7, 0])
+    found = tile_projections(amplitudes * world.patterns[planted], world)
+    flat = world.tiles.flatten(1)
+    expected = amplitudes.view(3, 1) * (flat[planted] @ flat.T) / flat.shape[1]
+    assert found.shape == (3, 10)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(found[torch.arange(3), planted], amplitudes.flatten(), rtol=0, atol=1e-6)
+    assert found[:2].abs().argmax(1).tolist() == [2, 7]
+
+
+def test_projections_ignore_smooth_perturbations() -> None:
+    world = PlantedWorld()
+    blocky = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)).repeat_interleave(2, 2)
+    delta = blocky.repeat_interleave(2, 3) - 0.5
+    torch.testing.assert_close(tile_projections(delta, world), torch.zeros(4, 10), rtol=0, atol=1e-6)

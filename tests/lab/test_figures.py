@@ -1,0 +1,108 @@
+"""Figures carry their text, show what they were given, and refuse what would mislead."""
+
+import base64
+import io
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from PIL import Image
+
+from nbutils.lab.figures import SERIES, Picture, curves, dots, image_grid, magnify
+from nbutils.lab.results import Result
+
+ALT = "Accuracy falls from 97 % to 0 % as eps grows to 8/255."
+TEXTS = {"alt": ALT, "caption": "Accuracy <under> PGD & friends", "stamp": 'profile "smoke", cpu'}
+AXES = {"xlabel": "eps", "ylabel": "accuracy"}
+
+
+def share(value: float, seeds: int = 3) -> Result:
+    return Result.of("a.b", "accuracy", [value + 0.01 * k for k in range(seeds)])
+
+
+def line(*values: float) -> list[Result]:
+    return [share(value) for value in values]
+
+
+def test_html_holds_the_picture_and_escaped_texts() -> None:
+    texts = {**TEXTS, "alt": 'A "quoted" <b>bold</b> & long text.'}
+    html = curves({"standard": line(0.9, 0.4)}, [0, 1], **AXES, **texts)._repr_html_()
+    assert 'alt="A &quot;quoted&quot; &lt;b&gt;bold&lt;/b&gt; &amp; long text."' in html
+    assert "Accuracy &lt;under&gt; PGD &amp; friends" in html
+    assert "(profile &quot;smoke&quot;, cpu)" in html
+    data = html.split("base64,")[1].split('"')[0]
+    with Image.open(io.BytesIO(base64.b64decode(data))) as image:
+        assert min(image.size) > 200
+        assert len(np.unique(np.asarray(image.convert("L")))) > 20  # not blank
+
+
+def test_a_picture_without_stamp_has_no_brackets() -> None:
+    assert "stamp" not in Picture(Figure(), ALT, "caption", "")._repr_html_()
+
+
+def test_in_plain_text_a_picture_is_its_alternative_text() -> None:
+    assert repr(Picture(Figure(), ALT, "caption", "")) == f"[figure: {ALT}]"
+
+
+def test_curves_show_values_and_intervals() -> None:
+    lines = {"standard": line(0.9, 0.4, 0.1), "adversarial": line(0.8, 0.7, 0.6)}
+    x = [0, 4 / 255, 8 / 255]
+    picture = curves(lines, x, ticks=["0", "4/255", "8/255"], marks={"here": 4 / 255}, **AXES, **TEXTS)
+    (axes,) = picture.figure.axes
+    drawn = {drawn.get_label(): drawn for drawn in axes.lines}
+    for label, results in lines.items():
+        assert list(drawn[label].get_xdata()) == x
+        assert list(drawn[label].get_ydata()) == [result.value for result in results]
+    bands = [band.get_paths()[0].get_extents() for band in axes.collections]
+    for band, results in zip(bands, lines.values(), strict=True):
+        assert band.y0 == pytest.approx(min(result.low for result in results if result.low is not None))
+        assert band.y1 == pytest.approx(max(result.high for result in results if result.high is not None))
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "4/255", "8/255"]
+    assert {text.get_text() for text in axes.get_legend().get_texts()} == set(lines)
+    assert axes.get_ylim()[0] < 0
+    assert axes.get_ylim()[1] > 1
+
+
+def test_no_line_is_left_out_in_silence() -> None:
+    lines = {f"model {k}": line(0.1 * k, 0.1 * k) for k in range(1, len(SERIES) + 2)}
+    with pytest.raises(ValueError, match="7 lines"):
+        curves(lines, [0, 1], **AXES, **TEXTS)
+
+
+def test_dots_show_every_result_of_every_group() -> None:
+    groups = {"natural": {"standard": share(0.9), "adversarial": share(0.8)}, "swapped": {"standard": share(0.2)}}
+    (axes,) = dots(groups, xlabel="accuracy", marks={"chance": 0.1}, **TEXTS).figure.axes
+    values = sorted(x for drawn in axes.lines if drawn.get_linestyle() == "None" for x in drawn.get_xdata())
+    assert values == sorted(result.value for group in groups.values() for result in group.values())
+    spans = sorted(tuple(drawn.get_xdata()) for drawn in axes.lines if len(drawn.get_xdata()) == 2
+                   and drawn.get_linestyle() == "-" and drawn.get_xdata()[0] != drawn.get_xdata()[1])
+    assert spans == sorted((result.low, result.high) for group in groups.values() for result in group.values())
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["natural", "swapped"]
+    assert axes.yaxis_inverted()  # the first row stands on top
+
+
+def test_an_image_grid_shows_the_pixels() -> None:
+    images = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    picture = image_grid({"clean": images, "attacked": 1 - images}, columns=["disc", "ring"],
+                         notes={"attacked": ["star", "L"]}, alt=ALT, caption="c")
+    axes = picture.figure.axes
+    assert len(axes) == 4
+    for place, expected in zip(axes, [images[0], images[1], 1 - images[0], 1 - images[1]], strict=True):
+        assert np.array_equal(place.images[0].get_array(), expected.permute(1, 2, 0).numpy())
+    assert [place.get_title() for place in axes] == ["disc", "ring", "", ""]
+    assert [place.get_ylabel() for place in axes] == ["clean", "", "attacked", ""]
+    assert [place.get_xlabel() for place in axes] == ["", "", "star", "L"]
+    assert "base64" in picture._repr_html_()
+
+
+def test_magnified_perturbations_are_grey_where_nothing_changes() -> None:
+    found = magnify(torch.tensor([-0.2, -0.1, 0.0, 0.05, 0.1, 0.3]), 0.1)
+    torch.testing.assert_close(found, torch.tensor([0.0, 0.0, 0.5, 0.75, 1.0, 1.0]))
+
+
+def test_series_differ_in_more_than_colour_and_the_first_ones_in_grey() -> None:
+    assert len({marker for _, marker, _ in SERIES}) == len({dash for *_, dash in SERIES}) == len(SERIES)
+    grey = [float(np.dot(to_rgb(colour), (0.299, 0.587, 0.114))) for colour, *_ in SERIES[:2]]
+    assert grey[1] - grey[0] > 0.3

@@ -1,0 +1,232 @@
+"""Intervals against their formulas, the rules of a Result, records and tables."""
+
+import csv
+import json
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from nbutils.lab.results import Result, Table, mcnemar, published, read, save, student_t, wilson
+from nbutils.lab.store import ROOT
+from nbutils.robustness import Outcome
+
+PGD_LABEL = "PGD(L_inf 8/255, 10 steps of 2/255, 1 restart)"
+FGSM_LABEL = "FGSM(L_inf 8/255, 1 step of 8/255, no random start)"
+
+
+def outcome(k: int, n: int, attack: str = PGD_LABEL, **changes: object) -> Outcome:
+    """k of n images right."""
+    correct = torch.arange(n) < k
+    made = Outcome(correct, torch.zeros(n, dtype=torch.int64), torch.zeros(n), torch.zeros(n), attack, "L_inf 8/255",
+                   "standard", "planted", (f"model-{k}",), 1.5)
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+# --- intervals ----------------------------------------------------------------------------------------------------
+
+@given(n=st.integers(1, 10_000), share=st.floats(0, 1), confidence=st.sampled_from([0.5, 0.9, 0.95, 0.99]))
+def test_wilson_is_its_formula(n: int, share: float, confidence: float) -> None:
+    """Centre (p + z^2 / 2n) / (1 + z^2 / n), half-width z / (1 + z^2 / n) sqrt(p (1 - p) / n + z^2 / 4n^2)."""
+    k = round(share * n)
+    p, z = k / n, stats.norm.ppf(0.5 + confidence / 2)
+    scale = 1 + z * z / n
+    centre = (p + z * z / (2 * n)) / scale
+    half = z / scale * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    low, high = wilson(k, n, confidence)
+    assert low == pytest.approx(max(centre - half, 0), abs=1e-9)
+    assert high == pytest.approx(min(centre + half, 1), abs=1e-9)
+    assert 0 <= low <= p <= high <= 1
+
+
+@given(st.lists(st.floats(-5, 5), min_size=2, max_size=12), st.sampled_from([0.8, 0.95]))
+def test_student_t_is_scipys(values: list[float], confidence: float) -> None:
+    if np.std(values) < 1e-6:
+        values = [*values, values[0] + 1]
+    expected = stats.t.interval(confidence, len(values) - 1, loc=np.mean(values), scale=stats.sem(values))
+    assert student_t(values, confidence) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+def test_student_t_of_two_values_by_hand() -> None:
+    """t_{.975, 1} = tan(.475 pi) = 12.706, times half the distance."""
+    assert student_t([0.4, 0.6]) == pytest.approx((0.5 - 0.1 * math.tan(0.475 * math.pi),
+                                                   0.5 + 0.1 * math.tan(0.475 * math.pi)), rel=1e-9)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60))
+def test_mcnemar_is_the_exact_binomial(pairs: list[tuple[bool, bool]]) -> None:
+    """Among the pairs that disagree each side is right with probability 1/2: twice the smaller tail."""
+    a, b = (torch.tensor(column) for column in zip(*pairs, strict=True))
+    one, two = sum(x and not y for x, y in pairs), sum(y and not x for x, y in pairs)
+    tail = sum(math.comb(one + two, i) for i in range(min(one, two) + 1)) / 2 ** (one + two)
+    assert mcnemar(a, b) == pytest.approx(min(1.0, 2 * tail), rel=1e-9)
+    assert mcnemar(a, b) == mcnemar(b, a)
+
+
+# --- the rules of a Result ----------------------------------------------------------------------------------------
+
+def test_one_outcome_is_this_model() -> None:
+    result = Result.of("a.b", "accuracy", [outcome(60, 80)])
+    assert (result.value, result.k, result.n, result.values) == (0.75, 60, 80, (0.75,))
+    assert (result.low, result.high) == wilson(60, 80)
+    assert result.interval == "this model"
+    assert (result.model, result.data, result.threat) == ("standard", "planted", "L_inf 8/255")
+    assert result.inputs == ("model-60",)
+
+
+def test_several_outcomes_are_this_method_and_never_pooled() -> None:
+    """30/40, 80/80 pooled would be .917; the mean over seeds is .875, with a spread over two seeds."""
+    result = Result.of("a.b", "accuracy", [outcome(30, 40), outcome(80, 80)])
+    assert result.value == pytest.approx(0.875)
+    assert result.values == (0.75, 1.0)
+    assert result.k is None
+    assert result.n == 40
+    assert result.interval == "this method"
+    assert (result.low, result.high) == (0.0, 1.0)  # t with one degree of freedom, cut to what a share can be
+    assert result.inputs == ("model-30", "model-80")
+    assert result.seconds == 3.0
+
+
+def test_bare_values() -> None:
+    one = Result.of("a.b", "gap", [0.3], unit="number", n=50)
+    assert (one.low, one.high, one.interval, one.n) == (None, None, "none", 50)
+    several = Result.of("a.b", "gap", [0.1, 0.2, 0.4], unit="points", model="standard")
+    assert (several.low, several.high) == student_t([0.1, 0.2, 0.4])
+    assert several.model == "standard"
+
+
+@pytest.mark.parametrize(("unit", "cut"), [("share", True), ("points", False), ("number", False)])
+def test_only_shares_are_cut_to_their_range(unit: str, cut: bool) -> None:
+    result = Result.of("a.b", "x", [0.02, 0.5, 0.98], unit=unit)
+    low, high = student_t([0.02, 0.5, 0.98])
+    assert low < 0
+    assert high > 1
+    assert (result.low, result.high) == ((0.0, 1.0) if cut else (low, high))
+
+
+def test_numbers_of_other_libraries_are_values() -> None:
+    expected = Result.of("a.b", "x", [0.25, 0.5])
+    assert Result.of("a.b", "x", list(np.array([0.25, 0.5]))) == expected
+    assert Result.of("a.b", "x", list(np.array([0.25, 0.5], dtype=np.float32))) == expected
+
+
+@pytest.mark.parametrize(("result", "text"), [
+    (Result.of("a", "w", [outcome(1, 2)]), "50.0 % [9.5, 90.5]"),
+    (Result.of("a", "w", [-0.25], unit="points"), "−25.0 points"),
+    (Result.of("a", "w", [-1.5, -0.5], unit="number"), "−1.000 [−7.353, 5.353]"),
+])
+def test_results_in_words(result: Result, text: str) -> None:
+    assert str(result) == text
+
+
+# --- records ------------------------------------------------------------------------------------------------------
+
+def test_a_record_reads_back_as_it_was(tmp_path: Path) -> None:
+    results = [Result.of("a.one", "accuracy", [outcome(60, 80)], profile="smoke", device="cpu"),
+               Result.of("a.two", "accuracy", [outcome(6, 80), outcome(7, 80)]),
+               Result.of("a.three", "ratio", [1 / 3], unit="number")]
+    path = tmp_path / "deep" / "01.json"
+    save(path, {"chapter": "01", "minutes": 0.1}, results, [{"claim": "c", "held": "held"}])
+    header, found = read(path)
+    assert found == results
+    assert header["chapter"] == "01"
+    assert header["verdicts"] == [{"claim": "c", "held": "held"}]
+    assert [file.name for file in path.parent.iterdir()] == ["01.json"]
+
+
+def test_a_record_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "01.json"
+    save(path, {"chapter": "01"}, [Result.of("a", "w", [0.5])], [])
+    before = path.read_text()
+    with pytest.raises(TypeError):
+        save(path, {"chapter": torch.zeros(1)}, [], [])
+    assert path.read_text() == before
+
+
+# --- published numbers --------------------------------------------------------------------------------------------
+
+def test_the_number_in_kims_first_table() -> None:
+    found = published("kim2021", table="Table 1", dataset="CIFAR-10", model="VGG-16", method="ADV", attack="PGD",
+                      quantity="accuracy, all features")
+    assert (found.value, found.unit, found.place, found.certainty) == (44.71, "percent", "Table 1", "certain")
+    assert str(found) == "44.71 % (Table 1)"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "book" / "published").glob("*.csv")), ids=lambda path: path.stem)
+def test_every_published_number_is_complete_and_can_be_asked_for(path: Path) -> None:
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) > 10
+    for row in rows:
+        assert None not in row, f"too many fields: {row}"
+        assert all(value is not None for value in row.values()), f"too few fields: {row}"
+        where = {key: value for key, value in row.items() if key not in ("value", "unit", "certainty")}
+        found = published(path.stem, **where)
+        assert math.isfinite(found.value)
+        assert found.value == float(row["value"])
+        assert found.certainty in ("certain", "inferred", "unknown")
+        if found.unit == "percent":
+            assert -100 <= found.value <= 100
+
+
+# --- tables -------------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def table() -> Table:
+    pgd = [outcome(30, 40), outcome(31, 40), outcome(29, 40)]
+    fgsm = [outcome(50, 80, attack=FGSM_LABEL)]
+    return Table({"standard <a>": {"FGSM": Result.of("a", "w", fgsm), "PGD": Result.of("b", "w", pgd)},
+                  "published": {"PGD": published("kim2021", table="Table 1", dataset="CIFAR-10", model="VGG-16",
+                                                 method="ADV", attack="PGD", quantity="accuracy, all features"),
+                                "note": "n/a"}}, "Accuracy & more", "profile smoke, cpu, 2 threads")
+
+
+def test_notes_say_what_the_numbers_need(table: Table) -> None:
+    notes = "\n".join(table.notes())
+    for words in (PGD_LABEL, FGSM_LABEL, "n = 40 images",
+                  "n = 80 images", "3 seeds", "Student t", "Wilson", "profile smoke, cpu, 2 threads"):
+        assert words in notes
+    assert "without width" not in notes
+
+
+def test_notes_warn_of_intervals_without_width() -> None:
+    table = Table({"r": {"c": Result.of("a", "w", [outcome(0, 40)] * 3)}}, "Accuracy")
+    assert any("without width" in note for note in table.notes())
+
+
+def test_a_table_shows_every_cell_and_escapes(table: Table) -> None:
+    assert table.columns == ("FGSM", "PGD", "note")
+    assert table.frame.loc["published", "PGD"] == "44.71 % (Table 1)"
+    assert table.frame.loc["published", "FGSM"] == ""
+    html = table._repr_html_()
+    assert "Accuracy &amp; more" in html
+    assert "standard &lt;a&gt;" in html
+    assert "<a>" not in html
+    for note in table.notes():
+        assert note in html
+        assert note in repr(table)
+
+
+@dataclass
+class Other:
+    """What any other outcome must offer."""
+
+    correct: torch.Tensor
+    attack: str = "none"
+    threat: str = "none"
+    model: str = "m"
+    data: str = "d"
+    inputs: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+
+def test_whatever_is_scored_can_be_a_result(tmp_path: Path) -> None:
+    result = Result.of("a", "w", [Other(torch.tensor([True, False]))])
+    save(tmp_path / "r.json", {}, [result], [])
+    assert json.loads((tmp_path / "r.json").read_text())["results"][0]["value"] == 0.5

@@ -1,0 +1,356 @@
+"""The store: built once, checked at every reading, whole or not there."""
+
+import errno
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import nbutils
+from nbutils.lab import store
+from nbutils.lab.store import Artifact, code_version, load_or_build
+from nbutils.robustness import BIM, PGD, ThreatModel
+
+RECIPE = {"name": "x", "threat": ThreatModel("Linf", 0.5), "sizes": [1, 2], "nothing": None}
+
+
+class Builder:
+    """Makes the same tensors each time and counts how often."""
+
+    def __init__(self) -> None:
+        self.times = 0
+        self.tensors = {"a": torch.arange(1000.0).view(10, 100), "b": torch.tensor(7), "c": torch.zeros(0, 3)}
+
+    def __call__(self) -> dict[str, Tensor]:
+        self.times += 1
+        return self.tensors
+
+    def check(self, artifact: Artifact, times: int) -> None:
+        """The artifact is right and was built `times` times so far."""
+        assert self.times == times
+        assert artifact.tensors.keys() == self.tensors.keys()
+        for name, tensor in self.tensors.items():
+            assert artifact.tensors[name].dtype == tensor.dtype
+            assert torch.equal(artifact.tensors[name], tensor)
+
+
+@pytest.fixture
+def build() -> Builder:
+    return Builder()
+
+
+def folder_of(build: Path, artifact: Artifact) -> Path:
+    return build / "store" / "model" / artifact.key
+
+
+def test_the_second_call_reads(build: Builder, own_build: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    first = load_or_build("model", RECIPE, build)
+    second = load_or_build("model", RECIPE, build)
+    build.check(first, 1)
+    build.check(second, 1)
+    assert first.key == second.key
+    assert first.recipe == second.recipe == {"name": "x", "sizes": [1, 2], "nothing": None,
+                                             "threat": {"class": "ThreatModel", "norm": "Linf", "eps": 0.5}}
+    assert first.seconds == second.seconds
+    assert sorted(path.name for path in folder_of(own_build, first).iterdir()) == ["record.json", "tensors.safetensors"]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_no_pickle_is_ever_read(build: Builder, own_build: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load_or_build("model", RECIPE, build)
+    monkeypatch.setattr("pickle.load", None)
+    monkeypatch.setattr("pickle.Unpickler", None)
+    monkeypatch.setattr("torch.load", None)
+    build.check(load_or_build("model", RECIPE, build), 1)
+
+
+@dataclass(frozen=True)
+class Left:
+    value: int = 1
+
+
+@dataclass(frozen=True)
+class Right:
+    value: int = 1
+
+
+def test_different_recipes_have_different_keys(build: Builder) -> None:
+    threat = ThreatModel("Linf", 0.5)
+    recipes = [RECIPE, {**RECIPE, "name": "y"}, {**RECIPE, "sizes": [2, 1]}, {**RECIPE, "nothing": 0}, {"o": Left()},
+               {"o": Right()}, {"o": Left(2)}, {"o": BIM(threat, 3, 0.1)}, {"o": PGD(threat, 3, 0.1)},
+               {"o": 1}, {"o": 1.0}, {"o": True}, {"o": "1"}, {"o": [1]}, {"o": {"value": 1}}]
+    keys = {load_or_build("model", recipe, build).key for recipe in recipes}
+    assert len(keys) == len(recipes)
+    assert load_or_build("features", RECIPE, build).key not in keys
+
+
+# --- damage -------------------------------------------------------------------------------------------------------
+
+def flip_a_byte(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def no_object(path: Path) -> None:
+    path.write_text("[]")
+
+
+def without_key(path: Path) -> None:
+    record = json.loads(path.read_text())
+    del record["sha256"]
+    path.write_text(json.dumps(record))
+
+
+def other_key(path: Path) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), "key": "model-0"}))
+
+
+@pytest.mark.parametrize(("file", "damage"), [
+    *[("tensors.safetensors", damage) for damage in (flip_a_byte, cut_short, empty, Path.unlink)],
+    *[("record.json", damage) for damage in (cut_short, empty, Path.unlink, no_object, without_key, other_key)],
+])
+def test_a_damaged_artifact_is_built_again_and_said(file: str, damage: Callable[[Path], None], build: Builder,
+                                                    own_build: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    first = load_or_build("model", RECIPE, build)
+    damage(folder_of(own_build, first) / file)
+    build.check(load_or_build("model", RECIPE, build), 2)
+    note = capfd.readouterr().err
+    assert note.startswith(f"note: {first.key} is damaged (")
+    assert note.count("\n") == 1
+    build.check(load_or_build("model", RECIPE, build), 2)
+    assert capfd.readouterr().err == ""
+
+
+# --- disks --------------------------------------------------------------------------------------------------------
+
+def full_disk(*arguments: object, **options: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_loses_nothing(build: Builder, own_build: Path, monkeypatch: pytest.MonkeyPatch,
+                                   capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(store, "save_file", full_disk)
+    artifact = load_or_build("model", RECIPE, build)
+    build.check(artifact, 1)
+    assert capfd.readouterr().err == (f"note: {artifact.key} could not be stored (No space left on device); "
+                                      "it is lost when this run ends\n")
+    assert not folder_of(own_build, artifact).exists()
+    assert not [path for path in own_build.rglob("*") if path.is_file() and path.suffix != ".lock"]
+    monkeypatch.undo()
+
+
+def test_a_disk_too_full_for_the_lock_loses_nothing(build: Builder, monkeypatch: pytest.MonkeyPatch,
+                                                    capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(Path, "mkdir", full_disk)
+    build.check(load_or_build("model", RECIPE, build), 1)
+    assert "going on without the store" in capfd.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of POSIX")
+def test_a_file_that_may_not_grow_loses_nothing(tmp_path: Path) -> None:
+    """The real thing: the library that writes tensors reports a failed write in its own way."""
+    done = subprocess.run([sys.executable, "-c", """
+import resource, torch
+from nbutils.lab.store import load_or_build
+def build():
+    return {"x": torch.ones(10_000)}
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+print(load_or_build("model", {"n": 1}, build).tensors["x"].sum().item())
+"""], capture_output=True, text=True, env=environment(), check=False)
+    assert done.stdout == "10000.0\n", done.stderr
+    assert done.stderr.startswith("note: model-")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_build_folder_that_is_a_file(build: Builder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("NBUTILS_BUILD", str(tmp_path / "file"))
+    with pytest.raises(PermissionError, match=r"file/store/model: cannot be written .*NBUTILS_BUILD"):
+        load_or_build("model", RECIPE, build)
+    assert build.times == 0  # said before the expensive part
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
+def test_a_build_folder_without_permission(build: Builder, own_build: Path) -> None:
+    own_build.mkdir(mode=0o500)
+    with pytest.raises(PermissionError, match=r"cannot be written .*NBUTILS_BUILD"):
+        load_or_build("model", RECIPE, build)
+    assert build.times == 0
+
+
+# --- several processes --------------------------------------------------------------------------------------------
+
+SCRIPT = """
+import os, sys, time
+import torch
+from nbutils.lab import store
+
+def build():
+    with open(os.environ["COUNT"], "a") as file:
+        file.write("built\\n")
+    if os.environ.get("STOP") == "building":
+        print("stopped", flush=True)
+        time.sleep(60)
+    time.sleep(0.3)
+    return {"x": torch.ones(1000)}
+
+if os.environ.get("STOP") == "writing":
+    def save_half(tensors, path):
+        path.write_bytes(b"half a file")
+        print("stopped", flush=True)
+        time.sleep(60)
+    store.save_file = save_half
+
+artifact = store.load_or_build("model", {"n": 1}, build)
+print(artifact.key, artifact.tensors["x"].sum().item())
+"""
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(store.ROOT), **more}
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
+    """Starts the script above in a process of its own."""
+    path = tmp_path / "script.py"
+    path.write_text(SCRIPT)
+
+    def start(**more: str) -> subprocess.Popen[str]:
+        return subprocess.Popen([sys.executable, str(path)], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                env=environment(COUNT=str(tmp_path / "count"), **more))
+
+    return start
+
+
+def test_two_processes_build_once(script: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
+    both = [script(), script()]
+    outputs = [process.communicate(timeout=60) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    assert outputs[0] == outputs[1]
+    assert outputs[0][0].endswith(" 1000.0\n")
+    assert (tmp_path / "count").read_text() == "built\n"
+
+
+@pytest.mark.parametrize("stage", ["building", "writing"])
+def test_a_killed_process_leaves_no_artifact_and_no_obstacle(
+        stage: str, script: Callable[..., subprocess.Popen[str]], tmp_path: Path, own_build: Path) -> None:
+    with script(STOP=stage) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "stopped\n"
+        process.send_signal(signal.SIGKILL)
+        process.wait(timeout=30)
+    assert not list(own_build.glob("store/model/model-*/"))
+    output, errors = script().communicate(timeout=60)
+    assert output.endswith(" 1000.0\n"), errors
+    assert errors == ""
+    assert (tmp_path / "count").read_text() == "built\nbuilt\n"
+    assert len(list(own_build.glob("store/model/model-*/record.json"))) == 1
+
+
+# --- the version of the code --------------------------------------------------------------------------------------
+
+OUTER = '''"""What it is."""
+from nbutils.{name}.inner import helper
+from nbutils.lab import console  # not part of the result
+
+
+def make(n):
+    """Make n."""
+    return helper(n) + 1  # one more
+
+
+class Thing:
+    """A thing."""
+
+    def method(self):
+        """Only words."""
+'''
+INNER = "def helper(n):\n    return 2 * n\n"
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], str]]:
+    """Writes a package with the given outer and inner module inside nbutils, and gives the version of the outer."""
+    monkeypatch.setattr(nbutils, "__path__", [*nbutils.__path__, str(tmp_path)])
+
+    def version(outer: str, inner: str) -> str:
+        folder = tmp_path / "trial"
+        folder.mkdir(exist_ok=True)
+        (folder / "__init__.py").write_text("")
+        (folder / "outer.py").write_text(outer.replace("{name}", "trial"))
+        (folder / "inner.py").write_text(inner)
+        importlib.invalidate_caches()
+        code_version.cache_clear()
+        return code_version("nbutils.trial.outer")
+
+    yield version
+    code_version.cache_clear()
+    for name in [name for name in sys.modules if name.startswith("nbutils.trial")]:
+        del sys.modules[name]
+
+
+def test_words_do_not_change_the_version(package: Callable[[str, str], str]) -> None:
+    before = package(OUTER, INNER)
+    for old, new in (("What it is.", "What it was."), ("Make n.", "Make\n\n    n at once."), ("one more", "another"),
+                     ("A thing.", "Some thing."), ("Only words.", "Words only."), ("\n\n\n", "\n\n\n\n# a comment\n"),
+                     ("helper(n) + 1", "(helper(n)\n            + 1)")):
+        assert old in OUTER
+        assert package(OUTER.replace(old, new), INNER) == before, new
+    assert package(OUTER, "# of numbers\n" + INNER) == before
+
+
+def test_code_changes_the_version(package: Callable[[str, str], str]) -> None:
+    versions = [package(OUTER, INNER), package(OUTER, INNER.replace("2", "3")),
+                package(OUTER.replace("+ 1", "+ 2"), INNER),
+                package(OUTER.replace("def method(self)", "def method(self, x)"), INNER),
+                package(OUTER.replace("import helper", "import helper as helper"), INNER + "\nlimit = 5\n")]
+    assert len(set(versions)) == len(versions)
+
+
+@pytest.mark.parametrize("statement", ["from nbutils.trial import inner", "import nbutils.trial.inner",
+                                       "def f():\n    from nbutils.trial.inner import helper"])
+def test_every_way_to_import_is_followed(statement: str, package: Callable[[str, str], str]) -> None:
+    assert package(statement, INNER) != package(statement, INNER.replace("2", "3"))
+
+
+def test_training_depends_on_attacks_and_not_on_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = store._source
+
+    def versions(changed: str) -> tuple[str, str]:
+        monkeypatch.setattr(store, "_source", lambda name: source(name) + "\nextra = 1\n" * (name == changed))
+        code_version.cache_clear()
+        return code_version("nbutils.training"), code_version("nbutils.images.planted")
+
+    plain = versions("none")
+    attacks, figures, imageset = (versions(f"nbutils.{name}") for name in (
+        "robustness.attacks", "lab.figures", "images.imageset"))
+    code_version.cache_clear()
+    assert attacks[0] != plain[0]
+    assert attacks[1] == plain[1]  # drawing images does not need attacks
+    assert figures == plain
+    assert imageset[0] != plain[0]
+    assert imageset[1] != plain[1]
+
+
+def test_code_without_a_file_has_a_version() -> None:
+    """Cells of a notebook: their recipe alone tells them apart."""
+    assert code_version("__main__") == code_version("__main__")

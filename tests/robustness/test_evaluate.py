@@ -1,0 +1,254 @@
+"""Scores under attack: verdicts per image, promises kept, curves, worst cases, health checks."""
+
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nbutils.images import ImageSet, PlantedSet
+from nbutils.networks import SplitClassifier
+from nbutils.robustness import (
+    FGSM,
+    PGD,
+    Outcome,
+    ThreatModel,
+    accuracy_curve,
+    attacked,
+    evaluate,
+    health_checks,
+    predict,
+    worst_case,
+)
+
+LINF = ThreatModel("Linf", 2 / 255)
+Pair = tuple[SplitClassifier, SplitClassifier]
+
+
+class Wrapped(nn.Module):
+    """A network behind something that hides its gradients."""
+
+    def __init__(self, model: SplitClassifier) -> None:
+        super().__init__()
+        self.model, self.name, self.key = model, "masked", ""
+
+
+class Quantised(Wrapped):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(torch.round(x * 32) / 32)  # the gradient of rounding is zero
+
+
+class Saturated(Wrapped):
+    def forward(self, x: Tensor) -> Tensor:
+        return 1e4 * self.model(x)  # the softmax is exactly 0 and 1, and so its gradient is zero
+
+
+@dataclass(frozen=True)
+class Returns:
+    """An "attack" that adds a constant, whatever it has promised."""
+
+    threat: ThreatModel | None
+    change: float
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return x + self.change
+
+
+# --- evaluate -----------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("batch_size", [7, 100, 256])
+def test_clean_verdicts_are_those_of_the_model(batch_size: int, network_pair: Pair, planted_test: PlantedSet) -> None:
+    model = network_pair[0]
+    outcome = evaluate(model, planted_test, batch_size=batch_size)
+    with torch.no_grad():
+        prediction = model(planted_test.x).argmax(1)
+    assert torch.equal(outcome.prediction, prediction)
+    assert torch.equal(outcome.correct, prediction == planted_test.y)
+    assert outcome.accuracy == pytest.approx((prediction == planted_test.y).sum().item() / 100, abs=1e-12)
+    assert len(outcome) == 100
+    assert outcome.l2.count_nonzero() == outcome.linf.count_nonzero() == 0
+    assert (outcome.attack, outcome.threat, outcome.model, outcome.data) == ("none", "none", "small", "planted")
+    assert planted_test.fingerprint in outcome.inputs
+
+
+def test_attacked_verdicts_and_norms_are_those_of_the_attacked_images(network_pair: Pair,
+                                                                      planted_test: PlantedSet) -> None:
+    model, attack = network_pair[0], PGD(LINF, 3)
+    outcome = evaluate(model, planted_test, attack, seed=5)
+    found = attack(model, planted_test.x, planted_test.y, torch.Generator().manual_seed(5)).detach()
+    with torch.no_grad():
+        prediction = model(found).argmax(1)
+    delta = (found - planted_test.x).flatten(1)
+    assert torch.equal(outcome.prediction, prediction)
+    assert torch.equal(outcome.correct, prediction == planted_test.y)
+    torch.testing.assert_close(outcome.linf, delta.abs().amax(1), rtol=0, atol=0)
+    torch.testing.assert_close(outcome.l2, (delta**2).sum(1).sqrt(), rtol=1e-5, atol=0)
+    assert not outcome.l2.requires_grad
+    assert (outcome.attack, outcome.threat) == (repr(attack), "L_inf 2/255")
+
+
+def test_model_is_scored_in_evaluation_mode_and_left_as_it_was(network_pair: Pair, planted_test: PlantedSet) -> None:
+    model = network_pair[0]
+    expected = evaluate(model, planted_test).prediction
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    model.train()
+    try:
+        found = evaluate(model, planted_test).prediction
+        assert all(module.training for module in model.modules())
+    finally:
+        model.eval()
+    assert torch.equal(found, expected)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, state[name]), name
+
+
+def test_seed_decides_the_outcome_and_the_global_generator_is_left(network_pair: Pair,
+                                                                   planted_test: PlantedSet) -> None:
+    before = torch.get_rng_state()
+    first, again, other = (evaluate(network_pair[0], planted_test, PGD(LINF, 1), seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(first.l2, again.l2)
+    assert not torch.equal(first.l2, other.l2)
+
+
+def test_transfer_attacks_the_source_and_scores_the_model(network_pair: Pair, planted_test: PlantedSet) -> None:
+    model, source = network_pair
+    attack = PGD(ThreatModel("Linf", 8 / 255), 3)
+    outcome = evaluate(model, planted_test, attack, source=source, seed=2)
+    found = attack(source, planted_test.x, planted_test.y, torch.Generator().manual_seed(2)).detach()
+    with torch.no_grad():
+        assert torch.equal(outcome.prediction, model(found).argmax(1))
+    assert outcome.model == model.name
+    assert outcome.attack != repr(attack)  # a table must not show it as a white-box attack
+    assert outcome.accuracy > evaluate(model, planted_test, attack, seed=2).accuracy  # weaker than with own gradients
+
+
+@pytest.mark.parametrize(("attack", "message"), [
+    (Returns(ThreatModel("Linf", 0.01), 0.02), "moved an image by 0.02: expected at most 0.01"),
+    (Returns(ThreatModel("L2", 0.1), 0.01), "moved an image by 0.55.*: expected at most 0.1"),
+    (Returns(ThreatModel("Linf", 1), 0.9), r"returned pixels from .* expected \[0, 1\]"),
+    (Returns(None, -0.9), r"returned pixels from .* expected \[0, 1\]"),
+    (Returns(None, float("nan")), r"returned pixels from nan to nan: expected \[0, 1\]"),
+], ids=str)
+def test_an_attack_that_breaks_its_promise_is_refused(attack: Returns, message: str, network_pair: Pair) -> None:
+    grey = ImageSet(torch.full((2, 3, 32, 32), 0.5), torch.zeros(2, dtype=torch.int64), ("a", "b"), "grey")
+    with pytest.raises(ValueError, match=message):
+        evaluate(network_pair[0], grey, attack)
+
+
+def test_an_attack_without_radius_is_unbounded(network_pair: Pair, planted_test: PlantedSet) -> None:
+    outcome = evaluate(network_pair[0], planted_test.view("pattern_only"), Returns(None, 0.001))
+    assert outcome.threat == "unbounded"
+    torch.testing.assert_close(outcome.linf, torch.full((100,), 0.001), rtol=0, atol=1e-6)
+
+
+def test_attacked_images_keep_their_labels_and_truth(network_pair: Pair, planted_test: PlantedSet) -> None:
+    attack = PGD(LINF, 2)
+    found = attacked(network_pair[0], planted_test, attack, seed=4, batch_size=32)
+    assert isinstance(found, PlantedSet)
+    assert torch.equal(found.y, planted_test.y)
+    assert torch.equal(found.pattern, planted_test.pattern)
+    assert repr(attack) in found.name
+    distance = (found.x - planted_test.x).abs().amax((1, 2, 3))
+    assert (distance <= LINF.eps + 1e-6).all()
+    assert (distance > 0).all()
+    score = evaluate(network_pair[0], planted_test, attack, seed=4, batch_size=32)
+    assert torch.equal(predict(network_pair[0], found.x, batch_size=9), score.prediction)
+
+
+# --- curves and worst cases ---------------------------------------------------------------------------------------
+
+class Window(nn.Module):
+    """Says 1 while the mean pixel is above .55 and below .65, else 0: a defence that a larger push overshoots."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.zero = nn.Parameter(torch.zeros(()))
+        self.name, self.key = "window", ""
+
+    def forward(self, x: Tensor) -> Tensor:
+        distance = (x.mean((1, 2, 3)) - 0.6).abs()
+        return -torch.stack([0.05 + self.zero.expand_as(distance), distance], 1)
+
+
+def test_an_image_stays_broken_from_the_first_radius_that_broke_it() -> None:
+    images = ImageSet(torch.tensor([0.5, 0.42, 0.1]).view(3, 1, 1, 1).expand(3, 3, 4, 4).clone(),
+                      torch.zeros(3, dtype=torch.int64), ("outside", "inside"), "grey")
+    attacks = [Returns(ThreatModel("Linf", eps), eps) for eps in (0.0, 0.1, 0.2, 0.3)]
+    alone = [evaluate(Window(), images, attack).correct.tolist() for attack in attacks]  # type: ignore[arg-type]
+    curve = accuracy_curve(Window(), images, attacks)  # type: ignore[arg-type]
+    assert alone == [[True, True, True], [False, True, True], [True, False, True], [True, True, True]]
+    assert [outcome.correct.tolist() for outcome in curve] == [
+        [True, True, True], [False, True, True], [False, False, True], [False, False, True]]
+    assert [outcome.attack for outcome in curve] == [repr(attack) for attack in attacks]
+
+
+def test_a_curve_over_growing_radii_never_rises(network_pair: Pair, planted_test: PlantedSet) -> None:
+    attacks = [PGD(ThreatModel("Linf", k / 255), 1) for k in (0, 0.5, 1, 2, 4, 16, 64, 128)]
+    curve = accuracy_curve(network_pair[0], planted_test, attacks)
+    for smaller, larger in pairwise(curve):
+        assert (larger.correct <= smaller.correct).all()
+    assert curve[0].accuracy > curve[4].accuracy
+
+
+def test_a_curve_joins_only_nested_threat_models(network_pair: Pair, planted_test: PlantedSet) -> None:
+    attacks = [FGSM(ThreatModel("Linf", 8 / 255)), FGSM(ThreatModel("Linf", 1 / 255)), FGSM(ThreatModel("L2", 0.05))]
+    curve = accuracy_curve(network_pair[0], planted_test, attacks)
+    for outcome, attack in zip(curve, attacks, strict=True):
+        assert torch.equal(outcome.correct, evaluate(network_pair[0], planted_test, attack).correct)
+
+
+def outcome(correct: list[bool], prediction: list[int], attack: str, size: float) -> Outcome:
+    norms = torch.full((len(correct),), size)
+    return Outcome(torch.tensor(correct), torch.tensor(prediction), norms, 2 * norms, attack, "L_inf 8/255", "m", "d")
+
+
+def test_worst_case_is_per_image() -> None:
+    """Each attack alone leaves half of the images; together they leave a quarter."""
+    a = outcome([True, True, False, False], [0, 1, 7, 7], "A", 0.1)
+    b = outcome([True, False, True, False], [0, 8, 2, 8], "B", 0.2)
+    worst = worst_case([a, b])
+    assert worst.correct.tolist() == [True, False, False, False]
+    assert worst.accuracy == 0.25 < min(a.accuracy, b.accuracy) == 0.5
+    assert worst.prediction.tolist() == [0, 8, 7, 7]
+    torch.testing.assert_close(worst.l2, torch.tensor([0.2, 0.2, 0.1, 0.1]))
+    torch.testing.assert_close(worst.linf, torch.tensor([0.4, 0.4, 0.2, 0.2]))
+    assert worst.attack == "A + B"
+    assert worst_case([a]).correct.tolist() == a.correct.tolist()
+
+
+@pytest.mark.parametrize("change", [{"model": "other"}, {"data": "other"}, {"threat": "L2 0.5"}])
+def test_worst_case_needs_outcomes_that_belong_together(change: dict[str, str]) -> None:
+    a = outcome([True], [0], "A", 0.1)
+    with pytest.raises(ValueError, match=f"expected outcomes of one {next(iter(change))}"):
+        worst_case([a, replace(a, **change)])  # type: ignore[arg-type]
+
+
+# --- health checks ------------------------------------------------------------------------------------------------
+
+def checks(model: nn.Module, images: PlantedSet, other: SplitClassifier) -> dict[str, bool]:
+    found = health_checks(model, images, LINF, transfer_from=other, steps=(1, 3, 10))  # type: ignore[arg-type]
+    return {check.question: check.passed for check in found}
+
+
+def test_health_checks_pass_a_sound_evaluation(network_pair: Pair, planted_test: PlantedSet) -> None:
+    found = checks(network_pair[0], planted_test, network_pair[1])
+    assert len(found) == 5
+    assert all(found.values()), found
+
+
+@pytest.mark.parametrize("mask", [Quantised, Saturated])
+def test_health_checks_catch_masked_gradients(mask: type[Wrapped], network_pair: Pair,
+                                              planted_test: PlantedSet) -> None:
+    masked = mask(network_pair[0])
+    assert evaluate(masked, planted_test).accuracy > 0.9  # type: ignore[arg-type]  # it looks like a good network
+    found = checks(masked, planted_test, network_pair[1])
+    assert not all(found.values()), found
+
+
+def test_health_checks_say_what_they_saw(network_pair: Pair, planted_test: PlantedSet) -> None:
+    found = health_checks(network_pair[0], planted_test, LINF, transfer_from=network_pair[1], steps=(1, 3))
+    clean = evaluate(network_pair[0], planted_test, PGD(LINF, 1, 2.5 * LINF.eps / 3)).accuracy
+    assert found[0].seen.startswith(f"1: {100 * clean:.1f} %, 3: ")
+    assert found[1].seen == "0.0 %"

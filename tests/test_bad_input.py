@@ -1,0 +1,362 @@
+"""What bad input raises: one line that names the value, what was expected, and the nearest right one."""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from nbutils import networks, training
+from nbutils.features import LinearFeature, class_weights, least_squares, usefulness
+from nbutils.images import DataError, ImageSet, PlantedWorld, augment, load
+from nbutils.images.sources import check_dataset, class_names
+from nbutils.lab import claims, results
+from nbutils.lab.figures import Picture, curves, image_grid
+from nbutils.lab.results import Result, mcnemar, published, student_t, wilson
+from nbutils.lab.runs import ParameterError, Parameters, resolve
+from nbutils.lab.store import load_or_build
+from nbutils.robustness import BIM, FGSM, PGD, Outcome, ThreatModel, evaluate, health_checks, parse_eps, worst_case
+from nbutils.training import Schedule, Standard
+from nbutils.vision import torchvision
+
+LINF = ThreatModel("Linf", 8 / 255)
+X = torch.full((4, 3, 8, 8), 0.5)
+Y = torch.tensor([0, 1, 0, 1])
+IMAGES = ImageSet(X, Y, ("a", "b"), "grey")
+ALT = "A sentence that says what the figure shows."
+
+
+class Broken(nn.Module):
+    """A network whose logits are what they are told to be."""
+
+    def __init__(self, *logits: float) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.tensor(logits, dtype=torch.float32))
+        self.name, self.key = "broken", ""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.logits.expand(len(x), -1) + 0 * x.flatten(1).sum(1, keepdim=True)
+
+
+def result(value: float = 0.5) -> Result:
+    return Result.of("a.b", "accuracy", [value, value])
+
+
+def outcome(**changes: Any) -> Outcome:
+    zeros = torch.zeros(3)
+    made = Outcome(zeros > 0, zeros.long(), zeros, zeros, "A", "L_inf 8/255", "m", "d")
+    return replace(made, **changes)
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A call, what it raises, and what the line must name."""
+
+    name: str
+    call: Callable[[], object]
+    words: tuple[str, ...]
+    error: type[Exception] = ValueError
+
+
+def resolving(**given: Any) -> Callable[[], object]:
+    return lambda: resolve({"profile": "smoke", **given}, tuple(Parameters.model_fields))
+
+
+CASES = [
+    # threat models
+    Bad("norm", lambda: ThreatModel("L_infinity", 0.1), ("norm = 'L_infinity'", "Linf, L2", "did you mean 'Linf'")),
+    Bad("norm with underscore", lambda: ThreatModel("L_2", 0.1), ("norm = 'L_2'", "did you mean 'L2'")),
+    Bad("eps in grey levels", lambda: ThreatModel("Linf", 8), ("eps = 8", "pixels are in [0, 1]", "mean 8/255?")),
+    Bad("eps in grey levels, text", lambda: ThreatModel("Linf", "4"), ("eps = 4", "mean 4/255?")),  # type: ignore[arg-type]
+    Bad("eps a little above 1", lambda: ThreatModel("Linf", 1.5), ("eps = 1.5", "pixels are in [0, 1]")),
+    Bad("eps far above 255", lambda: ThreatModel("Linf", 1e6), ("eps = 1000000", "pixels are in [0, 1]")),
+    Bad("negative eps", lambda: ThreatModel("L2", -0.1), ("eps = -0.1", ">= 0", "8/255")),
+    Bad("eps in words", lambda: parse_eps("eight"), ("eps = 'eight'", "number or a fraction such as 8/255")),
+    Bad("eps over zero", lambda: parse_eps("8/0"), ("eps = '8/0'", "fraction such as 8/255")),
+    Bad("eps as code", lambda: parse_eps("__import__('os')"), ("__import__", "fraction such as 8/255")),
+    Bad("eps is no number", lambda: parse_eps(float("nan")), ("eps = nan", "finite")),
+    Bad("infinite eps", lambda: parse_eps("inf"), ("inf", "8/255")),
+    Bad("eps of nothing", lambda: parse_eps(None), ("eps = None", "8/255")),  # type: ignore[arg-type]
+    # attacks
+    Bad("no steps", lambda: PGD(LINF, 0), ("steps = 0", ">= 1")),
+    Bad("broken steps", lambda: PGD(LINF, 2.5), ("steps = 2.5", "whole number")),  # type: ignore[arg-type]
+    Bad("no restarts", lambda: PGD(LINF, 1, restarts=0), ("restarts = 0", ">= 1")),
+    Bad("equal restarts", lambda: PGD(LINF, 1, restarts=2, random_start=False), ("restarts = 2", "expected 1")),
+    Bad("negative step", lambda: PGD(LINF, 1, -0.1), ("step_size = -0.1", "2/255")),
+    Bad("step is no number", lambda: FGSM(LINF, step_size=float("nan")), ("step_size = nan", "2/255")),
+    Bad("loss", lambda: PGD(LINF, 1, loss="crossentropy"), ("loss = 'crossentropy'", "did you mean 'cross-entropy'")),
+    Bad("loss of BIM", lambda: BIM(LINF, steps=-1), ("steps = -1", ">= 1")),
+    Bad("NaN logits", lambda: PGD(LINF, 1)(Broken(0, float("nan")), X, Y), ("PGD", "step 0", "nan", "finite")),
+    Bad("infinite logits", lambda: FGSM(LINF)(Broken(0, float("inf")), X, Y), ("FGSM", "inf", "finite")),
+    # evaluation
+    Bad("no images", lambda: evaluate(Broken(0, 1), IMAGES.take(0)), ("empty", "at least one image")),  # type: ignore[arg-type]
+    Bad("NaN logits when scored", lambda: evaluate(Broken(0, float("nan")), IMAGES), ("NaN", "finite")),  # type: ignore[arg-type]
+    Bad("no outcomes", lambda: worst_case([]), ("no outcomes", "at least one")),
+    Bad("two models", lambda: worst_case([outcome(), outcome(model="n")]), ("'m' and 'n'", "one model")),
+    Bad("two lengths", lambda: worst_case([outcome(), outcome(correct=torch.zeros(4) > 0)]), ("3 and 4", "same")),
+    Bad("health in L2", lambda: health_checks(Broken(0, 1), IMAGES, ThreatModel("L2", 1), transfer_from=Broken(0, 1)),  # type: ignore[arg-type]
+        ("norm = 'L2'", "'Linf'")),
+    # images
+    Bad("grey images", lambda: ImageSet(X[:, :1], Y, ("a", "b"), "x"), ("(4, 1, 8, 8)", "(N, 3, H, W)"), DataError),
+    Bad("double images", lambda: ImageSet(X.double(), Y, ("a", "b"), "x"), ("float64", "float32"), DataError),
+    Bad("8-bit pixels", lambda: ImageSet(255 * X, Y, ("a", "b"), "x"), ("128", "[0, 1]", "divide"), DataError),
+    Bad("negative pixels", lambda: ImageSet(X - 1, Y, ("a", "b"), "x"), ("-0.5", "[0, 1]"), DataError),
+    Bad("NaN pixels", lambda: ImageSet(X * torch.nan, Y, ("a", "b"), "x"), ("nan", "[0, 1]"), DataError),
+    Bad("too few labels", lambda: ImageSet(X, Y[:3], ("a", "b"), "x"), ("(3,)", "int64 (4,)"), DataError),
+    Bad("float labels", lambda: ImageSet(X, Y.float(), ("a", "b"), "x"), ("float32", "int64"), DataError),
+    Bad("label without class", lambda: ImageSet(X, Y + 1, ("a", "b"), "x"), ("1 to 2", "0 to 1"), DataError),
+    Bad("negative label", lambda: ImageSet(X, Y - 1, ("a", "b"), "x"), ("-1 to 0", "0 to 1"), DataError),
+    Bad("augmentation", lambda: augment(X, "flip", torch.Generator()), ("'flip'", "none, crop, crop+flip"), DataError),
+    Bad("amplitude", lambda: PlantedWorld(amplitude=4), ("amplitude = 4", "< 0.06", "4/255"), DataError),
+    Bad("amplitude on the margin", lambda: PlantedWorld(amplitude=math.nextafter(0.06, 0)).draw(50, 0),
+        ("amplitude =",), DataError),
+    Bad("negative amplitude", lambda: PlantedWorld(amplitude=-0.01), ("amplitude = -0.01", "0 <="), DataError),
+    Bad("rho", lambda: PlantedWorld(rho=95), ("rho = 95", "[0, 1]"), DataError),
+    Bad("odd period", lambda: PlantedWorld(period=5), ("period = 5", "4, 8, 16 or 32"), DataError),
+    Bad("period 2", lambda: PlantedWorld(period=2), ("period = 2", "4, 8, 16 or 32"), DataError),
+    Bad("period 12", lambda: PlantedWorld(period=12), ("period = 12", "4, 8, 16 or 32"), DataError),
+    Bad("noise", lambda: PlantedWorld(noise=-1), ("noise = -1", ">= 0"), DataError),
+    Bad("empty draw", lambda: PlantedWorld().draw(0, 0), ("n = 0", "at least one"), DataError),
+    Bad("view", lambda: PlantedWorld().draw(2, 0).view("no pattern"), ("'no pattern'", "no_pattern"), DataError),
+    Bad("no pattern", lambda: PlantedWorld().draw(2, 0).view("no_pattern").by_pattern(), ("no pattern",), DataError),
+    # data sources
+    Bad("dataset", lambda: load("cifar-10", "train"), ("dataset = 'cifar-10'", "did you mean 'cifar10'"), DataError),
+    Bad("dataset in capitals", lambda: check_dataset("Digits"), ("'Digits'", "did you mean 'digits'"), DataError),
+    Bad("split", lambda: load("planted", "val"), ("split = 'val'", "'train' or 'test'"), DataError),
+    Bad("no images asked for", lambda: load("digits", "train", 0), ("n = 0", "at least one"), DataError),
+    Bad("too many digits", lambda: load("digits", "test", 361), ("n = 361", "digits test", "360"), DataError),
+    Bad("option of another world", lambda: load("digits", "train", rho=0.5), ("rho", "'digits'"), DataError),
+    # networks and training
+    Bad("network", lambda: networks.build("smal"), ("network = 'smal'", "did you mean 'small'")),
+    Bad("one class", lambda: networks.build("small", 1), ("num_classes = 1", "at least 2")),
+    Bad("cut", lambda: networks.build("small").features(X, "block4.b"), ("'block4.b'", "did you mean 'block4.bn'")),
+    Bad("cut behind", lambda: networks.build("small").logits_from(X, "pol"), ("'pol'", "did you mean 'pool'")),
+    Bad("no epochs", lambda: Schedule(0), ("epochs = 0", ">= 1")),
+    Bad("broken epochs", lambda: Schedule(1.5), ("epochs = 1.5", "whole number")),  # type: ignore[arg-type]
+    Bad("empty batches", lambda: Schedule(1, batch_size=0), ("batch_size = 0", ">= ")),
+    Bad("batches of one image", lambda: Schedule(1, batch_size=1), ("batch_size = 1", ">= 2")),  # all would be left out
+    Bad("no rate", lambda: Schedule(1, peak_rate=0), ("peak_rate = 0", "positive")),
+    Bad("rate is no number", lambda: Schedule(1, peak_rate=float("nan")), ("peak_rate = nan", "positive")),
+    Bad("training on nothing", lambda: training.fit(networks.build("small"), IMAGES.take(0), Standard(), Schedule(1)),
+        ("at least",)),
+    Bad("no such network", lambda: training.trained("vgg", IMAGES, Standard(), Schedule(1)), ("'vgg'", "small")),
+    # features
+    Bad("class without images", lambda: class_weights(Y, 7), ("class 7", "0 of 4")),
+    Bad("class with all images", lambda: class_weights(0 * Y, 0), ("class 0", "4 of 4")),
+    Bad("feature of no class", lambda: LinearFeature.fitted(X[0], IMAGES, 5), ("class 5", "0 of 4")),
+    Bad("negative ridge", lambda: least_squares(IMAGES, -1), ("ridge = -1", ">= 0")),
+    Bad("wrong loss", lambda: usefulness(networks.build("small"), IMAGES, 0, PGD(LINF)),
+        ("'cross-entropy'", "'margin'")),
+    # results
+    Bad("k above n", lambda: wilson(3, 2), ("k = 3", "n = 2", "0 <= k <= n")),
+    Bad("n = 0", lambda: wilson(0, 0), ("n = 0", "n >= 1")),
+    Bad("one seed", lambda: student_t([0.5]), ("1 value", "at least 2")),
+    Bad("unequal pairs", lambda: mcnemar(Y > 0, Y[:3] > 0), ("(4,)", "(3,)", "same images")),
+    Bad("nothing measured", lambda: Result.of("a.b", "w", []), ("a.b", "nothing was measured")),
+    Bad("two attacks", lambda: Result.of("a.b", "w", [outcome(), outcome(attack="B")]), ("a.b", "['A', 'B']")),
+    Bad("outcome and number", lambda: Result.of("a.b", "w", [outcome(), 0.5]), ("a.b",)),  # type: ignore[list-item]
+    Bad("paper", lambda: published("kim2020"), ("'kim2020'", "kim2021")),
+    Bad("column", lambda: published("kim2021", tables="Table 1"), ("tables", "table, dataset, model")),
+    Bad("several numbers", lambda: published("kim2021", table="Table 1"), ("kim2021", "Table 1", "exactly one")),
+    Bad("no number", lambda: published("kim2021", table="Table 99"), ("0 published numbers", "exactly one")),
+    Bad("claim", lambda: claims.find("tile-is-usefull"), ("'tile-is-usefull'", "did you mean 'tile-is-useful'")),
+    # figures
+    Bad("no alternative text", lambda: curves({"a": [result()]}, [0], xlabel="x", ylabel="y", alt="plot", caption="c"),
+        ("alt = 'plot'", "a sentence")),
+    Bad("short line", lambda: curves({"a": [result()]}, [0, 1], xlabel="x", ylabel="y", alt=ALT, caption="c"),
+        ("'a'", "1 results for 2")),
+    Bad("picture without words", lambda: Picture(None, "", "c", ""), ("alt = ''",)),  # type: ignore[arg-type]
+    Bad("unequal rows", lambda: image_grid({"a": X, "b": X[:3]}, alt=ALT, caption="c"), ("'b'", "3 images", "4")),
+    Bad("pixels of a grid", lambda: image_grid({"a": 2 * X - 2}, alt=ALT, caption="c"), ("'a'", "-1", "[0, 1]")),
+    # parameters
+    Bad("misspelt parameter", resolving(epz=0.1), ("parameter 'epz'", "did you mean 'eps'"), ParameterError),
+    Bad("profile", resolving(profile="quik"), ("'quik'", "quick", "did you mean 'quick'"), ParameterError),
+    Bad("profile of a wrong type", resolving(profile=5), ("profile = 5", "quick"), ParameterError),
+    Bad("eps", resolving(eps=8), ("eps = 8", "pixels are in [0, 1]; did you mean 8/255?"), ParameterError),
+    Bad("eps in words as a parameter", resolving(eps="big"), ("eps = 'big'", "8/255"), ParameterError),
+    Bad("eps true", resolving(eps=True), ("eps = True", "number"), ParameterError),
+    Bad("text for a count", resolving(steps="many"), ("steps = 'many'", "integer"), ParameterError),
+    Bad("part of a seed", resolving(seeds=2.5), ("seeds = 2.5", "integer"), ParameterError),
+    Bad("true for a count", resolving(seeds=True), ("seeds = True", "number"), ParameterError),
+    Bad("no seeds", resolving(seeds=0), ("seeds = 0", "greater than or equal to 1"), ParameterError),
+    Bad("too many seeds", resolving(seeds=101), ("seeds = 101", "less than or equal to 100"), ParameterError),
+    Bad("negative epochs", resolving(epochs=-3), ("epochs = -3", "greater than or equal to 1"), ParameterError),
+    Bad("dataset as a parameter", resolving(dataset="cifar"), ("'cifar'", "did you mean 'cifar10'"), ParameterError),
+    Bad("number for a dataset", resolving(dataset=10), ("'10'", "planted"), ParameterError),
+    Bad("missing folder as a parameter", resolving(dataset="folder:/nowhere"), ("/nowhere", "<class>"), ParameterError),
+    Bad("network as a parameter", resolving(network="vgg"), ("'vgg'", "small"), ParameterError),
+    Bad("device", resolving(device="gpu"), ("device = 'gpu'", "auto, cpu, mps or cuda"), ParameterError),
+    Bad("list for a count", resolving(steps=[1]), ("steps = [1]", "integer"), ParameterError),
+    # the store
+    Bad("tensor in a recipe", lambda: load_or_build("model", {"x": X}, dict), ("Tensor", "plain values"), TypeError),
+    Bad("path in a recipe", lambda: load_or_build("model", {"x": [Path()]}, dict), ("Path", "plain values"), TypeError),
+]
+
+
+def check(case: Bad) -> None:
+    with pytest.raises(case.error) as caught:
+        case.call()
+    message = str(caught.value)
+    assert "\n" not in message
+    assert len(message) < 400
+    for word in case.words:
+        assert word in message, message
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_bad_input_gets_one_clear_line(case: Bad) -> None:
+    check(case)
+
+
+# --- folders ------------------------------------------------------------------------------------------------------
+
+def one_image(path: Path, size: tuple[int, int] = (8, 8)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((size[1], size[0], 3), 7, dtype=np.uint8)).save(path)
+
+
+def sound(root: Path) -> None:
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            for index in range(3):
+                one_image(root / split / name / f"{index}.png")
+
+
+def without_train(root: Path) -> None:
+    for path in (root / "train").rglob("*.png"):
+        path.unlink()
+    for path in (root / "train").iterdir():
+        path.rmdir()
+    (root / "train").rmdir()
+
+
+def without_classes(root: Path) -> None:
+    for split in ("train", "test"):
+        for path in (root / split).rglob("*.png"):
+            path.unlink()
+        for path in (root / split).iterdir():
+            path.rmdir()
+
+
+def one_class(root: Path) -> None:
+    for split in ("train", "test"):
+        for path in (root / split / "dog").iterdir():
+            path.unlink()
+        (root / split / "dog").rmdir()
+
+
+def truncated(root: Path) -> None:
+    path = root / "train" / "dog" / "1.png"
+    path.write_bytes(path.read_bytes()[:50])
+
+
+FOLDERS: Mapping[str, tuple[Callable[[Path], object], int | None, tuple[str, ...]]] = {
+    "no train": (without_train, None, ("no folder", "train", "<class>")),
+    "no classes": (without_classes, None, ("train", "0 class folders", "at least two")),
+    "one class": (one_class, None, ("train", "1 class folders", "at least two")),
+    "class only in train": (lambda root: one_image(root / "train" / "owl" / "0.png"), None,
+                            ("different class folders", "only in train: owl")),
+    "class only in test": (lambda root: one_image(root / "test" / "owl" / "0.png"), None, ("only in test: owl",)),
+    "empty class": (lambda root: [(root / split / "owl").mkdir() for split in ("train", "test")], None,
+                    ("owl: no images", ".png")),
+    "no image": (lambda root: (root / "train" / "cat" / "2.png").write_text("hello"), None,
+                 ("train/cat/2.png", "not a readable image")),
+    "truncated image": (truncated, None, ("train/dog/1.png", "not a readable image")),
+    "empty file": (lambda root: (root / "train" / "cat" / "0.png").write_bytes(b""), None,
+                   ("train/cat/0.png", "not a readable image")),
+    "odd size": (lambda root: one_image(root / "train" / "dog" / "wide.png", (9, 8)), None,
+                 ("train/dog/wide.png: 9 x 8 pixels", "8 x 8")),
+    "too many": (lambda root: None, 7, ("n = 7", "train", "6 images")),
+}
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_bad_folders_get_one_clear_line(name: str, tmp_path: Path) -> None:
+    damage, n, words = FOLDERS[name]
+    sound(tmp_path)
+    assert len(load(f"folder:{tmp_path}", "train")) == 6
+    damage(tmp_path)
+    check(Bad(name, lambda: load(f"folder:{tmp_path}", "train", n), words, DataError))
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    missing = tmp_path / "no"
+    check(Bad("", lambda: class_names(f"folder:{missing}"), (f"no folder {missing};", "<class>"), DataError))
+
+
+def test_a_folder_without_its_prefix_is_recognised(tmp_path: Path) -> None:
+    check(Bad("", lambda: load(str(tmp_path), "train"), (f"did you mean 'folder:{tmp_path}'",), DataError))
+
+
+@pytest.mark.parametrize("error", [OSError("no route\nto host"), RuntimeError("File corrupted."), OSError()],
+                         ids=["two lines", "corrupted", "no words"])
+@pytest.mark.parametrize(("dataset", "name"), [("cifar10", "CIFAR10"), ("svhn", "SVHN")])
+def test_a_failed_download_is_one_line(dataset: str, name: str, error: Exception,
+                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(torchvision.datasets, name, fail)
+    check(Bad("", lambda: load(dataset, "train"), (dataset, "could not be downloaded", "folder:PATH"), DataError))
+
+
+# --- records and claims -------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("{", ("not a record of results",)),
+    ("[]", ("not a record of results",)),
+    ('{"results": []}', ("not a record of results", "schema")),
+    ('{"schema": 1}', ("not a record of results",)),
+    (json.dumps({"schema": results.SCHEMA + 1, "results": []}), ("schema 2", "expected 1", "run the chapter again")),
+])
+def test_bad_records_get_one_clear_line(text: str, words: tuple[str, ...], tmp_path: Path) -> None:
+    path = tmp_path / "01.json"
+    path.write_text(text)
+    check(Bad("", lambda: results.read(path), (str(path), *words)))
+
+
+CLAIM = """
+- id: a-claim
+  chapter: 01_known_features
+  paper: ilyas2019
+  place: Section 2
+  paraphrase: A pattern can be a useful feature.
+  published: none
+  statistic: known.tile
+  measures: usefulness of a tile
+  criterion: {above: 0.5}
+  least_n: 100
+  least_seeds: 3
+  seen: "no"
+  fixed: 2026-11-21
+"""
+
+
+@pytest.mark.parametrize(("old", "new", "words"), [
+    ("least_n: 100", "least_n: 0", ("'a-claim'", "least_n")),
+    ("least_seeds: 3", "least_seed: 3", ("'a-claim'", "least_seed")),
+    ("{above: 0.5}", "{}", ("'a-claim'", "exactly one of 'above' and 'below'")),
+    ("{above: 0.5}", "{above: 0, below: 1}", ("'a-claim'", "exactly one of 'above' and 'below'")),
+    ("{above: 0.5}", "{over: 0.5}", ("'a-claim'", "criterion.over")),
+    ("{above: 0.5}", "{above: high}", ("'a-claim'", "criterion.above")),
+    ("id: a-claim", "id: A Claim", ("'A Claim'", "id")),
+    ("fixed: 2026-11-21", "fixed: soon", ("'a-claim'", "fixed")),
+    ("A pattern can be a useful feature.", "Short.", ("'a-claim'", "paraphrase")),
+    ("  statistic: known.tile\n", "", ("'a-claim'", "statistic")),
+    ("", CLAIM, ("'a-claim'", "stands twice")),
+])
+def test_bad_claims_get_one_clear_line(old: str, new: str, words: tuple[str, ...], tmp_path: Path) -> None:
+    path = tmp_path / "claims.yml"
+    path.write_text(CLAIM)
+    assert list(claims.load(path)) == ["a-claim"]
+    claims.load.cache_clear()
+    path.write_text(CLAIM.replace(old, new, 1))
+    check(Bad("", lambda: claims.load(path), ("claims.yml", *words)))
+    claims.load.cache_clear()
