@@ -1,0 +1,71 @@
+"""The one graph: notebook -> executed notebook -> book. `make book` calls it.
+
+It takes its settings from the environment: PROFILE, CHAPTER and SET as in the Makefile. INCOMPLETE=1 renders what there
+is after a chapter failed, with a notice in place of each missing chapter.
+"""
+
+import os
+import sys
+
+from nbutils.lab import chapters
+from nbutils.lab.runs import ROOT, ParameterError, build_dir
+
+profile = os.environ.get("PROFILE", "quick")
+try:
+    selected = chapters.select(profile, os.environ.get("CHAPTER", ""), os.environ.get("SET", ""))
+except ParameterError as error:
+    print(error, file=sys.stderr)
+    sys.exit(2)
+
+build = build_dir()
+executed = build / "executed" / profile
+index = build / "_build" / "html" / "index.html"
+arguments = {chapter.name: words for chapter, words in selected.items()}
+twins = [] if os.environ.get("INCOMPLETE") else [chapter.twin for chapter in selected]
+# A notice may stand in for a chapter only where this run does not make all of them; then warnings cannot be errors,
+# since other pages point into the missing ones.
+others = [chapter for chapter in chapters.every(profile) if chapter.twin not in twins]
+incomplete = "1" if others else ""
+strict = "" if others else "-n -W"
+
+
+def files(folder, *endings):
+    return sorted(p.relative_to(ROOT) for p in (ROOT / folder).rglob("*") if p.suffix in endings)
+
+
+def last_change(path):
+    return path.stat().st_mtime_ns if path.exists() else None
+
+
+# Every executed notebook stands beside the index: after a failure the index alone would look up to date.
+rule all:
+    input: index, [chapter.twin for chapter in selected]
+    localrule: True
+
+
+rule chapter:
+    input:
+        "notebooks/{chapter}.ipynb",
+        f"book/profiles/{profile}.yml",
+        files("nbutils", ".py"),
+        files("book", ".csv"),
+        "book/claims.yml",
+    output: executed / "{chapter}.ipynb"
+    params: words = lambda wildcards: arguments[wildcards.chapter]
+    threads: workflow.cores  # one chapter at a time: each uses all cores
+    shell: "exec {sys.executable:q} -m nbutils.lab.execute {input[0]:q} {output:q} {params.words:q}"
+
+
+rule book:
+    input:
+        "_config.yml", "_toc.yml", twins,
+        files("book", ".md", ".bib", ".py", ".js", ".css", ".svg", ".png"),
+    output: index
+    params:
+        profile = profile,
+        others = lambda wildcards: [(c.name, *map(last_change, (c.source, c.twin, c.partial))) for c in others],
+    shell:
+        # --all reads every page anew: an incremental build would not repeat the warnings of pages it skips.
+        "rm -rf {build:q}/_build && "
+        "BOOK_PROFILE={profile} BOOK_INCOMPLETE={incomplete} "
+        "{sys.prefix:q}/bin/jupyter-book build . --path-output {build:q} --all --keep-going -q {strict} > /dev/null"

@@ -1,0 +1,85 @@
+"""Sphinx extension: the book shows executed notebooks, though the sources hold no outputs.
+
+Each page under notebooks/ is read from its executed twin in the build folder, for the profile named in BOOK_PROFILE. A
+twin that is missing, older than its source or not run to its end stops the build; with BOOK_INCOMPLETE set, the page
+becomes a notice instead. The directive ``{execution-status}`` tabulates papermill's records.
+"""
+
+import os
+from pathlib import Path
+
+import nbformat
+from docutils import nodes
+from docutils.statemachine import StringList
+from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
+from sphinx.util import logging
+from sphinx.util.docutils import SphinxDirective
+
+from nbutils.lab.chapters import Chapter, State, code_cells, read
+
+logger = logging.getLogger(__name__)
+
+
+def chapter_of(app: Sphinx, docname: str) -> Chapter | None:
+    """The chapter that a page shows, or None for a page of prose."""
+    path = Path(app.env.doc2path(docname))
+    return Chapter(path, os.environ.get("BOOK_PROFILE", "quick")) if path.suffix == ".ipynb" else None
+
+
+def show_twin(app: Sphinx, docname: str, source: list[str]) -> None:
+    """On ``source-read``: put the executed notebook in the place of its source."""
+    chapter = chapter_of(app, docname)
+    if chapter is None:
+        return
+    state = chapter.state()
+    if state.status == "ok":
+        twin = read(chapter.twin)
+        del twin.metadata["papermill"]
+        for number, cell in enumerate(code_cells(twin), start=1):
+            if any("image/png" in output.get("data", {}) for output in cell.outputs):
+                logger.warning("cell %d shows a bare picture; a lab.figures.Picture has a text alternative", number,
+                               location=docname)  # fmt: skip
+        source[0] = nbformat.writes(twin)
+    elif os.environ.get("BOOK_INCOMPLETE"):
+        source[0] = nbformat.writes(notice(chapter, state))
+    else:
+        raise ExtensionError(f"{chapter.name} at profile {chapter.profile}: {state}; run `make book`")
+
+
+def notice(chapter: Chapter, state: State) -> nbformat.NotebookNode:
+    """A page in place of a chapter that has no valid run: its title, kept for links, and what is known."""
+    source = read(chapter.source)
+    lines = source.cells[0].source.splitlines() if source.cells else []
+    title = next((i for i, line in enumerate(lines) if line.startswith("# ")), None)
+    head = [f"# {chapter.name}"] if title is None else lines[: title + 1]
+    again = "`make book`" if state.status == "not run" else f"`make book CHAPTER={chapter.name.split('_')[0]}`"
+    text = [*head, "", "::::{error}", f"This chapter has no finished run at profile `{chapter.profile}`.", ""]
+    text += ["```text", str(state).replace("`", "'"), "```", ""]
+    if chapter.partial.exists():
+        text += [f"What it wrote before stands in `{chapter.partial.name}`, in the build folder under",
+                 f"`executed/{chapter.profile}`."]  # fmt: skip
+    text += [f"Run {again} to make this page.", "::::"]
+    return nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("\n".join(text))])
+
+
+class ExecutionStatus(SphinxDirective):
+    """``{execution-status}``: a table of all chapters and their last runs."""
+
+    def run(self) -> list[nodes.Node]:
+        lines = ["| Chapter | Profile | Status | Minutes | When (UTC) | Device |", "|---|---|---|--:|---|---|"]
+        for docname in sorted(self.env.found_docs):
+            if chapter := chapter_of(self.env.app, docname):
+                state = chapter.state()
+                minutes = "" if state.minutes is None else f"{state.minutes:.1f}"
+                cells = [f"{{doc}}`/{docname}`", chapter.profile, state.status, minutes, state.when, state.device]
+                lines.append(f"| {' | '.join(cells)} |")
+        table = nodes.Element()
+        self.state.nested_parse(StringList(lines, self.get_source_info()[0]), self.content_offset, table)
+        return table.children
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    app.connect("source-read", show_twin)
+    app.add_directive("execution-status", ExecutionStatus)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
