@@ -92,7 +92,7 @@ def _run(source: Path, partial: Path, given: Mapping[str, Any], progress: Progre
             dict(given),
             kernel_name="python3",
             language="python",
-            cwd=source.parent,
+            cwd=Path.cwd(),  # so that folder:PATH means the same here as for plain papermill
             progress_bar=False,
             on_cell_start=progress,
             coalesce_streams=True,  # a carriage return covers what stood before it, as on a screen
