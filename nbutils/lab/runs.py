@@ -30,7 +30,7 @@ from nbutils.lab.console import progress, warn
 from nbutils.lab.results import Published, Result, Scored, Table
 from nbutils.lab.store import ROOT, build_dir
 from nbutils.networks import check_network
-from nbutils.robustness.threat import ThreatModel, parse_eps
+from nbutils.robustness.threat import ThreatModel
 
 __all__ = ["ROOT", "ParameterError", "Parameters", "Run", "build_dir", "progress", "resolve", "start", "warn"]
 
@@ -47,7 +47,7 @@ def _whole(value: Any) -> Any:
 
 
 def _radius(value: Any) -> float:
-    return ThreatModel("Linf", parse_eps(_whole(value))).eps
+    return ThreatModel("Linf", _whole(value)).eps
 
 
 def _device(value: Any) -> str:

@@ -63,7 +63,7 @@ class ThreatModel:
         eps = parse_eps(self.eps)
         if self.norm == "Linf" and eps > 1:
             meant = f"; did you mean {format_eps(eps / 255)}?" if eps <= 255 else ""
-            raise ValueError(f"eps = {eps:g}: pixels are in [0, 1]{meant}")
+            raise ValueError(f"eps = {self.eps}: pixels are in [0, 1]{meant}")
         object.__setattr__(self, "eps", eps)
 
     def __str__(self) -> str:
