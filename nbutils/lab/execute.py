@@ -107,9 +107,12 @@ def _run(source: Path, partial: Path, given: Mapping[str, Any], progress: Progre
 
 
 def _finish(source: Path, partial: Path, output: Path) -> None:
-    """Rename the partial file to ``output``, with no path of this machine and no progress bar left in it."""
+    """Rename the partial file to ``output``, with no path of this machine in it; repeat the notes of the run."""
     notebook = read(partial)
     for cell in code_cells(notebook):
+        errors = "".join(o.text for o in cell.outputs if o.output_type == "stream" and o.name == "stderr")
+        for note in (line for line in errors.splitlines() if line.startswith("note: ")):
+            print(note, flush=True)
         cell.outputs = [o for o in cell.outputs if o.output_type != "stream" or o.text.strip()]
     notebook.metadata.papermill.update(input_path=_short(source), output_path=_short(output))
     here = json.dumps(f"{ROOT}{os.sep}")[1:-1]

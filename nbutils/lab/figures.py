@@ -110,7 +110,7 @@ def dots(groups: Mapping[str, Mapping[str, Result]], *, xlabel: str, alt: str, c
     """
     series = list(dict.fromkeys(label for group in groups.values() for label in group))
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(6.2, 0.9 + 0.42 * len(groups) + 0.12 * len(series)))
+        figure = Figure(figsize=(6.2, 1.2 + 0.42 * len(groups)))
         axes = figure.subplots()
         for index, label in enumerate(series):
             colour, marker, _ = SERIES[index % len(SERIES)]
@@ -129,7 +129,7 @@ def dots(groups: Mapping[str, Mapping[str, Result]], *, xlabel: str, alt: str, c
         axes.set_ylim(len(groups) - 0.5, -0.5)
         _value_axis(axes.xaxis, axes.set_xlim, [result for group in groups.values() for result in group.values()])
         axes.set_xlabel(xlabel)
-        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(series))
         return Picture(figure, alt, caption, stamp)
 
 

@@ -314,7 +314,7 @@ def test_restarts_only_help(keep_best: bool, planted_test: PlantedSet,
 @pytest.mark.parametrize(("attack", "label"), [
     (PGD(LINF, 10, 2 / 255), "PGD(L_inf 8/255, 10 steps of 2/255, 1 restart)"),
     (PGD(L2, 1, 0.3, 5, "margin"), "PGD(L2 0.3, 1 step of 0.3, 5 restarts, margin)"),
-    (PGD(LINF, 40, random_start=False), "PGD(L_inf 8/255, 40 steps of 0.001961, no random start)"),
+    (PGD(LINF, 40, random_start=False), "PGD(L_inf 8/255, 40 steps of 0.5/255, no random start)"),
     (FGSM(LINF), "FGSM(L_inf 8/255, 1 step of 8/255, no random start)"),
     (BIM(LINF), "BIM(L_inf 8/255, 10 steps of 1/255, no random start, last iterate)"),
 ])
