@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import html
 from dataclasses import dataclass
 from datetime import date
 from functools import cache
@@ -93,12 +94,13 @@ class Verdict:
         return f"direction {self.held}"
 
     def _repr_html_(self) -> str:
+        attack = "" if self.result.attack == "none" else f"Attack: {html.escape(self.result.attack)}."
         mark = {"held": "✓", "not held": "✗", "undecided": "?", "not comparable": "–"}[self.held]
         return (f'<div class="verdict verdict-{self.held.replace(" ", "-")}"><p><strong>{mark} {self.words}</strong> '
                 f'<span class="claim-id">{self.claim.id}</span></p><p>{self.claim.paraphrase}</p>'
                 f'<p>Measured: {self.claim.measures} {self.result} '
                 f'({len(self.result.values)} seed{"s" * (len(self.result.values) > 1)}, n = {self.result.n} each). '
-                f'Criterion, fixed {self.claim.fixed}: {self.claim.criterion}.</p></div>')
+                f'{attack} Criterion, fixed {self.claim.fixed}: {self.claim.criterion}.</p></div>')
 
     def __repr__(self) -> str:
         return f"{self.claim.id}: {self.words}; {self.result}; {self.claim.criterion}"

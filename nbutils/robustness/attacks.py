@@ -111,7 +111,7 @@ class PGD:
 
     def __repr__(self) -> str:
         levels = self.threat.norm == "Linf" and format_eps(self.threat.eps).endswith("/255")
-        size = f"{255 * (self.step_size or 0):.3g}/255" if levels else f"{self.step_size:.3g}"
+        size = f"{255 * (self.step_size or 0):.3g}/255" if levels else format_eps(self.step_size or 0)
         parts = [str(self.threat), f"{self.steps} step{'s' * (self.steps > 1)} of {size}"]
         parts.append(f"{self.restarts} restart{'s' * (self.restarts > 1)}" if self.random_start else "no random start")
         if self.loss != "cross-entropy":
