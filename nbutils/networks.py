@@ -72,7 +72,15 @@ class GlobalAveragePool(nn.Module):
         return z.mean((2, 3))
 
 
-def _small(num_classes: int) -> Iterator[tuple[str, nn.Module]]:
+Stages = Iterator[tuple[str, nn.Module]]
+
+
+def _head(width: int, num_classes: int) -> Stages:
+    yield "pool", GlobalAveragePool()
+    yield "linear", nn.Linear(width, num_classes)
+
+
+def _small(num_classes: int, image_size: int) -> Stages:
     """Four stride-2 convolutions, 137 thousand parameters for ten classes."""
     yield "normalize", Normalize()
     width_in = 3
@@ -81,11 +89,112 @@ def _small(num_classes: int) -> Iterator[tuple[str, nn.Module]]:
         yield f"block{block}.bn", nn.BatchNorm2d(width)
         yield f"block{block}.relu", nn.ReLU()
         width_in = width
-    yield "pool", GlobalAveragePool()
-    yield "linear", nn.Linear(width_in, num_classes)
+    yield from _head(width_in, num_classes)
 
 
-NETWORKS: dict[str, Callable[[int], Iterator[tuple[str, nn.Module]]]] = {"small": _small}
+def _vgg(*blocks: tuple[int, ...]) -> Builder:
+    """Blocks of 3 x 3 convolutions of the given widths, each block ending in a 2 x 2 max-pool, with BatchNorm
+    (Simonyan and Zisserman 2015); one linear layer on the spatial mean, as in Kim et al. (2021)."""
+
+    def stages(num_classes: int, image_size: int) -> Stages:
+        yield "normalize", Normalize()
+        width_in = 3
+        for block, widths in enumerate(blocks, start=1):
+            for layer, width in enumerate(widths, start=1):
+                yield f"block{block}.conv{layer}", nn.Conv2d(width_in, width, 3, padding=1)
+                yield f"block{block}.bn{layer}", nn.BatchNorm2d(width)
+                yield f"block{block}.relu{layer}", nn.ReLU()
+                width_in = width
+            yield f"block{block}.pool", nn.MaxPool2d(2)
+        yield from _head(width_in, num_classes)
+
+    return stages
+
+
+class WideBlock(nn.Module):
+    """BatchNorm, ReLU, convolution, twice, added to a shortcut (Zagoruyko and Komodakis 2016)."""
+
+    def __init__(self, width_in: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.bn1, self.conv1 = nn.BatchNorm2d(width_in), nn.Conv2d(width_in, width, 3, stride, 1, bias=False)
+        self.bn2, self.conv2 = nn.BatchNorm2d(width), nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        same = width_in == width and stride == 1
+        self.shortcut = None if same else nn.Conv2d(width_in, width, 1, stride, bias=False)
+
+    def forward(self, z: Tensor) -> Tensor:
+        active = torch.relu(self.bn1(z))
+        change = self.conv2(torch.relu(self.bn2(self.conv1(active))))
+        return change + (z if self.shortcut is None else self.shortcut(active))
+
+
+def _wrn(depth: int, widen: int) -> Builder:
+    """Wide residual network WRN-depth-widen without dropout; the last cut before the head is "bn"."""
+
+    def stages(num_classes: int, image_size: int) -> Stages:
+        yield "normalize", Normalize()
+        yield "conv", nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        width_in = 16
+        for group, width in enumerate((16 * widen, 32 * widen, 64 * widen), start=1):
+            for block in range(1, (depth - 4) // 6 + 1):
+                stride = 2 if group > 1 and block == 1 else 1
+                yield f"group{group}.block{block}", WideBlock(width_in, width, stride)
+                width_in = width
+        yield "bn", nn.BatchNorm2d(width_in)
+        yield "relu", nn.ReLU()
+        yield from _head(width_in, num_classes)
+
+    return stages
+
+
+def _torchvision(name: str) -> Builder:
+    """One of torchvision's networks with a stem for small images: no max-pool, and a first stride of 1 up to
+    32 pixels and 2 above."""
+
+    def stages(num_classes: int, image_size: int) -> Stages:
+        from nbutils.vision import torchvision
+
+        options = {"aux_logits": False, "init_weights": True} if name == "inception_v3" else {}
+        net = getattr(torchvision.models, name)(weights=None, num_classes=num_classes, **options)
+        stride = 1 if image_size <= 32 else 2
+        yield "normalize", Normalize()
+        if name == "inception_v3":
+            net.Conv2d_1a_3x3.conv.stride = (stride, stride)
+            for part, module in net.named_children():
+                if part.startswith(("Conv2d", "Mixed")):
+                    yield part, module
+            yield from _head(net.fc.in_features, num_classes)
+            return
+        stem = nn.Conv2d(3, 64, 3, stride, 1, bias=False)
+        if name == "densenet121":
+            for part, module in net.features.named_children():
+                if part != "pool0":
+                    yield part, stem if part == "conv0" else module
+            yield "relu", nn.ReLU()
+            yield from _head(net.classifier.in_features, num_classes)
+            return
+        yield "conv", stem
+        yield "bn", net.bn1
+        yield "relu", nn.ReLU()
+        for layer in range(1, 5):
+            for block, module in enumerate(getattr(net, f"layer{layer}"), start=1):
+                yield f"layer{layer}.block{block}", module
+        yield from _head(net.fc.in_features, num_classes)
+
+    return stages
+
+
+Builder = Callable[[int, int], Stages]  # (number of classes, image side in pixels) -> named stages
+NETWORKS: dict[str, Builder] = {
+    "small": _small,
+    "vgg_small": _vgg((32,), (64,), (128,)),
+    "wrn_small": _wrn(10, 2),
+    "vgg16": _vgg((64, 64), (128, 128), (256,) * 3, (512,) * 3, (512,) * 3),
+    "wrn28_10": _wrn(28, 10),
+    "resnet18": _torchvision("resnet18"),
+    "resnet50": _torchvision("resnet50"),
+    "densenet121": _torchvision("densenet121"),
+    "inception_v3": _torchvision("inception_v3"),
+}
 
 
 def check_network(name: str) -> str:
@@ -101,13 +210,14 @@ def check_network(name: str) -> str:
     return name
 
 
-def build(name: str, num_classes: int = 10, seed: int = 0) -> SplitClassifier:
+def build(name: str, num_classes: int = 10, seed: int = 0, image_size: int = 32) -> SplitClassifier:
     """A fresh network whose weights depend only on `seed`; the global random state is left as it was.
 
     Args:
-        name: "small".
+        name: one of `NETWORKS`; those called small are for the quick profile.
         num_classes: at least 2.
         seed: of the initialisation.
+        image_size: side of the images in pixels; networks from torchvision adapt their first stride to it.
 
     Raises:
         ValueError: unknown network, or fewer than two classes.
@@ -117,5 +227,8 @@ def build(name: str, num_classes: int = 10, seed: int = 0) -> SplitClassifier:
         raise ValueError(f"num_classes = {num_classes}: expected at least 2")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = SplitClassifier(OrderedDict(NETWORKS[name](num_classes)), name)
+        model = SplitClassifier(OrderedDict(NETWORKS[name](num_classes, image_size)), name)
+    for module in model.modules():
+        if hasattr(module, "inplace"):  # working in place would change the features that a caller holds
+            setattr(module, "inplace", False)  # noqa: B010  (a declared attribute of some modules only)
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # convolutions run faster

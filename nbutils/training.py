@@ -140,7 +140,7 @@ def trained(network: str, images: ImageSet, objective: Objective, schedule: Sche
     """
     recipe = {"network": network, "images": images.fingerprint, "objective": objective, "schedule": schedule,
               "seed": seed}
-    model = networks.build(network, images.num_classes, seed)
+    model = networks.build(network, images.num_classes, seed, images.x.shape[-1])
 
     def train() -> dict[str, Tensor]:
         fit(model.to(device), images, objective, schedule, seed, name or network)

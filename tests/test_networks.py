@@ -5,6 +5,7 @@ import torch
 
 from nbutils import networks
 from nbutils.networks import Normalize
+from nbutils.vision import torchvision
 
 X = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -54,3 +55,55 @@ def test_any_image_size_gives_logits() -> None:
     model = networks.build("small", 7).eval()
     for size in (16, 32, 64):
         assert model(torch.rand(2, 3, size, size)).shape == (2, 7)
+
+
+PUBLISHED = {  # parameters for ten classes, as the usual CIFAR-10 versions of these networks have them
+    "vgg16": 14_728_266,
+    "wrn28_10": 36_479_194,
+    "resnet18": 11_173_962,
+    "resnet50": 23_520_842,
+}
+ARITHMETIC = {
+    # 3 x 3 convolutions with bias, two numbers per BatchNorm channel, and the linear layer
+    "vgg_small": sum(9 * a * b + 3 * b for a, b in ((3, 32), (32, 64), (64, 128))) + 10 * 129,
+    # 16-channel stem; per group one block: two convolutions, shortcut, BatchNorm on the way in and between
+    "wrn_small": 27 * 16 + 2 * 128 + 10 * 129
+    + sum(9 * a * b + 9 * b * b + a * b + 2 * a + 2 * b for a, b in ((16, 32), (32, 64), (64, 128))),
+}
+
+
+@pytest.mark.parametrize(("name", "expected"), [*PUBLISHED.items(), *ARITHMETIC.items()])
+def test_parameter_counts_of_known_networks(name: str, expected: int) -> None:
+    assert sum(parameter.numel() for parameter in networks.build(name).parameters()) == expected
+
+
+@pytest.mark.parametrize("name", ["densenet121", "inception_v3"])
+def test_torchvision_networks_differ_from_torchvision_in_stem_and_classes_only(name: str) -> None:
+    """Ours have a 3 x 3 stem where DenseNet's is 7 x 7; Inception's stem keeps its size."""
+    options = {"aux_logits": False, "init_weights": False} if name == "inception_v3" else {}
+    theirs = getattr(torchvision.models, name)(weights=None, num_classes=10, **options)
+    stem = 3 * 64 * (49 - 9) if name == "densenet121" else 0
+    ours = sum(parameter.numel() for parameter in networks.build(name).parameters())
+    assert ours == sum(parameter.numel() for parameter in theirs.parameters()) - stem
+
+
+@pytest.mark.parametrize("name", networks.NETWORKS)
+@pytest.mark.parametrize(("size", "classes"), [(32, 2), (64, 200)])
+def test_every_network_can_be_cut_anywhere(name: str, size: int, classes: int) -> None:
+    model = networks.build(name, classes, seed=3, image_size=size).eval()
+    x = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        logits, z = model(x), x
+        assert logits.shape == (1, classes)
+        for at, stage in zip(model.cuts, model.stages, strict=True):
+            z = stage(z)
+            held = z.clone()
+            assert torch.equal(model.logits_from(z, at), logits)
+            assert torch.equal(z, held)  # no stage works in place on features that a caller holds
+
+
+def test_last_cut_before_the_head_has_the_papers_shape() -> None:
+    """Kim et al. (2021) cut VGG-16 after its last BatchNorm: 512 x 2 x 2 for 32 x 32 pixels."""
+    with torch.no_grad():
+        assert networks.build("vgg16").eval().features(X[:1], "block5.bn3").shape == (1, 512, 2, 2)
+        assert networks.build("wrn_small").eval().features(X[:1], "bn").shape == (1, 128, 8, 8)
