@@ -92,6 +92,7 @@ CASES = [
     Bad("negative step", lambda: PGD(LINF, 1, -0.1), ("step_size = -0.1", "2/255")),
     Bad("step is no number", lambda: FGSM(LINF, step_size=float("nan")), ("step_size = nan", "2/255")),
     Bad("loss", lambda: PGD(LINF, 1, loss="crossentropy"), ("loss = 'crossentropy'", "did you mean 'cross-entropy'")),
+    Bad("early exit", lambda: PGD(LINF, 2, keep_best=False, early_exit=True), ("early_exit = True", "keep_best")),
     Bad("loss of BIM", lambda: BIM(LINF, steps=-1), ("steps = -1", ">= 1")),
     Bad("NaN logits", lambda: PGD(LINF, 1)(Broken(0, float("nan")), X, Y), ("PGD", "step 0", "nan", "finite")),
     Bad("infinite logits", lambda: FGSM(LINF)(Broken(0, float("inf")), X, Y), ("FGSM", "inf", "finite")),

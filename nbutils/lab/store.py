@@ -77,6 +77,8 @@ def load_or_build(kind: str, recipe: Mapping[str, Any], build: Callable[[], dict
         start = time.monotonic()
         return Artifact(key, build(), plain, time.monotonic() - start)
     with lock:
+        for leftover in folder.parent.glob(f".{key}.*"):  # of a process that was killed while it wrote
+            shutil.rmtree(leftover, ignore_errors=True)
         if folder.exists():
             try:
                 return _read(folder, key)

@@ -43,7 +43,20 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
     return others - logits.gather(1, y[:, None])[:, 0]
 
 
-LOSSES: dict[str, Loss] = {"cross-entropy": cross_entropy, "margin": margin}
+def dlr(logits: Tensor, y: Tensor) -> Tensor:
+    """(B,) difference of logits ratio (Croce and Hein 2020, equation 6): the margin over the gap between the largest
+    and the third largest logit, so that it does not change when the logits are shifted or scaled.
+
+    Raises:
+        ValueError: fewer than three classes.
+    """
+    if logits.shape[1] < 3:
+        raise ValueError(f"loss = 'dlr': {logits.shape[1]} classes, expected at least 3; did you mean 'margin'?")
+    largest = logits.topk(3, dim=1).values
+    return margin(logits, y) / (largest[:, 0] - largest[:, 2] + 1e-12)
+
+
+LOSSES: dict[str, Loss] = {"cross-entropy": cross_entropy, "margin": margin, "dlr": dlr}
 
 
 @contextmanager
@@ -75,14 +88,17 @@ class PGD:
         step_size: length of a step in the norm of the threat model; None means 2.5 eps / steps, which lets the
             search cross the ball (Madry et al. 2018, appendix).
         restarts: independent searches; each later one attacks only the images that are still classified right.
-        loss: "cross-entropy" or "margin", maximised.
+        loss: "cross-entropy", "margin" or "dlr", maximised; minimised when targeted.
+        targeted: the labels given are classes to be reached, not to be left.
         random_start: start from a uniform draw in the ball, else from x.
         keep_best: return, per image, the iterate that did the most harm (misclassified first, then the larger
             loss), so that more steps never help the defender; it costs one more forward pass. False returns the last.
+        early_exit: leave an image alone once it is fooled. With keep_best, whether it is fooled cannot change; the
+            image returned may be less harmful than the best one.
         name: the word before the brackets in `repr`.
 
     Raises:
-        ValueError: steps or restarts below 1, a negative step size, an unknown loss.
+        ValueError: steps or restarts below 1, a negative step size, an unknown loss, early_exit without keep_best.
     """
 
     threat: ThreatModel
@@ -92,6 +108,8 @@ class PGD:
     loss: str = "cross-entropy"
     random_start: bool = True
     keep_best: bool = True
+    targeted: bool = False
+    early_exit: bool = False
     name: str = "PGD"
 
     def __post_init__(self) -> None:
@@ -105,6 +123,8 @@ class PGD:
         object.__setattr__(self, "step_size", size)
         if not size >= 0:
             raise ValueError(f"step_size = {self.step_size!r}: expected a length >= 0 in pixel units, such as 2/255")
+        if self.early_exit and not self.keep_best:
+            raise ValueError("early_exit = True: expected keep_best = True, for the last iterate need not fool")
         if self.loss not in LOSSES:
             near = difflib.get_close_matches(self.loss, LOSSES, n=1, cutoff=0)[0]
             raise ValueError(f"loss = {self.loss!r}: expected one of {', '.join(LOSSES)}; did you mean {near!r}?")
@@ -116,12 +136,14 @@ class PGD:
         parts.append(f"{self.restarts} restart{'s' * (self.restarts > 1)}" if self.random_start else "no random start")
         if self.loss != "cross-entropy":
             parts.append(self.loss)
+        if self.targeted:
+            parts.append("targeted")
         if not self.keep_best and self.name != "FGSM":  # which is no search: its one step is what it returns
             parts.append("last iterate")
         return f"{self.name}({', '.join(parts)})"
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Adversarial images for x (B, 3, H, W), pixels in [0, 1], and labels y (B,).
+        """Adversarial images for x (B, 3, H, W), pixels in [0, 1], and labels (targeted: wanted classes) y (B,).
 
         The model's mode, buffers and parameter gradients are left untouched; works under `torch.no_grad`.
 
@@ -148,36 +170,45 @@ class PGD:
 
     def _search(self, model: nn.Module, x: Tensor, y: Tensor,
                 generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        """One restart: images (B, ...) and their harm (2, B), rows misclassified (0 or 1) and loss."""
+        """One restart: images (B, ...) and their harm (2, B), rows fooled (0 or 1) and loss."""
         x_adv = self.threat.random_start(x, generator) if self.random_start else x.clone()
-        best, harm = x_adv.detach(), torch.full((2, len(x)), -torch.inf, device=x.device, dtype=x.dtype)
+        best, harm = x_adv.clone(), torch.full((2, len(x)), -torch.inf, device=x.device, dtype=x.dtype)
         score_last = self.keep_best or self.restarts > 1  # else nobody asks how harmful the last iterate is
+        at_work = torch.arange(len(x), device=x.device)
         for step in range(self.steps + score_last):
             stepping = step < self.steps
             x_adv.requires_grad_(stepping)
             with torch.set_grad_enabled(stepping):
-                logits = model(x_adv)
-                loss = LOSSES[self.loss](logits, y)
-            if not torch.isfinite(loss).all():
-                bad = logits.detach()[~torch.isfinite(logits)][:1].tolist()
-                raise ValueError(f"{self.name}: the loss is not finite at step {step}; the model returned {bad} "
-                                 "among its logits, expected finite numbers")
-            now = torch.stack([(logits.argmax(1) != y).to(x.dtype), loss.detach().to(x.dtype)])
-            if self.keep_best:
-                better = _worse_for_model(now, harm)
-                best = torch.where(better.view(-1, *[1] * (x.ndim - 1)), x_adv.detach(), best)
-                harm = torch.where(better, now, harm)
-            else:
-                best, harm = x_adv.detach(), now
+                now, loss = self._harm(model(x_adv), y[at_work], step)
+            better = _worse_for_model(now, harm[:, at_work]) if self.keep_best else torch.ones_like(at_work).bool()
+            best[at_work[better]], harm[:, at_work[better]] = x_adv.detach()[better], now[:, better].to(x.dtype)
             if stepping:
                 (gradient,) = torch.autograd.grad(loss.sum(), x_adv)
-                step_taken = (self.step_size or 0) * self.threat.ascent_direction(gradient)
-                x_adv = self.threat.project(x_adv.detach() + step_taken, x)
-        return best if score_last else x_adv, harm
+                moved = x_adv.detach() + (self.step_size or 0) * self.threat.ascent_direction(gradient)
+                x_adv = self.threat.project(moved, x[at_work])
+                if self.early_exit and (now[0] > 0).any():
+                    left = now[0] == 0
+                    at_work, x_adv = at_work[left], x_adv[left]
+                    if len(at_work) == 0:
+                        break
+        if not score_last:
+            best[at_work] = x_adv
+        return best, harm
+
+    def _harm(self, logits: Tensor, y: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """Fooled (0 or 1) and loss as rows (2, B), and the loss (B,) with its graph; larger is worse for the model."""
+        loss = LOSSES[self.loss](logits, y)
+        if not torch.isfinite(loss).all():
+            bad = logits.detach()[~torch.isfinite(logits)][:1].tolist()
+            raise ValueError(f"{self.name}: the loss is not finite at step {step}; the model returned {bad} "
+                             "among its logits, expected finite numbers")
+        hit = logits.argmax(1) == y
+        fooled, loss = (hit, -loss) if self.targeted else (~hit, loss)
+        return torch.stack([fooled.to(loss.dtype), loss.detach()]), loss
 
 
 def _worse_for_model(new: Tensor, old: Tensor) -> Tensor:
-    """(B,) whether harm `new` (2, B) exceeds harm `old`: misclassified beats classified right, then larger loss."""
+    """(B,) whether harm `new` (2, B) exceeds harm `old`: fooled beats not fooled, then the larger loss."""
     return (new[0] > old[0]) | ((new[0] == old[0]) & (new[1] > old[1]))
 
 

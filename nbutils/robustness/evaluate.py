@@ -25,7 +25,7 @@ class Outcome:
     Attributes:
         correct: (N,) bool, classified as its label.
         prediction: (N,) predicted class.
-        l2, linf: (N,) norms of the perturbation, in pixel units.
+        l2, linf: (N,) norms of the perturbation, in pixel units; PGD stops at the first one that fools.
         attack: label of the attack, "none" for clean images.
         threat: its threat model, "none" for clean images, "unbounded" for minimum-norm attacks.
         model, data: names.
@@ -103,7 +103,11 @@ def evaluate(model: SplitClassifier, images: ImageSet, attack: Attack | None = N
     if len(images) == 0:
         raise ValueError("evaluate: the image set is empty; expected at least one image")
     began = time.monotonic()
-    x_adv = images.x if attack is None else attacked(source or model, images, attack, seed, batch_size).x
+    search = attack
+    if isinstance(attack, PGD) and attack.keep_best and source is None:
+        # A verdict needs no more than a first error; a transferred attack cannot know whether it has made one.
+        search = replace(attack, early_exit=True)
+    x_adv = images.x if search is None else attacked(source or model, images, search, seed, batch_size).x
     prediction = predict(model, x_adv, batch_size)
     delta = (x_adv - images.x).detach().flatten(1)
     threat = "none" if attack is None else str(attack.threat or "unbounded")
@@ -135,7 +139,7 @@ def accuracy_curve(model: SplitClassifier, images: ImageSet, attacks: Iterable[A
         threat = attack.threat
         if previous is not None and threat is not None:
             smaller, before = previous
-            if smaller.norm == threat.norm and smaller.eps <= threat.eps:
+            if smaller.norm == threat.norm and smaller.eps < threat.eps:
                 outcome = replace(outcome, correct=outcome.correct & before.correct)
         outcomes.append(outcome)
         previous = (threat, outcome) if threat is not None else None

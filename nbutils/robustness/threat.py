@@ -87,7 +87,8 @@ class ThreatModel:
         return scaled / length.clamp_min(1)  # the largest entry is 1, so only a zero gradient is shorter
 
     def project(self, perturbed: Tensor, x: Tensor) -> Tensor:
-        """The admissible image nearest to `perturbed`: into the ball around x, then into [0, 1].
+        """An admissible image near `perturbed`: into the ball around x, then into [0, 1]. Where no pixel leaves [0, 1],
+        and for Linf always, it is the nearest one.
 
         Args:
             perturbed: (B, ...) any values. x: (B, ...) clean pixels in [0, 1].

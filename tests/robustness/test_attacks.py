@@ -4,6 +4,7 @@ import copy
 import itertools
 import math
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -290,23 +291,112 @@ def test_more_steps_of_one_size_never_help_the_defender(threat: ThreatModel, los
     assert broken_by[0] < broken_by[-1] < len(planted_test)  # neither trivially easy nor without effect
 
 
-def test_the_last_iterate_can_help_the_defender(planted_test: PlantedSet,
-                                                network_pair: tuple[SplitClassifier, SplitClassifier]) -> None:
-    """Why keep_best exists: with steps of 2 eps some image is broken at one step and right again at a later one."""
-    wrong = [harm(PGD(ThreatModel("Linf", 0.03), steps, 0.06, keep_best=False), network_pair[0], planted_test)[0]
-             for steps in range(1, 9)]
-    assert any((earlier & ~later).any() for earlier, later in itertools.combinations(wrong, 2))
+class Valley(torch.nn.Module):
+    """Wrong about class 1 only where the mean pixel is within .01 of .52: a step of .018 from .5 falls in, the next
+    one leaves on the other side, the third comes back."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        right = (x.mean((1, 2, 3)) - 0.52) ** 2 - 1e-4
+        return torch.stack([torch.zeros_like(right), right], 1)
+
+
+@pytest.mark.parametrize(("steps", "wrong_at_the_end"), [(1, True), (2, False), (3, True)])
+def test_the_last_iterate_can_help_the_defender(steps: int, wrong_at_the_end: bool) -> None:
+    """Why keep_best exists: an image that was broken is right again, and only the best iterate remembers."""
+    x, y = torch.full((1, 3, 4, 4), 0.5, dtype=torch.float64), torch.tensor([1])
+    for keep_best in (False, True):
+        attack = PGD(ThreatModel("Linf", 0.05), steps, 0.018, random_start=False, keep_best=keep_best)
+        wrong = Valley()(attack(Valley(), x, y)).argmax(1) != y
+        assert bool(wrong) == (wrong_at_the_end or keep_best)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("restarts", [1, 3])
+def test_leaving_early_changes_no_verdict(loss: str, restarts: int, planted_test: PlantedSet,
+                                          network_pair: tuple[SplitClassifier, SplitClassifier]) -> None:
+    attack = PGD(ThreatModel("Linf", 2 / 255), 6, restarts=restarts, loss=loss)
+    thorough, _ = harm(attack, network_pair[0], planted_test)
+    quick, _ = harm(replace(attack, early_exit=True), network_pair[0], planted_test)
+    assert 0 < int(thorough.sum()) < len(planted_test)
+    assert torch.equal(quick, thorough)
+
+
+def test_leaving_early_leaves_the_fooled_alone(planted_test: PlantedSet,
+                                               network_pair: tuple[SplitClassifier, SplitClassifier]) -> None:
+    """A model that is already wrong about an image is not asked for it again."""
+    seen = []
+    model = network_pair[0]
+    hook = model.register_forward_hook(lambda module, arguments, logits: seen.append(len(logits)))
+    PGD(ThreatModel("Linf", 8 / 255), 20, early_exit=True)(model, planted_test.x, planted_test.y)
+    hook.remove()
+    assert seen[0] == len(planted_test)
+    assert sum(seen) < 21 * len(planted_test)
+    assert seen == sorted(seen, reverse=True)
+
+
+@pytest.mark.parametrize("threat", [ThreatModel("Linf", 0.03), ThreatModel("L2", 0.5)], ids=str)
+def test_a_targeted_attack_equals_foolbox_and_reaches_its_class(
+        threat: ThreatModel, planted_test: PlantedSet, network_pair: tuple[SplitClassifier, SplitClassifier]) -> None:
+    model, x, wanted = network_pair[0], planted_test.x[:64], (planted_test.y[:64] + 1) % 10
+    ours = PGD(threat, 10, threat.eps / 4, random_start=False, keep_best=False, targeted=True)
+    theirs = (foolbox.attacks.LinfPGD if threat.norm == "Linf" else foolbox.attacks.L2PGD)(
+        abs_stepsize=threat.eps / 4, steps=10, random_start=False)
+    _, clipped, _ = theirs(foolbox.PyTorchModel(model.eval(), bounds=(0, 1)), x,
+                           foolbox.criteria.TargetedMisclassification(wanted), epsilons=threat.eps)
+    found = ours(model, x, wanted)
+    torch.testing.assert_close(found, clipped, atol=2e-5, rtol=0)
+    with torch.no_grad():
+        assert (model(found).argmax(1) == wanted).float().mean() > 2 * (model(x).argmax(1) == wanted).float().mean()
+
+
+def test_dlr_is_scale_and_shift_free_and_follows_its_formula() -> None:
+    logits = torch.tensor([[3.0, 1.0, -2.0, 0.0], [-5.0, -1.0, -2.0, -9.0]], dtype=torch.float64)
+    y = torch.tensor([0, 2])
+    expected = torch.tensor([-(3.0 - 1.0) / (3.0 - 0.0), (-1.0 + 2.0) / (-1.0 + 5.0)], dtype=torch.float64)
+    torch.testing.assert_close(LOSSES["dlr"](logits, y), expected)
+    torch.testing.assert_close(LOSSES["dlr"](7 * logits - 3, y), expected)
+    with pytest.raises(ValueError, match="2 classes, expected at least 3; did you mean 'margin'"):
+        LOSSES["dlr"](logits[:, :2], torch.tensor([0, 1]))
+
+
+def test_a_misclassified_iterate_beats_a_right_one_of_larger_loss() -> None:
+    """The step from p = (.45, .50, .05) to (.35, .33, .32) raises the cross-entropy and makes class 0 right again."""
+    start, end = (torch.tensor(p, dtype=torch.float64).log() for p in ((0.45, 0.50, 0.05), (0.35, 0.33, 0.32)))
+
+    class OnALine(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return start + (x.mean((1, 2, 3)) - 0.5)[:, None] / 0.1 * (end - start)
+
+    x, y, threat = torch.full((1, *SHAPE), 0.5, dtype=torch.float64), torch.tensor([0]), ThreatModel("Linf", 0.1)
+    last = PGD(threat, 1, 0.1, random_start=False, keep_best=False)(OnALine(), x, y)
+    torch.testing.assert_close(last, x + 0.1)  # ascent does lead there
+    assert torch.equal(PGD(threat, 1, 0.1, random_start=False)(OnALine(), x, y), x)
 
 
 @pytest.mark.parametrize("keep_best", [True, False])
 def test_restarts_only_help(keep_best: bool, planted_test: PlantedSet,
                             network_pair: tuple[SplitClassifier, SplitClassifier]) -> None:
     threat = ThreatModel("Linf", 2 / 255)
-    wrong = [harm(PGD(threat, 2, 2 / 255, restarts, keep_best=keep_best), network_pair[0], planted_test)[0]
+    found = [harm(PGD(threat, 2, 2 / 255, restarts, keep_best=keep_best), network_pair[0], planted_test)
              for restarts in (1, 2, 4, 8)]
-    for fewer, more in itertools.pairwise(wrong):
-        assert (more | ~fewer).all()
-    assert wrong[0].sum() < wrong[-1].sum()
+    for (wrong, losses), (wrong_later, losses_later) in itertools.pairwise(found):
+        assert (wrong_later | ~wrong).all()
+        assert (losses_later[~wrong_later] >= losses[~wrong_later] - 1e-4).all()
+    assert found[0][0].sum() < found[-1][0].sum()
+
+
+def test_a_restart_attacks_only_what_is_left(planted_test: PlantedSet,
+                                             network_pair: tuple[SplitClassifier, SplitClassifier]) -> None:
+    model, attack = network_pair[0], PGD(ThreatModel("Linf", 2 / 255), 2, 2 / 255)
+    left = int((~harm(attack, model, planted_test)[0]).sum())
+    sizes: list[int] = []
+    hook = model.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    try:
+        replace(attack, restarts=2)(model, planted_test.x, planted_test.y, torch.Generator().manual_seed(0))
+    finally:
+        hook.remove()
+    assert sizes == [100] * 3 + [left] * 3
+    assert 0 < left < 100
 
 
 # --- labels -------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from nbutils.images import ImageSet, PlantedSet
 from nbutils.networks import SplitClassifier
 from nbutils.robustness import (
+    BIM,
     FGSM,
     PGD,
     Outcome,
@@ -76,7 +77,8 @@ def test_attacked_verdicts_and_norms_are_those_of_the_attacked_images(network_pa
                                                                       planted_test: PlantedSet) -> None:
     model, attack = network_pair[0], PGD(LINF, 3)
     outcome = evaluate(model, planted_test, attack, seed=5)
-    found = attack(model, planted_test.x, planted_test.y, torch.Generator().manual_seed(5)).detach()
+    early = replace(attack, early_exit=True)
+    found = early(model, planted_test.x, planted_test.y, torch.Generator().manual_seed(5)).detach()
     with torch.no_grad():
         prediction = model(found).argmax(1)
     delta = (found - planted_test.x).flatten(1)
@@ -154,7 +156,7 @@ def test_attacked_images_keep_their_labels_and_truth(network_pair: Pair, planted
     assert (distance <= LINF.eps + 1e-6).all()
     assert (distance > 0).all()
     score = evaluate(network_pair[0], planted_test, attack, seed=4, batch_size=32)
-    assert torch.equal(predict(network_pair[0], found.x, batch_size=9), score.prediction)
+    assert torch.equal(predict(network_pair[0], found.x, batch_size=9) == found.y, score.correct)
 
 
 # --- curves and worst cases ---------------------------------------------------------------------------------------
@@ -182,6 +184,16 @@ def test_an_image_stays_broken_from_the_first_radius_that_broke_it() -> None:
     assert [outcome.correct.tolist() for outcome in curve] == [
         [True, True, True], [False, True, True], [False, False, True], [False, False, True]]
     assert [outcome.attack for outcome in curve] == [repr(attack) for attack in attacks]
+
+
+def test_a_last_iterate_is_scored_as_what_it_is() -> None:
+    """From .5 the first step of .08 falls into the window and the second leaves it: the label promises the second."""
+    images = ImageSet(torch.full((1, 3, 4, 4), 0.5), torch.tensor([0]), ("outside", "inside"), "grey")
+    for steps, right in ((1, False), (2, True)):
+        attack = BIM(ThreatModel("Linf", 0.2), steps, 0.08)
+        with torch.no_grad():
+            assert bool(Window()(attack(Window(), images.x, images.y)).argmax(1) == 0) == right
+        assert bool(evaluate(Window(), images, attack).correct) == right  # type: ignore[arg-type]
 
 
 def test_a_curve_over_growing_radii_never_rises(network_pair: Pair, planted_test: PlantedSet) -> None:
