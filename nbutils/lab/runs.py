@@ -52,7 +52,7 @@ def _radius(value: Any) -> float:
 
 def _device(value: Any) -> str:
     if not re.fullmatch("auto|cpu|mps|cuda(:[0-9]+)?", str(value)):
-        raise ValueError("expected auto, cpu, mps or cuda")
+        raise ValueError("expected auto, cpu, mps or cuda, or cuda:1 for the second GPU")
     return str(value)
 
 
@@ -115,6 +115,7 @@ def resolve(given: Mapping[str, Any], allowed: Collection[str]) -> Parameters:
         name = str(first["loc"][0])
         message = first["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
         where = "" if name in chosen else f" (from profile {profile!r})"
+        message = message.removeprefix(f"{first['input']}: ")  # a folder's errors name it already
         if not message.startswith(f"{name} ="):
             message = f"{name} = {first['input']!r}: {message[0].lower()}{message[1:]}"
         raise ParameterError(message + where) from None
