@@ -3,11 +3,11 @@
 #
 # make book PROFILE=smoke CHAPTER=02 SET="eps=4/255 steps=20"
 
-PROFILE = quick
-CHAPTER =
-SET =
-PYTHON = python3
-PORT = 8000
+PROFILE ?= quick
+CHAPTER ?=
+SET ?=
+PYTHON ?= python3
+PORT ?= 8000
 export PROFILE CHAPTER SET
 # Threads that wait should sleep: on a machine with other work, spinning ones made a chapter six times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
@@ -40,7 +40,9 @@ serve: $(env)
 	@$(python) -m http.server $(PORT) --bind 127.0.0.1 --directory "$(build)/_build/html"
 
 clean:
-	rm -rf "$(build)" .snakemake .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf "$(build)/store" "$(build)/executed" "$(build)/results" "$(build)/_build"
+	rmdir "$(build)" 2>/dev/null || true
+	rm -rf .snakemake .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # The last line marks the environment as complete; a half-made one is made again from nothing.
 $(env): pyproject.toml constraints.txt

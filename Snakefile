@@ -18,6 +18,14 @@ except ParameterError as error:
     sys.exit(2)
 
 build = build_dir()
+try:
+    build.mkdir(parents=True, exist_ok=True)
+    writable = os.access(build, os.W_OK)
+except OSError:
+    writable = False
+if not writable:
+    print(f"{build}: cannot be written; expected a folder that can be, set NBUTILS_BUILD to one", file=sys.stderr)
+    sys.exit(2)
 executed = build / "executed" / profile
 index = build / "_build" / "html" / "index.html"
 arguments = {chapter.name: words for chapter, words in selected.items()}

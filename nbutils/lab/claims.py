@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import html
+import re
 from dataclasses import dataclass
 from datetime import date
 from functools import cache
@@ -70,6 +71,9 @@ class Claim(BaseModel):
     least_n: int = Field(ge=1)
     least_seeds: int = Field(ge=1)
     seen: str
+    threat: str = ""
+    bound: Literal["", "upper"] = ""
+    planted: bool = False
     fixed: date
     history: tuple[Change, ...] = ()
 
@@ -88,10 +92,14 @@ class Verdict:
         """The verdict in the words that its data allow: a planted world can only show that a known truth is found."""
         if self.held == "not comparable":
             return f"not comparable ({self.reason})"
-        if self.result.data.startswith("planted"):
-            return {"held": "recovers the known truth: yes", "not held": "recovers the known truth: no",
-                    "undecided": "recovers the known truth: undecided"}[self.held]
-        return f"direction {self.held}"
+        if self.held == "held" and self.claim.bound == "upper":
+            return "not refuted: the statistic is an upper bound, and no attack has brought it below the criterion"
+        if not re.match("planted($|, | under )", self.result.data):
+            return f"direction {self.held}"
+        if not self.claim.planted:
+            return f"{self.held} in the planted world"
+        answer = {"held": "yes", "not held": "no"}.get(self.held, self.held)
+        return f"recovers the known truth: {answer}"
 
     def _repr_html_(self) -> str:
         attack = "" if self.result.attack == "none" else f"Attack: {html.escape(self.result.attack)}."
@@ -100,7 +108,9 @@ class Verdict:
                 f'<span class="claim-id">{self.claim.id}</span></p><p>{self.claim.paraphrase}</p>'
                 f'<p>Measured: {self.claim.measures} {self.result} '
                 f'({len(self.result.values)} seed{"s" * (len(self.result.values) > 1)}, n = {self.result.n} each). '
-                f'{attack} Criterion, fixed {self.claim.fixed}: {self.claim.criterion}.</p></div>')
+                f'{attack} Published: {html.escape(self.claim.published)} '
+                f'({html.escape(self.claim.paper)}, {html.escape(self.claim.place)}). '
+                f'Criterion, fixed {self.claim.fixed}: {self.claim.criterion}.</p></div>')
 
     def __repr__(self) -> str:
         return f"{self.claim.id}: {self.words}; {self.result}; {self.claim.criterion}"
@@ -161,6 +171,9 @@ def judge(claim: Claim, result: Result) -> Verdict:
         return Verdict(claim, result, "not comparable", f"{found} seeds, the claim asks for {claim.least_seeds}")
     if result.n < claim.least_n:
         return Verdict(claim, result, "not comparable", f"n = {result.n}, the claim asks for {claim.least_n}")
+    if claim.threat and result.threat != claim.threat:
+        reason = f"measured under {result.threat}, the claim is about {claim.threat}"
+        return Verdict(claim, result, "not comparable", reason)
     if result.low is None or result.high is None:
         return Verdict(claim, result, "not comparable", "the result has no interval")
     return Verdict(claim, result, claim.criterion.judge(result.low, result.high))

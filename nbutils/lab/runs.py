@@ -20,7 +20,7 @@ from typing import Annotated, Any
 
 import torch
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 import nbutils
 from nbutils.images.sources import check_dataset
@@ -77,6 +77,12 @@ class Parameters(BaseModel):
     train_steps: Count = Field(3, ge=1, le=100, description="PGD steps inside adversarial training")
     device: Annotated[str, BeforeValidator(_device)] = Field("auto", description="auto: cuda > mps > cpu")
 
+    @model_validator(mode="after")
+    def _enough_images(self) -> Parameters:
+        if self.attack_size > self.test_size:
+            raise ValueError(f"attack_size = {self.attack_size}: expected at most test_size = {self.test_size}")
+        return self
+
 
 def _profile(name: Any) -> dict[str, Any]:
     folder = ROOT / "book" / "profiles"
@@ -109,9 +115,11 @@ def resolve(given: Mapping[str, Any], allowed: Collection[str]) -> Parameters:
     chosen = {name: value for name, value in given.items() if value is not None}
     profile = chosen.get("profile", "quick")
     try:
-        return Parameters(**{**_profile(profile), **chosen, "profile": profile})
+        parameters = Parameters(**{**_profile(profile), **chosen, "profile": profile})
     except ValidationError as error:
         first = error.errors()[0]
+        if not first["loc"]:  # two values that do not go together
+            raise ParameterError(first["msg"].removeprefix("Value error, ")) from None
         name = str(first["loc"][0])
         message = first["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
         where = "" if name in chosen else f" (from profile {profile!r})"
@@ -119,6 +127,8 @@ def resolve(given: Mapping[str, Any], allowed: Collection[str]) -> Parameters:
         if not message.startswith(f"{name} ="):
             message = f"{name} = {first['input']!r}: {message[0].lower()}{message[1:]}"
         raise ParameterError(message + where) from None
+    choose_device(parameters.device)
+    return parameters
 
 
 def _set_by_papermill(namespace: Mapping[str, Any]) -> tuple[set[str], set[str]]:
@@ -128,7 +138,11 @@ def _set_by_papermill(namespace: Mapping[str, Any]) -> tuple[set[str], set[str]]
     """
     names: dict[bool, set[str]] = {True: set(), False: set()}
     for cell in namespace.get("In", ()):
-        for node in ast.parse(cell).body:
+        try:
+            lines = ast.parse(cell).body
+        except SyntaxError:  # a cell that never ran
+            continue
+        for node in lines:
             targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
             names[cell.startswith("# Parameters\n")] |= {name.id for name in targets if isinstance(name, ast.Name)}
     return names[True], names[True] - names[False]
@@ -162,7 +176,7 @@ def start(chapter: str, namespace: Mapping[str, Any]) -> Run:
     allowed = set(Parameters.model_fields) & set(namespace) - unknown
     given = {name: namespace[name] for name in allowed | injected}
     parameters = resolve(given, allowed)
-    return Run(chapter, parameters, choose_device(parameters.device))
+    return Run(chapter, parameters, choose_device(parameters.device), tuple(sorted(injected - {"profile"})))
 
 
 @dataclass
@@ -172,6 +186,7 @@ class Run:
     chapter: str
     parameters: Parameters
     device: torch.device
+    changed: tuple[str, ...] = ()
     found: dict[str, Result] = field(default_factory=dict)
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     began: float = field(default_factory=time.monotonic)
@@ -190,8 +205,10 @@ class Run:
 
     @property
     def stamp(self) -> str:
-        """Profile and device, for the face of figures and tables."""
-        return f"profile {self.parameters.profile}, {self.device_name}"
+        """Profile, what was changed in it, and device, for the face of figures and tables."""
+        values = self.parameters.model_dump()
+        changes = ", ".join(f"{name} = {values[name]}" for name in self.changed)
+        return f"profile {self.parameters.profile}{' with ' * bool(changes)}{changes}, {self.device_name}"
 
     def measure(self, id: str, what: str, measured: Sequence[Scored] | Sequence[float], **context: Any) -> Result:
         """Record a result: `Result.of` with this run's profile and device. Takes one outcome or value per seed."""
@@ -260,8 +277,9 @@ class Run:
 
     @property
     def record(self) -> Path:
-        """Where results and verdicts are kept."""
-        return build_dir() / "results" / self.parameters.profile / f"{self.chapter}.json"
+        """Where results and verdicts are kept; a run with changed parameters does not replace the profile's own."""
+        name = f"{self.chapter}.changed.json" if self.changed else f"{self.chapter}.json"
+        return build_dir() / "results" / self.parameters.profile / name
 
     def _save(self) -> None:
         rows = [{"claim": name, "held": verdict.held, "words": verdict.words, "result": verdict.result.id}

@@ -21,6 +21,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -101,7 +102,8 @@ def _write(folder: Path, artifact: Artifact) -> None:
         temporary.mkdir()
         data = temporary / "tensors.safetensors"
         save_file(artifact.tensors, data)
-        record = {"key": artifact.key, "recipe": artifact.recipe, "seconds": artifact.seconds, "sha256": _sha256(data)}
+        record = {"key": artifact.key, "recipe": artifact.recipe, "seconds": artifact.seconds, "sha256": _sha256(data),
+                  "torch": torch.__version__}
         (temporary / "record.json").write_text(json.dumps(record, indent=1))
         for path in (data, temporary / "record.json", temporary):
             _sync(path)
