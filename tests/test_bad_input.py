@@ -102,7 +102,8 @@ CASES = [
     Bad("no outcomes", lambda: worst_case([]), ("no outcomes", "at least one")),
     Bad("two models", lambda: worst_case([outcome(), outcome(model="n")]), ("'m' and 'n'", "one model")),
     Bad("two lengths", lambda: worst_case([outcome(), outcome(correct=torch.zeros(4) > 0)]), ("3 and 4", "same")),
-    Bad("health in L2", lambda: health_checks(Broken(0, 1), IMAGES, ThreatModel("L2", 1), transfer_from=Broken(0, 1)),  # type: ignore[arg-type]
+    Bad("health in L2", lambda: health_checks(Broken(0, 1), IMAGES, PGD(ThreatModel("L2", 1)),  # type: ignore[arg-type]
+                                              transfer_from=Broken(0, 1)),  # type: ignore[arg-type]
         ("norm = 'L2'", "'Linf'")),
     # images
     Bad("grey images", lambda: ImageSet(X[:, :1], Y, ("a", "b"), "x"), ("(4, 1, 8, 8)", "(N, 3, H, W)"), DataError),

@@ -20,7 +20,7 @@ from typing import Any
 import nbformat
 import yaml
 
-from nbutils.lab.runs import ROOT, ParameterError, build_dir, resolve
+from nbutils.lab.runs import ROOT, ParameterError, build_dir, choose_device, resolve
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,8 @@ def select(profile: str, wanted: str = "", settings: str = "") -> dict[Chapter, 
     selected = {}
     for chapter in chapters:
         mine = {name: value for name, value in given.items() if name in chapter.parameters}
-        resolve({"profile": profile} | {k: parse(v) for k, v in mine.items()}, chapter.parameters)
+        values = {name: parse(value) for name, value in mine.items()}
+        choose_device(resolve({"profile": profile} | values, chapter.parameters).device)
         selected[chapter] = _arguments({"profile": profile} | mine)
     return selected
 

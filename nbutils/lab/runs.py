@@ -127,7 +127,6 @@ def resolve(given: Mapping[str, Any], allowed: Collection[str]) -> Parameters:
         if not message.startswith(f"{name} ="):
             message = f"{name} = {first['input']!r}: {message[0].lower()}{message[1:]}"
         raise ParameterError(message + where) from None
-    choose_device(parameters.device)
     return parameters
 
 
@@ -207,7 +206,7 @@ class Run:
     def stamp(self) -> str:
         """Profile, what was changed in it, and device, for the face of figures and tables."""
         values = self.parameters.model_dump()
-        changes = ", ".join(f"{name} = {values[name]}" for name in self.changed)
+        changes = ", ".join(f"{name} = {_short(values[name])}" for name in self.changed)
         return f"profile {self.parameters.profile}{' with ' * bool(changes)}{changes}, {self.device_name}"
 
     def measure(self, id: str, what: str, measured: Sequence[Scored] | Sequence[float], **context: Any) -> Result:
@@ -290,6 +289,10 @@ class Run:
             warn(f"results were not saved in {self.record} ({error.strerror}); set NBUTILS_BUILD to a folder with room")
 
 
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 @dataclass(frozen=True)
 class RunCard:
     """What a run took, as a small table."""
@@ -298,8 +301,8 @@ class RunCard:
 
     def _rows(self) -> list[tuple[str, str]]:
         card, shown = self.header, dict(self.header["parameters"])
-        return [("profile", shown.pop("profile")), ("parameters", ", ".join(f"{k} = {v:.4g}" if isinstance(v, float)
-                 else f"{k} = {v}" for k, v in shown.items())), ("device", card["device"]),
+        return [("profile", shown.pop("profile")), ("parameters", ", ".join(f"{name} = {_short(value)}"
+                 for name, value in shown.items())), ("device", card["device"]),
                 ("minutes", f"{card['minutes']:.1f}"), ("peak memory", f"{card['peak_memory_gib']:.1f} GiB"),
                 ("finished", card["finished"]), ("code", f"nbutils {card['version']}, commit {card['commit']}"),
                 ("python, torch", f"{card['python']}, {card['torch']}")]

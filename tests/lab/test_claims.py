@@ -21,9 +21,9 @@ ENTRY = {"id": "a-claim", "chapter": "01_known_features", "paper": "ilyas2019", 
 
 
 def result(values: list[float], low: float | None = None, high: float | None = None, n: int = 100,
-           data: str = "planted") -> Result:
+           data: str = "planted", threat: str = "none") -> Result:
     return Result("known.tile", "usefulness", "number", sum(values) / len(values), low, high, "this method",
-                  tuple(values), n, data=data)
+                  tuple(values), n, data=data, threat=threat)
 
 
 @pytest.mark.parametrize(("criterion", "low", "high", "held"), [
@@ -63,9 +63,27 @@ def test_too_little_is_not_comparable(measured: Result, reason: str) -> None:
     assert verdict.words == f"not comparable ({reason})"
 
 
+def test_another_threat_model_is_not_comparable() -> None:
+    claim = Claim(**{**ENTRY, "threat": "L_inf 8/255"})  # type: ignore[arg-type]
+    assert judge(claim, result([0.9] * 3, 0.8, 1.0, threat="L_inf 8/255")).held == "held"
+    verdict = judge(claim, result([0.9] * 3, 0.8, 1.0, threat="L_inf 1/255"))
+    assert verdict.words == "not comparable (measured under L_inf 1/255, the claim is about L_inf 8/255)"
+
+
+def test_an_upper_bound_can_refute_and_never_show() -> None:
+    claim = Claim(**{**ENTRY, "bound": "upper", "planted": True})  # type: ignore[arg-type]
+    assert judge(claim, result([0.9] * 3, 0.8, 1.0)).words.startswith("not refuted")
+    assert judge(claim, result([0.1] * 3, 0.0, 0.2)).words == "recovers the known truth: no"
+
+
 def test_a_planted_world_can_only_recover_what_is_known() -> None:
-    claim = Claim(**ENTRY)  # type: ignore[arg-type]
-    assert judge(claim, result([0.9] * 3, 0.8, 1.0)).words == "recovers the known truth: yes"
+    claim = Claim(**{**ENTRY, "planted": True})  # type: ignore[arg-type]
+    high, low = result([0.9] * 3, 0.8, 1.0), result([0.1] * 3, 0.0, 0.2)
+    assert judge(claim, high).words == "recovers the known truth: yes"
+    assert judge(claim, low).words == "recovers the known truth: no"
+    assert judge(Claim(**ENTRY), high).words == "held in the planted world"  # type: ignore[arg-type]
+    photographs = result([0.9] * 3, 0.8, 1.0, data="planted_photographs")
+    assert judge(claim, photographs).words == "direction held"
     assert judge(claim, result([0.9] * 3, 0.8, 1.0, data="CIFAR-10")).words == "direction held"
     assert judge(claim, result([0.1] * 3, 0.0, 0.2, data="CIFAR-10")).words == "direction not held"
 

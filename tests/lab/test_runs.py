@@ -85,7 +85,25 @@ def test_a_run_starts_from_the_notebooks_names() -> None:
     assert run.parameters.seeds == len(run.seeds) == 2
     assert list(run.seeds) == [0, 1]
     assert run.device == torch.device("cpu")
-    assert run.stamp.startswith("profile smoke, cpu, ")
+    assert run.stamp.startswith("profile smoke with eps = 0.01569, cpu, ")
+    assert run.record.name == "02_adversarial_training.changed.json"
+    untouched = start("02_adversarial_training", notebook())
+    assert untouched.stamp.startswith("profile smoke, cpu, ")
+    assert untouched.record.name == "02_adversarial_training.json"
+
+
+def test_more_images_cannot_be_attacked_than_there_are() -> None:
+    with pytest.raises(ParameterError, match="attack_size = 101: expected at most test_size = 100"):
+        resolve({"profile": "smoke", "attack_size": 101, "test_size": 100}, {"profile", "attack_size", "test_size"})
+
+
+def test_a_cell_that_never_ran_does_not_stop_the_next_start() -> None:
+    names = notebook("unrelated = 2")
+    names["In"].insert(2, "epz = (1")
+    assert start("x", names).parameters.profile == "smoke"
+
+
+def test_the_laboratory_offers_start() -> None:
     assert lab.start is start
 
 

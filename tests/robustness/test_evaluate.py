@@ -240,7 +240,8 @@ def test_worst_case_needs_outcomes_that_belong_together(change: dict[str, str]) 
 # --- health checks ------------------------------------------------------------------------------------------------
 
 def checks(model: nn.Module, images: PlantedSet, other: SplitClassifier) -> dict[str, bool]:
-    found = health_checks(model, images, LINF, transfer_from=other, steps=(1, 3, 10))  # type: ignore[arg-type]
+    judging = PGD(LINF, 12, LINF.eps / 4)
+    found = health_checks(model, images, judging, transfer_from=other)  # type: ignore[arg-type]
     return {check.question: check.passed for check in found}
 
 
@@ -260,7 +261,18 @@ def test_health_checks_catch_masked_gradients(mask: type[Wrapped], network_pair:
 
 
 def test_health_checks_say_what_they_saw(network_pair: Pair, planted_test: PlantedSet) -> None:
-    found = health_checks(network_pair[0], planted_test, LINF, transfer_from=network_pair[1], steps=(1, 3))
-    clean = evaluate(network_pair[0], planted_test, PGD(LINF, 1, 2.5 * LINF.eps / 3)).accuracy
-    assert found[0].seen.startswith(f"1: {100 * clean:.1f} %, 3: ")
+    judging = PGD(LINF, 8, LINF.eps / 4)
+    found = health_checks(network_pair[0], planted_test, judging, transfer_from=network_pair[1])
+    first = evaluate(network_pair[0], planted_test, replace(judging, steps=1)).accuracy
+    assert found[0].seen.startswith(f"1: {100 * first:.1f} %, 2: ")
+    assert "8: " in found[0].seen
     assert found[1].seen == "0.0 %"
+
+
+def test_health_checks_find_out_a_weakened_attack(network_pair: Pair, planted_test: PlantedSet) -> None:
+    """A robust-looking number made by one timid step does not survive the comparison with a harder search."""
+    timid = PGD(LINF, 1, LINF.eps / 8)
+    assert evaluate(network_pair[0], planted_test, timid).accuracy > 0.5
+    found = health_checks(network_pair[0], planted_test, timid, transfer_from=network_pair[1])
+    assert not found[-1].passed
+    assert "harder search" in found[-1].question
