@@ -186,8 +186,8 @@ def _torchvision(name: str) -> Builder:
 Builder = Callable[[int, int], Stages]  # (number of classes, image side in pixels) -> named stages
 NETWORKS: dict[str, Builder] = {
     "small": _small,
-    "vgg_small": _vgg((32,), (64,), (128,)),
-    "wrn_small": _wrn(10, 2),
+    "vgg_small": _vgg((16,), (32,), (64,), (128,)),
+    "wrn_small": _wrn(10, 1),
     "vgg16": _vgg((64, 64), (128, 128), (256,) * 3, (512,) * 3, (512,) * 3),
     "wrn28_10": _wrn(28, 10),
     "resnet18": _torchvision("resnet18"),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -14,6 +15,13 @@ Item = TypeVar("Item")
 def progress(items: Iterable[Item], label: str) -> Iterable[Item]:
     """Pass `items` on, with a bar on standard error for work that takes more than two seconds."""
     return tqdm(items, desc=label, delay=2, mininterval=1, leave=False, file=sys.stderr, ascii=True, ncols=90)
+
+
+@contextmanager
+def counter(label: str, unit: str) -> Iterator[Callable[[int], object]]:
+    """A function that counts work whose end nobody knows, shown on standard error after two seconds."""
+    with tqdm(desc=label, unit=unit, delay=2, mininterval=1, leave=False, file=sys.stderr, ascii=True) as bar:
+        yield bar.update
 
 
 def warn(message: str) -> None:

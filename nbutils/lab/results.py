@@ -35,6 +35,8 @@ class Scored(Protocol):
     """An outcome on N images: see `nbutils.robustness.Outcome`."""
 
     correct: Tensor
+    l2: Tensor
+    linf: Tensor
     attack: str
     threat: str
     model: str
@@ -94,6 +96,8 @@ class Result:
         value, low, high: estimate and 95 % interval. interval: "this model", "this method" or "none".
         values: one estimate per seed. n: images per seed. k: images counted, for a single model.
         model, data, threat, attack: in words; "none" where there is no attack.
+        norms: median L2 and L_inf norm of the perturbations that broke an image that needed one (mean over seeds),
+            in pixel units; for unbounded attacks, whose accuracy says nothing without them.
         inputs: keys of the artifacts and fingerprints of the data behind it.
         seconds: computing time of the evaluation. profile, device: where it was measured.
     """
@@ -112,6 +116,7 @@ class Result:
     data: str = "none"
     threat: str = "none"
     attack: str = "none"
+    norms: tuple[float, float] | None = None
     inputs: tuple[str, ...] = ()
     seconds: float = 0.0
     profile: str = ""
@@ -143,6 +148,8 @@ class Result:
                 if len(found) > 1:
                     raise ValueError(f"{id}: outcomes of different {shared} {sorted(found)}: expected one")
                 context.setdefault(shared, found.pop())
+            if context["threat"] == "unbounded":
+                context.setdefault("norms", _median_norms(outcomes))
             n = min(len(outcome.correct) for outcome in outcomes)
             k = int(outcomes[0].correct.sum()) if len(outcomes) == 1 else None
             values = tuple(outcome.correct.double().mean().item() for outcome in outcomes)
@@ -161,15 +168,28 @@ class Result:
 
     @property
     def parts(self) -> tuple[str, str]:
-        """The estimate and its interval as text; the interval is empty where there is none."""
+        """The estimate and its interval (with the norms of an unbounded attack) as text; empty where there is none."""
         scale, digits, tail = {"share": (100, 1, " %"), "points": (100, 1, " points")}.get(self.unit, (1, 3, ""))
         value, interval = f"{scale * self.value:.{digits}f}{tail}", ""
         if self.low is not None and self.high is not None:
             interval = f"[{scale * self.low:.{digits}f}, {scale * self.high:.{digits}f}]"
+        if self.norms is not None:
+            interval += f" unbounded, median L2 {self.norms[0]:.2f}, L_inf {self.norms[1]:.3f}"
         return value.replace("-", MINUS), interval.replace("-", MINUS)
 
     def __str__(self) -> str:
         return " ".join(self.parts).rstrip()
+
+
+def _median_norms(outcomes: Sequence[Scored]) -> tuple[float, float]:
+    """Mean over outcomes of the median L2 and L_inf norm of the images that were moved and broken; 0 if none was."""
+    medians = []
+    for outcome in outcomes:
+        broken = ~outcome.correct & (outcome.l2 > 0)
+        if broken.any():
+            medians.append((outcome.l2[broken].median().item(), outcome.linf[broken].median().item()))
+    l2, linf = np.mean(medians, axis=0).tolist() if medians else (0.0, 0.0)
+    return l2, linf
 
 
 @dataclass(frozen=True)
@@ -322,4 +342,5 @@ def read(path: Path) -> tuple[dict[str, Any], list[Result]]:
         raise ValueError(f"{path}: not a record of results ({error})") from error
     if schema != SCHEMA:
         raise ValueError(f"{path}: written with schema {schema}; expected {SCHEMA}, run the chapter again")
-    return content, [Result(**{**row, "values": tuple(row["values"]), "inputs": tuple(row["inputs"])}) for row in rows]
+    tuples = [{name: tuple(value) for name, value in row.items() if isinstance(value, list)} for row in rows]
+    return content, [Result(**{**row, **lists}) for row, lists in zip(rows, tuples, strict=True)]

@@ -1,7 +1,8 @@
 """Attacks: how an adversary searches inside a threat model.
 
 An attack is a frozen value that is called like a function, `attack(model, x, y) -> x_adv`, and whose `repr`
-is its label in tables. FGSM, BIM and PGD are one loop with different settings.
+is its label in tables. FGSM, BIM and PGD are one loop with different settings. Attacks that look for the nearest
+adversarial image are in `minimum_norm`, AutoAttack in `autoattack`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from nbutils.robustness.threat import ThreatModel, format_eps
 
-Loss = Callable[[Tensor, Tensor], Tensor]  # (logits (B, K), y (B,)) -> (B,), larger is worse for the model
+Loss = Callable[[Tensor, Tensor], Tensor]  # (logits (B, K), target) -> (B,), larger is worse for the model
 
 
 class Attack(Protocol):
@@ -56,7 +57,20 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
     return margin(logits, y) / (largest[:, 0] - largest[:, 2] + 1e-12)
 
 
-LOSSES: dict[str, Loss] = {"cross-entropy": cross_entropy, "margin": margin, "dlr": dlr}
+def kl(logits: Tensor, clean_logits: Tensor) -> Tensor:
+    """(B,) Kullback-Leibler divergence KL(p(x) || p(x_adv)) from the clean prediction, of which the logits (B, K) are
+    given in place of labels (TRADES, Zhang et al. 2019).
+
+    Raises:
+        ValueError: labels were given.
+    """
+    if clean_logits.shape != logits.shape:
+        raise ValueError(f"loss = 'kl': targets of shape {tuple(clean_logits.shape)}; expected the clean logits "
+                         f"{tuple(logits.shape)}")
+    return F.kl_div(logits.log_softmax(1), clean_logits.log_softmax(1), reduction="none", log_target=True).sum(1)
+
+
+LOSSES: dict[str, Loss] = {"cross-entropy": cross_entropy, "margin": margin, "dlr": dlr, "kl": kl}
 
 
 @contextmanager
@@ -76,6 +90,17 @@ def frozen(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
+def mixed_precision(device: torch.device | str, precision: str) -> torch.autocast:
+    """A context in which convolutions and products run in `precision`: "float32" (plain) or "bfloat16".
+
+    Raises:
+        ValueError: another precision.
+    """
+    if precision not in ("float32", "bfloat16"):
+        raise ValueError(f"precision = {precision!r}: expected 'float32' or 'bfloat16'")
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
 @dataclass(frozen=True, repr=False)
 class PGD:
     """Projected gradient ascent on a loss (Madry et al. 2018; FGSM: Goodfellow et al. 2015; BIM: Kurakin et al. 2017).
@@ -88,9 +113,11 @@ class PGD:
         step_size: length of a step in the norm of the threat model; None means 2.5 eps / steps, which lets the
             search cross the ball (Madry et al. 2018, appendix).
         restarts: independent searches; each later one attacks only the images that are still classified right.
-        loss: "cross-entropy", "margin" or "dlr", maximised; minimised when targeted.
+        loss: "cross-entropy", "margin" or "dlr", maximised; minimised when targeted. "kl" takes the clean logits
+            (B, K) in place of labels.
         targeted: the labels given are classes to be reached, not to be left.
-        random_start: start from a uniform draw in the ball, else from x.
+        random_start: start from a uniform draw in the ball (True), from x (False), or from x plus Gaussian noise of
+            this standard deviation, in pixel units.
         keep_best: return, per image, the iterate that did the most harm (misclassified first, then the larger
             loss), so that more steps never help the defender; it costs one more forward pass. False returns the last.
         early_exit: leave an image alone once it is fooled. With keep_best, whether it is fooled cannot change; the
@@ -106,7 +133,7 @@ class PGD:
     step_size: float | None = None
     restarts: int = 1
     loss: str = "cross-entropy"
-    random_start: bool = True
+    random_start: bool | float = True
     keep_best: bool = True
     targeted: bool = False
     early_exit: bool = False
@@ -121,8 +148,10 @@ class PGD:
             raise ValueError(f"restarts = {self.restarts}: without a random start all are the same; expected 1")
         size = 2.5 * self.threat.eps / self.steps if self.step_size is None else self.step_size
         object.__setattr__(self, "step_size", size)
-        if not size >= 0:
-            raise ValueError(f"step_size = {self.step_size!r}: expected a length >= 0 in pixel units, such as 2/255")
+        for setting in ("step_size", "random_start"):
+            if not getattr(self, setting) >= 0:
+                raise ValueError(f"{setting} = {getattr(self, setting)!r}: expected a length >= 0 in pixel units, "
+                                 "such as 2/255")
         if self.early_exit and not self.keep_best:
             raise ValueError("early_exit = True: expected keep_best = True, for the last iterate need not fool")
         if self.loss not in LOSSES:
@@ -134,6 +163,8 @@ class PGD:
         size = f"{255 * (self.step_size or 0):.3g}/255" if levels else format_eps(self.step_size or 0)
         parts = [str(self.threat), f"{self.steps} step{'s' * (self.steps > 1)} of {size}"]
         parts.append(f"{self.restarts} restart{'s' * (self.restarts > 1)}" if self.random_start else "no random start")
+        if self.random_start and self.random_start is not True:
+            parts[-1] += f" near x (sd {self.random_start:g})"
         if self.loss != "cross-entropy":
             parts.append(self.loss)
         if self.targeted:
@@ -143,7 +174,8 @@ class PGD:
         return f"{self.name}({', '.join(parts)})"
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Adversarial images for x (B, 3, H, W), pixels in [0, 1], and labels (targeted: wanted classes) y (B,).
+        """Adversarial images for x (B, 3, H, W), pixels in [0, 1], and labels (targeted: wanted classes) y (B,), or
+        clean logits (B, K) for the loss "kl".
 
         The model's mode, buffers and parameter gradients are left untouched; works under `torch.no_grad`.
 
@@ -171,7 +203,7 @@ class PGD:
     def _search(self, model: nn.Module, x: Tensor, y: Tensor,
                 generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """One restart: images (B, ...) and their harm (2, B), rows fooled (0 or 1) and loss."""
-        x_adv = self.threat.random_start(x, generator) if self.random_start else x.clone()
+        x_adv = self._start(x, generator)
         best, harm = x_adv.clone(), torch.full((2, len(x)), -torch.inf, device=x.device, dtype=x.dtype)
         score_last = self.keep_best or self.restarts > 1  # else nobody asks how harmful the last iterate is
         at_work = torch.arange(len(x), device=x.device)
@@ -195,16 +227,28 @@ class PGD:
             best[at_work] = x_adv
         return best, harm
 
+    def _start(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
+        if self.random_start is True:
+            return self.threat.random_start(x, generator)
+        if not self.random_start:
+            return x.clone()
+        noise = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
+        return self.threat.project(x + self.random_start * noise, x)
+
     def _harm(self, logits: Tensor, y: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """Fooled (0 or 1) and loss as rows (2, B), and the loss (B,) with its graph; larger is worse for the model."""
         loss = LOSSES[self.loss](logits, y)
-        if not torch.isfinite(loss).all():
-            bad = logits.detach()[~torch.isfinite(logits)][:1].tolist()
-            raise ValueError(f"{self.name}: the loss is not finite at step {step}; the model returned {bad} "
-                             "among its logits, expected finite numbers")
-        hit = logits.argmax(1) == y
+        check_finite(loss, logits, f"{self.name}: the loss is not finite at step {step}")
+        hit = logits.argmax(1) == (y if y.ndim == 1 else y.argmax(1))
         fooled, loss = (hit, -loss) if self.targeted else (~hit, loss)
         return torch.stack([fooled.to(loss.dtype), loss.detach()]), loss
+
+
+def check_finite(values: Tensor, logits: Tensor, what: str) -> None:
+    """Raise a ValueError that says `what`, and which logits (B, K) are to blame, unless all values are finite."""
+    if not torch.isfinite(values).all():
+        bad = logits.detach()[~torch.isfinite(logits)][:1].tolist()
+        raise ValueError(f"{what}; the model returned {bad} among its logits, expected finite numbers")
 
 
 def _worse_for_model(new: Tensor, old: Tensor) -> Tensor:

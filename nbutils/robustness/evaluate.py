@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from nbutils.images.imageset import ImageSet
+from nbutils.lab.console import counter
 from nbutils.networks import SplitClassifier
-from nbutils.robustness.attacks import FGSM, PGD, Attack, frozen
+from nbutils.robustness.attacks import FGSM, PGD, Attack, frozen, mixed_precision
 from nbutils.robustness.threat import ThreatModel
 
 SLACK = 1e-6  # rounding allowed when a perturbation is held against its threat model
@@ -25,7 +26,8 @@ class Outcome:
     Attributes:
         correct: (N,) bool, classified as its label.
         prediction: (N,) predicted class.
-        l2, linf: (N,) norms of the perturbation, in pixel units; PGD stops at the first one that fools.
+        l2, linf: (N,) norms of the perturbation, in pixel units; PGD stops at the first one that fools, and
+            minimum-norm attacks leave an image as it was if it needs no attack or resists.
         attack: label of the attack, "none" for clean images.
         threat: its threat model, "none" for clean images, "unbounded" for minimum-norm attacks.
         model, data: names.
@@ -53,13 +55,14 @@ class Outcome:
         return self.correct.double().mean().item()
 
 
-def attacked(model: nn.Module, images: ImageSet, attack: Attack, seed: int = 0,
-             batch_size: int = 256) -> ImageSet:
-    """The images as the attack leaves them, with their true labels, on the CPU.
+def attacked(model: nn.Module, images: ImageSet, attack: Attack, seed: int = 0, batch_size: int = 256,
+             precision: str = "float32") -> ImageSet:
+    """The images as the attack leaves them, with their true labels, on the CPU. Shows how many passes it has made.
 
     Args:
         model: what the attack sees, on any device. seed: of the attack's random starts.
         batch_size: images per call of the attack; bounds memory.
+        precision: in which the attack computes, "float32" or "bfloat16"; its images are float32.
 
     Raises:
         ValueError: an attack whose images leave [0, 1] or its threat model.
@@ -67,9 +70,14 @@ def attacked(model: nn.Module, images: ImageSet, attack: Attack, seed: int = 0,
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
     parts = []
-    for x, y in zip(images.x.split(batch_size), images.y.split(batch_size), strict=True):
-        parts.append(attack(model, x.to(device), y.to(device), generator).detach().cpu())
-        _check_promise(attack, parts[-1], parts[-1] - x)
+    with counter(f"{attack!r} on {len(images)} images", "pass") as count, mixed_precision(device, precision):
+        hook = model.register_forward_pre_hook(lambda module, inputs: count(len(inputs[0])))
+        try:
+            for x, y in zip(images.x.split(batch_size), images.y.split(batch_size), strict=True):
+                parts.append(attack(model, x.to(device), y.to(device), generator).detach().cpu())
+                _check_promise(attack, parts[-1], parts[-1] - x)
+        finally:
+            hook.remove()
     return replace(images, x=torch.cat(parts), name=f"{images.name} under {attack!r}")
 
 
@@ -88,14 +96,14 @@ def predict(model: nn.Module, x: Tensor, batch_size: int = 256) -> Tensor:
 
 
 def evaluate(model: SplitClassifier, images: ImageSet, attack: Attack | None = None, *, source: nn.Module | None = None,
-             seed: int = 0, batch_size: int = 256) -> Outcome:
-    """Attack every image once and score the result.
+             seed: int = 0, batch_size: int = 256, precision: str = "float32") -> Outcome:
+    """Attack every image once and score the result, in float32 whatever the precision of the attack.
 
     Args:
         model: the classifier that is scored. images: N images with labels. attack: None scores the clean images.
         source: the model that the attack sees; None means `model` itself (white box), another one makes this a
             transfer attack.
-        seed, batch_size: see `attacked`.
+        seed, batch_size, precision: see `attacked`.
 
     Raises:
         ValueError: no images; NaN logits; an attack whose images leave [0, 1] or its threat model.
@@ -107,13 +115,35 @@ def evaluate(model: SplitClassifier, images: ImageSet, attack: Attack | None = N
     if isinstance(attack, PGD) and attack.keep_best and source is None:
         # A verdict needs no more than a first error; a transferred attack cannot know whether it has made one.
         search = replace(attack, early_exit=True)
-    x_adv = images.x if search is None else attacked(source or model, images, search, seed, batch_size).x
-    prediction = predict(model, x_adv, batch_size)
+    x_adv = images.x if search is None else attacked(source or model, images, search, seed, batch_size, precision).x
+    outcome = _score(model, images, x_adv, attack, transferred=source is not None)
+    return replace(outcome, seconds=time.monotonic() - began)
+
+
+def _score(model: SplitClassifier, images: ImageSet, x_adv: Tensor, attack: Attack | None,
+           transferred: bool) -> Outcome:
+    prediction = predict(model, x_adv)
     delta = (x_adv - images.x).detach().flatten(1)
     threat = "none" if attack is None else str(attack.threat or "unbounded")
-    label = "none" if attack is None else repr(attack) if source is None else f"transferred {attack!r}"
+    label = "none" if attack is None else f"{'transferred ' * transferred}{attack!r}"
     return Outcome(prediction == images.y, prediction, delta.norm(dim=1), delta.abs().amax(1), label, threat,
-                   model.name, images.name, (model.key, images.fingerprint), time.monotonic() - began)
+                   model.name, images.name, (model.key, images.fingerprint))
+
+
+def transfer_matrix(models: Sequence[SplitClassifier], images: ImageSet, attack: Attack,
+                    seed: int = 0) -> list[list[Outcome]]:
+    """Row i, column j: images made against model i, scored by model j; the diagonal is the white-box attack.
+
+    Each model is attacked once. The images of row i serve all columns, so no early exit is taken.
+
+    Raises:
+        ValueError: as `evaluate`.
+    """
+    rows = []
+    for source in models:
+        x_adv = attacked(source, images, attack, seed).x
+        rows.append([_score(model, images, x_adv, attack, transferred=model is not source) for model in models])
+    return rows
 
 
 def _check_promise(attack: Attack, x_adv: Tensor, delta: Tensor) -> None:

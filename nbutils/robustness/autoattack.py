@@ -1,0 +1,147 @@
+"""AutoAttack and FAB by Croce and Hein (2020), through the package of their code, in this book's calling convention."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from nbutils.robustness.attacks import frozen
+from nbutils.robustness.threat import ThreatModel
+
+VERSIONS = {
+    "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),
+    "rand": ("apgd-ce", "apgd-dlr"),
+    "apgd": ("apgd-ce", "apgd-t"),
+    "apgd-ce": ("apgd-ce",),
+}
+
+
+@contextmanager
+def _seeded(generator: torch.Generator | None, device: torch.device) -> Iterator[int]:
+    """A seed for the library, which seeds torch's global generators: they are left as they were."""
+    seed = int(torch.randint(2**31, (), generator=generator))
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield seed
+
+
+@dataclass(frozen=True, repr=False)
+class AutoAttack:
+    """Several attacks without free settings, one after the other on the images that are still right.
+
+    It makes about 9,000 forward passes for each image that stays right ("standard").
+
+    Attributes:
+        threat: the perturbations allowed.
+        version: "standard" (APGD-CE, APGD-T, FAB-T and Square, as in the paper) or "rand" (APGD-CE and APGD-DLR on the
+            mean of 20 passes, for networks that draw random numbers). Cheaper and weaker: "apgd" (APGD-CE and APGD-T
+            on the three likeliest wrong classes) and "apgd-ce".
+        steps: of each APGD and FAB.
+
+    Raises:
+        ValueError: unknown version, or steps below 1.
+    """
+
+    threat: ThreatModel
+    version: str = "standard"
+    steps: int = 100
+
+    def __post_init__(self) -> None:
+        if self.version not in VERSIONS:
+            near = difflib.get_close_matches(self.version, VERSIONS, n=1, cutoff=0)[0]
+            raise ValueError(f"version = {self.version!r}: expected one of {', '.join(VERSIONS)}; "
+                             f"did you mean {near!r}?")
+        if not isinstance(self.steps, int) or self.steps < 1:
+            raise ValueError(f"steps = {self.steps!r}: expected a whole number >= 1")
+
+    def __repr__(self) -> str:
+        steps = f", {self.steps} steps" * (self.steps != 100 or self.version not in ("standard", "rand"))
+        if self.version == "apgd":
+            return f"APGD-CE + APGD-T({self.threat}{steps}, 3 targets)"
+        if self.version == "apgd-ce":
+            return f"APGD-CE({self.threat}{steps})"
+        return f"AutoAttack({self.threat}, {self.version}{steps})"
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Adversarial images for x (B, 3, H, W), pixels in [0, 1], and labels y (B,); x itself where all attacks
+        failed. The model is left untouched.
+
+        Raises:
+            ValueError: fewer than four classes, for which the targeted attacks are not defined.
+        """
+        import pyautoattack
+
+        x = x.detach()
+        if len(x) == 0 or self.threat.eps == 0:
+            return x.clone()
+        with frozen(model), _seeded(generator, x.device) as seed:
+            with torch.no_grad():
+                classes = model(x[:1]).shape[1]
+            if classes < 4 and self.version != "apgd-ce":
+                raise ValueError(f"AutoAttack, version {self.version!r}: the model has {classes} classes; expected "
+                                 "at least 4, use PGD with loss='margin'")
+            library = pyautoattack.AutoAttack(
+                model, norm=self.threat.norm, eps=self.threat.eps, seed=seed, device=x.device,
+                version=self.version if self.version in ("standard", "rand") else "custom",
+                attacks=None if self.version in ("standard", "rand") else list(VERSIONS[self.version]))
+            for part in (library.apgd, library.apgd_targeted, library.fab):
+                part.n_iter, part.n_restarts = self.steps, 1
+            targets = min(3 if self.version == "apgd" else 9, classes - 1)
+            library.apgd_targeted.n_target_classes = library.fab.n_target_classes = targets
+            x_adv, _ = library.run_standard_evaluation(x, y, batch_size=len(x))
+        return self.threat.project(x_adv, x)  # FAB may overstep the radius by a rounding error
+
+
+@dataclass(frozen=True, repr=False)
+class FAB:
+    """The minimum-norm attack of Croce and Hein (2020, "Minimally distorted adversarial examples"), untargeted.
+
+    Attributes:
+        norm: "Linf" or "L2", the distance that is made small.
+        eps: radius in pixel units beyond which an adversarial image does not count; None takes any.
+        steps: per restart. restarts: the first starts at the image, later ones at random within eps.
+
+    Raises:
+        ValueError: unknown norm, a radius that is not one, steps or restarts below 1, restarts without eps.
+    """
+
+    norm: str = "Linf"
+    eps: float | None = None
+    steps: int = 100
+    restarts: int = 1
+
+    def __post_init__(self) -> None:
+        ThreatModel(self.norm, 0 if self.eps is None else self.eps)  # names a bad norm or radius
+        for setting in ("steps", "restarts"):
+            value = getattr(self, setting)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{setting} = {value!r}: expected a whole number >= 1")
+        if self.eps is None and self.restarts > 1:
+            raise ValueError(f"restarts = {self.restarts}: without eps there is no ball to start in; expected 1")
+
+    @property
+    def threat(self) -> ThreatModel | None:
+        """The ball, or None where any distance counts."""
+        return None if self.eps is None else ThreatModel(self.norm, self.eps)
+
+    def __repr__(self) -> str:
+        where = self.threat or f"unbounded {self.norm.replace('Linf', 'L_inf')}"
+        return f"FAB({where}, {self.steps} steps, {self.restarts} restart{'s' * (self.restarts > 1)})"
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """The nearest adversarial images found for x (B, 3, H, W), pixels in [0, 1], and labels y (B,); x itself
+        where none was found. The model is left untouched."""
+        from pyautoattack.fab_pt import FABAttack_PT
+
+        x = x.detach()
+        if len(x) == 0 or self.eps == 0:
+            return x.clone()
+        with frozen(model), _seeded(generator, x.device) as seed:
+            library = FABAttack_PT(model, norm=self.norm, eps=torch.inf if self.threat is None else self.threat.eps,
+                                   n_iter=self.steps, n_restarts=self.restarts, seed=seed, device=x.device)
+            x_adv = library.perturb(x, y).detach()
+        return x_adv if self.threat is None else self.threat.project(x_adv, x)

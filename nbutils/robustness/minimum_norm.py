@@ -1,0 +1,123 @@
+"""Attacks without a radius: they look for the nearest adversarial image and report how far it is.
+
+Their `threat` is None and tables call them "unbounded". An accuracy under such an attack cannot stand beside an
+accuracy inside a ball; the distances can.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nbutils.robustness.attacks import check_finite, frozen, margin
+
+INSIDE = 1 - 1e-6  # tanh never reaches the pixels 0 and 1, so they are moved this little inwards
+
+
+def to_tanh_space(x: Tensor) -> Tensor:
+    """w with (tanh(w) + 1) / 2 = x, for pixels x in [0, 1]; finite also at 0 and 1."""
+    return torch.atanh(INSIDE * (2 * x - 1))
+
+
+def from_tanh_space(w: Tensor) -> Tensor:
+    """Pixels in [0, 1] for any w."""
+    return (torch.tanh(w) + 1) / 2
+
+
+@dataclass(frozen=True, repr=False)
+class CW:
+    """The attack of Carlini and Wagner (2017, section VI.A): the L2-nearest image that is misclassified.
+
+    Adam on w minimises ||x_adv - x||_2^2 + c max(f_y - max_{i != y} f_i + confidence, 0) with
+    x_adv = (tanh w + 1) / 2, and the nearest adversarial image met on the way is returned. All is per image, so the
+    result does not depend on the batch. Kim et al. (2021) take c = .1, rate = .1, 200 steps and no search.
+
+    Attributes:
+        c: weight of the margin against the squared distance, at first.
+        steps: Adam steps per value of c. rate: of Adam, in tanh space.
+        searches: values of c tried per image: ten times larger until one succeeds, then by bisection.
+        confidence: margin in logits that the adversarial image must have.
+        targeted: the labels given are classes to be reached.
+
+    Raises:
+        ValueError: steps or searches below 1; c or rate not positive; a negative confidence.
+    """
+
+    c: float = 0.1
+    steps: int = 200
+    rate: float = 0.1
+    searches: int = 1
+    confidence: float = 0.0
+    targeted: bool = False
+    threat = None
+
+    def __post_init__(self) -> None:
+        for setting in ("steps", "searches"):
+            value = getattr(self, setting)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{setting} = {value!r}: expected a whole number >= 1")
+        for setting in ("c", "rate"):
+            if not getattr(self, setting) > 0:
+                raise ValueError(f"{setting} = {getattr(self, setting)!r}: expected a number > 0, such as 0.1")
+        if not self.confidence >= 0:
+            raise ValueError(f"confidence = {self.confidence!r}: expected a margin >= 0 in logits, such as 0")
+
+    def __repr__(self) -> str:
+        parts = ["unbounded L2", f"{self.steps} steps of Adam {self.rate:g}"]
+        parts.append(f"{self.searches} values of c from {self.c:g}" if self.searches > 1 else f"c = {self.c:g}")
+        parts += [f"confidence {self.confidence:g}"] * (self.confidence > 0) + ["targeted"] * self.targeted
+        return f"CW({', '.join(parts)})"
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """The nearest adversarial images found for x (B, 3, H, W), pixels in [0, 1], and labels y (B,); x itself
+        where none was found or none is needed. Nothing is random; the model is left untouched.
+
+        Raises:
+            ValueError: the model returned logits that are not finite.
+        """
+        x = x.detach()
+        best, nearest = x.clone(), x.new_full((len(x),), torch.inf)
+        if len(x) == 0:
+            return best
+        low, high = torch.zeros_like(nearest), torch.full_like(nearest, torch.inf)
+        c = torch.full_like(nearest, self.c)
+        with frozen(model):
+            with torch.no_grad():
+                nearest[self.loss(model, x, y)[1]] = 0
+            for _ in range(self.searches):
+                found, distance = self._descend(model, x, y, c)
+                closer = distance < nearest
+                best[closer], nearest[closer] = found[closer], distance[closer]
+                success = distance < torch.inf
+                low, high = torch.where(success, low, c), torch.where(success, c, high)
+                c = torch.where(high < torch.inf, (low + high) / 2, 10 * c)
+        return best
+
+    def _descend(self, model: nn.Module, x: Tensor, y: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """Adam with one c (B,) per image: the nearest adversarial images and their L2 distances, infinite for none."""
+        best, nearest = x.clone(), torch.full_like(c, torch.inf)
+        w = to_tanh_space(x).requires_grad_()
+        origin = from_tanh_space(w.detach())  # so that the distance and its gradient start at exactly zero
+        optimizer = torch.optim.Adam([w], lr=self.rate)
+        for _ in range(self.steps):
+            with torch.enable_grad():
+                x_adv = from_tanh_space(w)
+                loss, fooled = self.loss(model, x_adv, y)
+                objective = (x_adv - origin).flatten(1).square().sum(1) + c * loss
+            (w.grad,) = torch.autograd.grad(objective.sum(), w)
+            optimizer.step()
+            distance = (x_adv.detach() - x).flatten(1).norm(dim=1)
+            closer = fooled & (distance < nearest)
+            best[closer], nearest[closer] = x_adv.detach()[closer], distance[closer]
+        return best, nearest
+
+    def loss(self, model: nn.Module, x_adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """What is minimised beside the distance (B,), and whether the images count as adversarial (B,)."""
+        logits = model(x_adv)
+        gap = margin(logits, y) * (-1 if self.targeted else 1)
+        check_finite(gap, logits, "CW: the margin is not finite")
+        raised = logits.detach() + self.confidence * (-1 if self.targeted else 1) * F.one_hot(y, logits.shape[1])
+        return F.relu(self.confidence - gap), (raised.argmax(1) == y) == self.targeted
