@@ -30,6 +30,7 @@ from nbutils.lab.console import progress, warn
 from nbutils.lab.results import Published, Result, Scored, Table
 from nbutils.lab.store import ROOT, build_dir
 from nbutils.networks import check_network
+from nbutils.robustness.autoattack import AutoAttack
 from nbutils.robustness.threat import ThreatModel
 
 __all__ = ["ROOT", "ParameterError", "Parameters", "Run", "build_dir", "progress", "resolve", "start", "warn"]
@@ -56,6 +57,14 @@ def _device(value: Any) -> str:
     return str(value)
 
 
+def _networks(value: Any) -> tuple[str, ...]:
+    return tuple(check_network(name.strip()) for name in str(value).split(","))
+
+
+def _autoattack(value: Any) -> str:
+    return AutoAttack(ThreatModel("Linf", 0), str(value)).version
+
+
 Count = Annotated[int, BeforeValidator(_whole)]
 
 
@@ -75,12 +84,18 @@ class Parameters(BaseModel):
     steps: Count = Field(50, ge=1, le=10_000, description="PGD steps of the judging attack")
     curve_steps: Count = Field(20, ge=2, le=10_000, description="PGD steps for curves and surveys")
     train_steps: Count = Field(3, ge=1, le=100, description="PGD steps inside adversarial training")
+    table_networks: Annotated[tuple[str, ...], BeforeValidator(_networks)] = ("vgg_small", "wrn_small")
+    table_epochs: Count = Field(6, ge=1, description="passes over the training images for the table's networks")
+    autoattack: Annotated[str, BeforeValidator(_autoattack)] = "standard"
+    costly_size: Count = Field(50, ge=4, description="test images under CW, FAB and AutoAttack, per seed")
     device: Annotated[str, BeforeValidator(_device)] = Field("auto", description="auto: cuda > mps > cpu")
 
     @model_validator(mode="after")
     def _enough_images(self) -> Parameters:
         if self.attack_size > self.test_size:
             raise ValueError(f"attack_size = {self.attack_size}: expected at most test_size = {self.test_size}")
+        if self.costly_size > self.attack_size:
+            raise ValueError(f"costly_size = {self.costly_size}: expected at most attack_size = {self.attack_size}")
         return self
 
 
