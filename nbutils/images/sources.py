@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from nbutils.images.imageset import DataError, ImageSet
 from nbutils.images.planted import SHAPES, PlantedWorld
+from nbutils.messages import did_you_mean
 
 DATASETS = ("planted", "digits", "cifar10", "svhn")
 SPLITS = ("train", "test")
@@ -34,10 +34,8 @@ def check_dataset(dataset: str) -> str:
     if dataset.startswith("folder:"):
         _folder(dataset)
     elif dataset not in DATASETS:
-        near = difflib.get_close_matches(dataset.lower(), DATASETS, n=1, cutoff=0.4)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        if Path(dataset).expanduser().is_dir():
-            hint = f"; did you mean 'folder:{dataset}'?"
+        is_folder = Path(dataset).expanduser().is_dir()
+        hint = f"; did you mean 'folder:{dataset}'?" if is_folder else did_you_mean(dataset, DATASETS)
         raise DataError(f"dataset = {dataset!r}: expected one of {', '.join(DATASETS)} or folder:PATH{hint}")
     return dataset
 
