@@ -67,7 +67,8 @@ def load(dataset: str, split: str, n: int | None = None, seed: int = 0, **world:
 
     Raises:
         DataError: unknown dataset or split, more images asked for than there are, a missing or empty folder,
-            classes that differ between train and test, an unreadable image or one of another size (named).
+            classes or image sizes that differ between train and test, an unreadable image or one of another size
+            (named).
     """
     check_dataset(dataset)
     if split not in SPLITS:
@@ -87,6 +88,7 @@ def load(dataset: str, split: str, n: int | None = None, seed: int = 0, **world:
         labels = torch.tensor([label for _, label in files])
         index = _balanced(labels, n, seed, f"{root / split}")
         x = _read_images([files[i][0] for i in index])
+        _check_other_split(root, split, classes, x)
         lossy_cifar = classes == CIFAR10 and x.shape[2:] == (32, 32) and files[0][0].suffix.lower() in LOSSY
         name = "CIFAR-10 (JPEG copy)" if lossy_cifar else root.name  # its numbers are not those of CIFAR-10
         return ImageSet(x, labels[index], classes, name, "crop+flip", provenance)
@@ -167,6 +169,15 @@ def _image_files(folder: Path) -> list[Path]:
     if not files:
         raise DataError(f"{folder}: no images; expected files ending in {', '.join(sorted(SUFFIXES))}")
     return files
+
+
+def _check_other_split(root: Path, split: str, classes: Sequence[str], x: Tensor) -> None:
+    """Look at one image of the other split: sizes that differ would come to light only after the training."""
+    other = root / SPLITS[1 - SPLITS.index(split)]
+    height, width = _read_images(_image_files(other / classes[0])[:1]).shape[2:]
+    if (height, width) != x.shape[2:]:
+        raise DataError(f"{other}: {width} x {height} pixels, and {root / split}: {x.shape[3]} x {x.shape[2]}; "
+                        "expected one size in both")
 
 
 def _read_images(files: Sequence[Path]) -> Tensor:

@@ -1,5 +1,7 @@
 """Where images come from: real digits, folders of PNG files, and torchvision's sets without a network."""
 
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +122,32 @@ def test_the_odd_sized_image_is_named_whatever_the_order(tmp_path: Path) -> None
     for seed in range(12):
         with pytest.raises(DataError, match=r"odd\.png: 9 x 7 pixels.* 8 x 8"):
             load(f"folder:{tmp_path}", "train", seed=seed)
+
+
+def test_train_and_test_of_different_sizes_are_refused_from_either_side(tmp_path: Path) -> None:
+    write_folder(tmp_path / "wide", {"a": 4, "b": 4}, size=12)
+    write_folder(tmp_path / "pets", {"a": 4, "b": 4})
+    shutil.rmtree(tmp_path / "pets" / "test")
+    shutil.move(tmp_path / "wide" / "test", tmp_path / "pets" / "test")
+    train, test = tmp_path / "pets" / "train", tmp_path / "pets" / "test"
+    for split, line in (("train", f"{test}: 12 x 12 pixels, and {train}: 8 x 8"),
+                        ("test", f"{train}: 8 x 8 pixels, and {test}: 12 x 12")):
+        with pytest.raises(DataError, match=re.escape(f"{line}; expected one size in both")):
+            load(f"folder:{tmp_path / 'pets'}", split, 2)
+
+
+def test_the_other_split_costs_one_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_folder(tmp_path, {"a": 4, "b": 4})
+    opened: list[Path] = []
+
+    def spy(path: Path) -> Image.Image:
+        opened.append(path)
+        return real(path)
+
+    real = Image.open
+    monkeypatch.setattr(Image, "open", spy)
+    assert len(load(f"folder:{tmp_path}", "train", 6)) == 6
+    assert sorted(path.parts[-3] for path in opened) == ["test"] + ["train"] * 6
 
 
 # --- torchvision, with its classes replaced -----------------------------------------------------------------------
