@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
+
+from nbutils.messages import did_you_mean
 
 
 class Normalize(nn.Module):
@@ -38,8 +39,7 @@ class SplitClassifier(nn.Module):
 
     def _after(self, at: str) -> int:
         if at not in self.cuts:
-            near = difflib.get_close_matches(at, self.cuts, n=1, cutoff=0)[0]
-            raise ValueError(f"cut = {at!r}: expected one of {', '.join(self.cuts)}; did you mean {near!r}?")
+            raise ValueError(f"cut = {at!r}: expected one of {', '.join(self.cuts)}{did_you_mean(at, self.cuts)}")
         return self.cuts.index(at) + 1
 
     def features(self, x: Tensor, at: str) -> Tensor:
@@ -204,9 +204,7 @@ def check_network(name: str) -> str:
         ValueError: unknown network.
     """
     if name not in NETWORKS:
-        near = difflib.get_close_matches(name, NETWORKS, n=1, cutoff=0.3)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"network = {name!r}: expected one of {', '.join(NETWORKS)}{hint}")
+        raise ValueError(f"network = {name!r}: expected one of {', '.join(NETWORKS)}{did_you_mean(name, NETWORKS)}")
     return name
 
 

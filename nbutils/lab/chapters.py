@@ -7,11 +7,10 @@ build folder; ``<name>.partial.ipynb`` beside it is a run under way, or what is 
 """
 
 import ast
-import difflib
 import json
 import os
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +20,7 @@ import nbformat
 import yaml
 
 from nbutils.lab.runs import ROOT, ParameterError, build_dir, choose_device, resolve
+from nbutils.messages import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -137,10 +137,9 @@ def parse(value: str) -> Any:
     return parsed if isinstance(parsed, bool | int | float | None) else value
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def nearest(word: str, known: Sequence[str]) -> str:
     """``; did you mean 'x'?``, or the known words where none is near."""
-    close = difflib.get_close_matches(word, known := list(known), 1)
-    return f"; did you mean {close[0]!r}?" if close else f"; there are: {', '.join(known)}"
+    return did_you_mean(word, known) or f"; there are: {', '.join(known)}"
 
 
 def every(profile: str, folder: Path = ROOT / "notebooks") -> list[Chapter]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import html
 import re
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from nbutils.lab.results import Result
 from nbutils.lab.store import ROOT
+from nbutils.messages import did_you_mean
 
 Held = Literal["held", "not held", "undecided", "not comparable"]
 
@@ -159,8 +159,7 @@ def find(id: str) -> Claim:
     """
     claims = load()
     if id not in claims:
-        near = difflib.get_close_matches(id, claims, n=1, cutoff=0)
-        raise ValueError(f"claim {id!r}: not in book/claims.yml; did you mean {near[0]!r}?")
+        raise ValueError(f"claim {id!r}: not in book/claims.yml{did_you_mean(id, claims)}")
     return claims[id]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import html
 import os
 import platform
@@ -29,6 +28,7 @@ from nbutils.lab.claims import Verdict, Verdicts
 from nbutils.lab.console import progress, warn
 from nbutils.lab.results import Published, Result, Scored, Table
 from nbutils.lab.store import ROOT, build_dir
+from nbutils.messages import did_you_mean
 from nbutils.networks import check_network
 from nbutils.robustness.autoattack import AutoAttack
 from nbutils.robustness.threat import ThreatModel
@@ -103,15 +103,10 @@ def _profile(name: Any) -> dict[str, Any]:
     folder = ROOT / "book" / "profiles"
     known = sorted(path.stem for path in folder.glob("*.yml"))
     if name not in known:
-        raise ParameterError(f"profile = {name!r}: expected one of {', '.join(known)}{_did_you_mean(name, known)}")
+        raise ParameterError(f"profile = {name!r}: expected one of {', '.join(known)}{did_you_mean(name, known)}")
     values: dict[str, Any] = yaml.safe_load((folder / f"{name}.yml").read_text())
     values.pop("about", None)
     return values
-
-
-def _did_you_mean(name: Any, known: Collection[str]) -> str:
-    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def resolve(given: Mapping[str, Any], allowed: Collection[str]) -> Parameters:
@@ -126,7 +121,7 @@ def resolve(given: Mapping[str, Any], allowed: Collection[str]) -> Parameters:
     for name in given:
         if name not in allowed:
             raise ParameterError(f"parameter {name!r}: this chapter has {', '.join(sorted(allowed))}"
-                                 f"{_did_you_mean(name, allowed)}")
+                                 f"{did_you_mean(name, allowed)}")
     chosen = {name: value for name, value in given.items() if value is not None}
     profile = chosen.get("profile", "quick")
     try:
@@ -260,7 +255,7 @@ class Run:
             claim = claims.find(id)
             if claim.statistic not in self.found:
                 raise ValueError(f"claim {id!r}: its statistic {claim.statistic!r} has not been measured"
-                                 f"{_did_you_mean(claim.statistic, self.found)}")
+                                 f"{did_you_mean(claim.statistic, self.found)}")
             self.verdicts[id] = claims.judge(claim, self.found[claim.statistic])
         self._save()
         return Verdicts(tuple(self.verdicts[id] for id in ids))

@@ -1,7 +1,16 @@
 """Where images come from: real digits, folders of PNG files, and torchvision's sets without a network."""
 
+import hashlib
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import HTTPServer, SimpleHTTPRequestHandler
+from io import BytesIO
 from pathlib import Path
 from typing import Any
+from zipfile import ZIP_STORED, ZipFile
 
 import numpy as np
 import pytest
@@ -9,7 +18,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from nbutils.images import DataError, load
+from nbutils.images import DataError, load, sources
 from nbutils.images.sources import CIFAR10, class_names
 from nbutils.vision import torchvision
 
@@ -122,6 +131,32 @@ def test_the_odd_sized_image_is_named_whatever_the_order(tmp_path: Path) -> None
             load(f"folder:{tmp_path}", "train", seed=seed)
 
 
+def test_train_and_test_of_different_sizes_are_refused_from_either_side(tmp_path: Path) -> None:
+    write_folder(tmp_path / "wide", {"a": 4, "b": 4}, size=12)
+    write_folder(tmp_path / "pets", {"a": 4, "b": 4})
+    shutil.rmtree(tmp_path / "pets" / "test")
+    shutil.move(tmp_path / "wide" / "test", tmp_path / "pets" / "test")
+    train, test = tmp_path / "pets" / "train", tmp_path / "pets" / "test"
+    for split, line in (("train", f"{test}: 12 x 12 pixels, and {train}: 8 x 8"),
+                        ("test", f"{train}: 8 x 8 pixels, and {test}: 12 x 12")):
+        with pytest.raises(DataError, match=re.escape(f"{line}; expected one size in both")):
+            load(f"folder:{tmp_path / 'pets'}", split, 2)
+
+
+def test_the_other_split_costs_one_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_folder(tmp_path, {"a": 4, "b": 4})
+    opened: list[Path] = []
+
+    def spy(path: Path) -> Image.Image:
+        opened.append(path)
+        return real(path)
+
+    real = Image.open
+    monkeypatch.setattr(Image, "open", spy)
+    assert len(load(f"folder:{tmp_path}", "train", 6)) == 6
+    assert sorted(path.parts[-3] for path in opened) == ["test"] + ["train"] * 6
+
+
 # --- torchvision, with its classes replaced -----------------------------------------------------------------------
 
 class FakeCIFAR10:
@@ -173,3 +208,179 @@ def test_downloads_go_where_the_reader_says(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setattr(torchvision.datasets, "CIFAR10", Spy)
     load("cifar10", "test", 10)
     assert seen == {"root": tmp_path / "data" / "cifar10", "download": True}
+
+
+# --- Tiny ImageNet, from a miniature archive ----------------------------------------------------------------------
+
+IDS = ("n03", "n01", "n04", "n02")  # as in wnids.txt, unsorted; the k-th in order is drawn in shade 60 k
+WORDS = """n00	entity
+n01	goldfish, Carassius auratus
+n02	crane
+n03	lady's slipper, moccasin flower
+n04	crane, lift
+"""
+PER_CLASS = {"train": 4, "test": 2}
+
+
+def jpeg(shade: int, number: int, mode: str = "RGB") -> bytes:
+    """An even image, so that JPEG keeps it; `number` tells the images of a class apart."""
+    data = BytesIO()
+    Image.new(mode, (64, 64), (shade + number,) * 3 if mode == "RGB" else shade + number).save(data, "JPEG")
+    return data.getvalue()
+
+
+def write_tiny_imagenet(path: Path, left_out: str = "", changed: dict[str, bytes] | None = None) -> None:
+    files, rows = {"wnids.txt": "\n".join(IDS).encode(), "words.txt": WORDS.encode()}, []
+    for label, id in enumerate(sorted(IDS)):
+        files[f"train/{id}/{id}_boxes.txt"] = b"0 0 63 63"
+        for number in range(PER_CLASS["train"]):
+            mode = "L" if number == 1 else "RGB"
+            files[f"train/{id}/images/{id}_{number}.JPEG"] = jpeg(60 * label, number, mode)
+        for number in range(PER_CLASS["test"]):
+            name = f"val_{len(IDS) * number + label}.JPEG"
+            files[f"val/images/{name}"] = jpeg(60 * label, 10 + number, "L" if number else "RGB")
+            rows.append(f"{name}\t{id}\t0\t0\t63\t63\n")
+    files["val/val_annotations.txt"] = "".join(reversed(rows)).encode()
+    files["test/images/test_0.JPEG"] = jpeg(200, 0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with ZipFile(path, "w", ZIP_STORED) as archive:
+        for name, data in (files | (changed or {})).items():
+            if name != left_out:
+                archive.writestr(f"tiny-imagenet-200/{name}", data)
+
+
+class Miniature:
+    """The archive where its readers look for it, and a server that has it or not."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, data: Path, served: Path) -> None:
+        self.monkeypatch, self.served = monkeypatch, served / "tiny-imagenet-200.zip"
+        self.path = data / "tiny-imagenet" / self.served.name
+        self.requests: list[str] = []
+
+    def make(self, **options: Any) -> None:
+        write_tiny_imagenet(self.served, **options)
+        self.expect(self.served.read_bytes())
+
+    def expect(self, content: bytes) -> None:
+        self.monkeypatch.setattr(sources, "TINY_IMAGENET_MD5", hashlib.md5(content).hexdigest())
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Miniature]:
+    made = Miniature(monkeypatch, tmp_path / "data", tmp_path / "served")
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *arguments: Any) -> None:
+            made.requests.append(self.path)
+
+    made.make()
+    with HTTPServer(("127.0.0.1", 0), partial(Handler, directory=tmp_path / "served")) as server:
+        thread = threading.Thread(target=partial(server.serve_forever, poll_interval=0.01))
+        thread.start()
+        monkeypatch.setenv("no_proxy", "*")
+        monkeypatch.setattr(sources, "TINY_IMAGENET", f"http://127.0.0.1:{server.server_port}/{made.served.name}")
+        monkeypatch.setattr(sources, "TINY_IMAGENET_PER_CLASS", PER_CLASS)
+        yield made
+        server.shutdown()
+        thread.join()
+
+
+def test_the_official_address_and_checksum_stand() -> None:
+    assert sources.TINY_IMAGENET == "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
+    assert sources.TINY_IMAGENET_MD5 == "90528d7ca1a48142e341f4ef8d21d0de"
+    assert sources.TINY_IMAGENET_PER_CLASS == {"train": 500, "test": 50}
+
+
+@pytest.mark.parametrize(("split", "first"), [("train", 0), ("test", 10)])
+def test_tiny_imagenet_pairs_images_and_labels(split: str, first: int, tiny: Miniature) -> None:
+    images = load("tiny-imagenet", split)
+    assert (images.name, images.augmentation) == ("Tiny ImageNet", "crop+flip")
+    assert images.classes == ("goldfish", "crane (n02)", "lady's slipper", "crane (n04)")
+    assert images.x.shape == (4 * PER_CLASS[split], 3, 64, 64)
+    assert (images.x.amax((1, 2, 3)) - images.x.amin((1, 2, 3))).max() == 0  # also the grey ones: three channels alike
+    shades = (images.x[:, 0, 0, 0] * 255).round().long()
+    expected = [60 * label + first + number for label in range(4) for number in range(PER_CLASS[split])]
+    assert shades.sort().values.tolist() == expected
+    assert torch.equal(shades // 60, images.y)
+    assert (images.y[1:] < images.y[:-1]).any()  # not sorted by class
+
+
+def test_a_subset_of_tiny_imagenet_is_balanced_and_only_it_is_decoded(tiny: Miniature,
+                                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[object] = []
+
+    def spy(file: object) -> Image.Image:
+        decoded.append(file)
+        return real(file)  # type: ignore[arg-type]
+
+    real = Image.open
+    monkeypatch.setattr(Image, "open", spy)
+    subset = load("tiny-imagenet", "train", 8, seed=3)
+    assert len(decoded) == 8
+    assert torch.bincount(subset.y).tolist() == [2] * 4
+    assert load("tiny-imagenet", "train", 8, seed=3).fingerprint == subset.fingerprint
+    assert load("tiny-imagenet", "train", 8, seed=4).fingerprint != subset.fingerprint
+    with pytest.raises(DataError, match="n = 9: tiny-imagenet test holds 8 images"):
+        load("tiny-imagenet", "test", 9)
+
+
+def test_tiny_imagenet_is_downloaded_once_and_stays_one_file(tiny: Miniature) -> None:
+    assert class_names("tiny-imagenet") == load("tiny-imagenet", "test", 4).classes
+    before = len(tiny.requests)
+    assert before
+    load("tiny-imagenet", "train")
+    assert len(tiny.requests) == before
+    assert list(tiny.path.parent.rglob("*")) == [tiny.path]
+
+
+def test_a_half_downloaded_archive_is_fetched_again(tiny: Miniature) -> None:
+    tiny.path.parent.mkdir(parents=True)
+    tiny.path.write_bytes(tiny.served.read_bytes()[:-1000])
+    assert len(load("tiny-imagenet", "test")) == 8
+    assert tiny.path.read_bytes() == tiny.served.read_bytes()
+
+
+def refused(*words: str) -> None:
+    for call in (lambda: load("tiny-imagenet", "train", 4), lambda: class_names("tiny-imagenet")):
+        with pytest.raises(DataError) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+        for word in ("tiny-imagenet: could not be downloaded or read in", *words):
+            assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("left", [0, 1000], ids=["nothing", "a damaged archive"])
+def test_without_a_network_one_line_says_what_to_do(left: int, tiny: Miniature,
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    address = "http://127.0.0.1:1/tiny-imagenet-200.zip"  # nobody answers there
+    monkeypatch.setattr(sources, "TINY_IMAGENET", address)
+    if left:
+        tiny.path.parent.mkdir(parents=True)
+        tiny.path.write_bytes(tiny.served.read_bytes()[:left])
+    refused("refused", f"{tiny.path.parent} (", f"a copy of {address} can be put there by hand")
+    shutil.copy(tiny.served, tiny.path.parent)
+    assert len(load("tiny-imagenet", "test")) == 8  # as the line said
+
+
+def test_another_checksum_is_refused(tiny: Miniature) -> None:
+    tiny.expect(b"something else")
+    refused("corrupted", "can be put there by hand")
+
+
+def test_an_archive_that_is_none_is_refused(tiny: Miniature) -> None:
+    tiny.served.write_bytes(b"<html>moved</html>")
+    tiny.expect(tiny.served.read_bytes())
+    refused("not a zip file")
+
+
+def test_images_missing_from_the_archive_are_noticed(tiny: Miniature) -> None:
+    tiny.make(left_out="train/n02/images/n02_3.JPEG")
+    with pytest.raises(DataError, match="tiny-imagenet train: 3 to 4 images per class; expected 4 of each"):
+        load("tiny-imagenet", "train", 4)
+    assert len(load("tiny-imagenet", "test")) == 8
+
+
+def test_an_unreadable_image_of_the_archive_is_named(tiny: Miniature) -> None:
+    tiny.make(changed={"train/n02/images/n02_3.JPEG": b"no image"})
+    with pytest.raises(DataError, match="tiny-imagenet-200/train/n02/images/n02_3.JPEG: not a readable image"):
+        load("tiny-imagenet", "train")

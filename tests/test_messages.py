@@ -1,0 +1,22 @@
+"""The words that error messages share."""
+
+import pytest
+
+from nbutils.messages import did_you_mean
+
+
+@pytest.mark.parametrize(("value", "hint"), [
+    ("cifar-10", "; did you mean 'cifar10'?"),
+    ("CIFAR10", "; did you mean 'cifar10'?"),
+    ("mixed_5c", "; did you mean 'Mixed_5b'?"),
+    ("", ""),
+    ("www", ""),
+    (None, ""),
+    (10, "; did you mean 'cifar10'?"),
+])
+def test_the_nearest_known_word_is_suggested_if_one_is_near(value: object, hint: str) -> None:
+    assert did_you_mean(value, ("planted", "cifar10", "Mixed_5b")) == hint
+
+
+def test_with_nothing_known_there_is_nothing_to_suggest() -> None:
+    assert did_you_mean("x", {}) == ""
