@@ -83,7 +83,7 @@ class AutoAttack:
                 classes = model(x[:1]).shape[1]
             if classes < 4 and self.version != "apgd-ce":
                 raise ValueError(f"AutoAttack, version {self.version!r}: the model has {classes} classes; expected "
-                                 "at least 4, use PGD with loss='margin'")
+                                 "at least 4, take version 'apgd-ce'")
             library = pyautoattack.AutoAttack(
                 model, norm=self.threat.norm, eps=self.threat.eps, seed=seed, device=x.device,
                 version=self.version if self.version in ("standard", "rand") else "custom",
