@@ -73,7 +73,8 @@ def test_equals_foolbox(attack: CW, model: SplitClassifier, pixels: tuple[Tensor
     """Same verdict for every image, and the same images, except that foolbox returns zeros where it found nothing and
     searches also for images that need no search."""
     x, y = pixels[0], (pixels[1] + 3) % 10 if attack.targeted else pixels[1]
-    criterion = foolbox.criteria.TargetedMisclassification(y) if attack.targeted else foolbox.criteria.Misclassification(y)
+    criteria = foolbox.criteria
+    criterion = criteria.TargetedMisclassification(y) if attack.targeted else criteria.Misclassification(y)
     theirs = foolbox.attacks.L2CarliniWagnerAttack(
         binary_search_steps=attack.searches, steps=attack.steps, stepsize=attack.rate, confidence=attack.confidence,
         initial_const=attack.c, abort_early=False)
