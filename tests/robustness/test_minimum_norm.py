@@ -179,7 +179,7 @@ def test_confidence_is_the_margin_that_is_reached(targeted: bool) -> None:
     x = 0.35 + 0.3 * torch.rand(12, 3, 4, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     right = plane(x).argmax(1)
     y = 1 - right if targeted else right
-    for confidence in (0.0, 0.5, 1.0):
+    for confidence in (0.5, 1.0):
         found = CW(1.0, 300, 0.005, searches=5, confidence=confidence, targeted=targeted)(plane, x, y)
         with torch.no_grad():
             logits = plane(found)
