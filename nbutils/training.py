@@ -62,11 +62,18 @@ class TRADES:
         attack: PGD with the loss "kl", started close to x, where that loss has no slope.
         beta: weight of the divergence, 1 / lambda in the paper, which takes 6 for its best results.
         adversarial_labels: take the cross-entropy on x_adv instead, as Kim et al. (2021) did, with beta = .5.
+
+    Raises:
+        ValueError: PGD with another loss, which would take the clean logits for labels.
     """
 
     attack: PGD
     beta: float = 6.0
     adversarial_labels: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.attack, PGD) and self.attack.loss != "kl":
+            raise ValueError(f"loss = {self.attack.loss!r}: TRADES attacks with 'kl'; use trades(threat, steps)")
 
     def __call__(self, model: SplitClassifier, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
         with frozen(model), torch.no_grad():

@@ -22,8 +22,22 @@ from nbutils.lab.figures import Picture, curves, image_grid
 from nbutils.lab.results import Result, mcnemar, published, student_t, wilson
 from nbutils.lab.runs import ParameterError, Parameters, resolve
 from nbutils.lab.store import load_or_build
-from nbutils.robustness import BIM, FGSM, PGD, Outcome, ThreatModel, evaluate, health_checks, parse_eps, worst_case
-from nbutils.training import Schedule, Standard
+from nbutils.robustness import (
+    BIM,
+    CW,
+    FAB,
+    FGSM,
+    PGD,
+    AutoAttack,
+    Outcome,
+    ThreatModel,
+    evaluate,
+    health_checks,
+    parse_eps,
+    transfer_matrix,
+    worst_case,
+)
+from nbutils.training import TRADES, Schedule, Standard
 from nbutils.vision import torchvision
 
 LINF = ThreatModel("Linf", 8 / 255)
@@ -96,7 +110,31 @@ CASES = [
     Bad("loss of BIM", lambda: BIM(LINF, steps=-1), ("steps = -1", ">= 1")),
     Bad("NaN logits", lambda: PGD(LINF, 1)(Broken(0, float("nan")), X, Y), ("PGD", "step 0", "nan", "finite")),
     Bad("infinite logits", lambda: FGSM(LINF)(Broken(0, float("inf")), X, Y), ("FGSM", "inf", "finite")),
+    Bad("negative start", lambda: PGD(LINF, 1, random_start=-0.1), ("random_start = -0.1", "length >= 0")),
+    Bad("labels for kl", lambda: PGD(LINF, 1, loss="kl")(Broken(0, 1), X, Y), ("'kl'", "(4,)", "clean logits (4, 2)")),
+    Bad("CW without steps", lambda: CW(steps=0), ("steps = 0", ">= 1")),
+    Bad("broken steps of CW", lambda: CW(steps=2.5), ("steps = 2.5", "whole number")),  # type: ignore[arg-type]
+    Bad("CW without c", lambda: CW(c=0), ("c = 0", "> 0", "such as 0.1")),
+    Bad("c is no number", lambda: CW(c=math.nan), ("c = nan", "> 0")),
+    Bad("negative rate", lambda: CW(rate=-0.1), ("rate = -0.1", "> 0", "such as 0.1")),
+    Bad("no searches", lambda: CW(searches=0), ("searches = 0", ">= 1")),
+    Bad("negative confidence", lambda: CW(confidence=-1), ("confidence = -1", ">= 0 in logits")),
+    Bad("confidence is no number", lambda: CW(confidence=math.nan), ("confidence = nan", ">= 0")),
+    Bad("CW and NaN", lambda: CW(steps=1)(Broken(0, math.nan), X, Y), ("CW", "nan", "finite")),
+    Bad("version", lambda: AutoAttack(LINF, "standart"), ("version = 'standart'", "rand", "did you mean 'standard'")),
+    Bad("AutoAttack without steps", lambda: AutoAttack(LINF, steps=0), ("steps = 0", ">= 1")),
+    Bad("AutoAttack of two classes", lambda: AutoAttack(LINF)(Broken(0, 1), X, Y), ("2 classes", "at least 4", "PGD")),
+    Bad("norm of FAB", lambda: FAB("L1"), ("norm = 'L1'", "Linf, L2")),
+    Bad("eps of FAB in grey levels", lambda: FAB("Linf", 8), ("eps = 8", "[0, 1]; did you mean 8/255?")),
+    Bad("negative eps of FAB", lambda: FAB("L2", -1.0), ("eps = -1.0", ">= 0")),
+    Bad("FAB without steps", lambda: FAB(steps=0), ("steps = 0", ">= 1")),
+    Bad("FAB without restarts", lambda: FAB("L2", 0.5, restarts=0), ("restarts = 0", ">= 1")),
+    Bad("restarts without a ball", lambda: FAB("L2", restarts=2), ("restarts = 2", "without eps", "expected 1")),
     # evaluation
+    Bad("precision", lambda: evaluate(Broken(0, 1), IMAGES, FGSM(LINF), precision="half"),  # type: ignore[arg-type]
+        ("precision = 'half'", "'float32' or 'bfloat16'")),
+    Bad("matrix of no images", lambda: transfer_matrix([Broken(0, 1)], IMAGES.take(0), FGSM(LINF)),  # type: ignore[list-item]
+        ("empty", "at least one image")),
     Bad("no images", lambda: evaluate(Broken(0, 1), IMAGES.take(0)), ("empty", "at least one image")),  # type: ignore[arg-type]
     Bad("NaN logits when scored", lambda: evaluate(Broken(0, float("nan")), IMAGES), ("NaN", "finite")),  # type: ignore[arg-type]
     Bad("no outcomes", lambda: worst_case([]), ("no outcomes", "at least one")),
@@ -146,6 +184,8 @@ CASES = [
     Bad("batches of one image", lambda: Schedule(1, batch_size=1), ("batch_size = 1", ">= 2")),  # all would be left out
     Bad("no rate", lambda: Schedule(1, peak_rate=0), ("peak_rate = 0", "positive")),
     Bad("rate is no number", lambda: Schedule(1, peak_rate=float("nan")), ("peak_rate = nan", "positive")),
+    Bad("precision of a schedule", lambda: Schedule(1, precision="float16"), ("precision = 'float16'", "'bfloat16'")),
+    Bad("labels for TRADES", lambda: TRADES(PGD(LINF, 2)), ("loss = 'cross-entropy'", "'kl'")),
     Bad("training on nothing", lambda: training.fit(networks.build("small"), IMAGES.take(0), Standard(), Schedule(1)),
         ("at least",)),
     Bad("no such network", lambda: training.trained("vgg", IMAGES, Standard(), Schedule(1)), ("'vgg'", "small")),

@@ -65,8 +65,10 @@ def attacked(model: nn.Module, images: ImageSet, attack: Attack, seed: int = 0, 
         precision: in which the attack computes, "float32" or "bfloat16"; its images are float32.
 
     Raises:
-        ValueError: an attack whose images leave [0, 1] or its threat model.
+        ValueError: no images; an attack whose images leave [0, 1] or its threat model.
     """
+    if len(images) == 0:
+        raise ValueError(f"{attack!r}: the image set is empty; expected at least one image")
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
     parts = []

@@ -104,8 +104,8 @@ class CW:
             with torch.enable_grad():
                 x_adv = from_tanh_space(w)
                 loss, fooled = self.loss(model, x_adv, y)
-                objective = (x_adv - origin).flatten(1).square().sum(1) + c * loss
-            (w.grad,) = torch.autograd.grad(objective.sum(), w)
+                objective = ((x_adv - origin).flatten(1).square().sum(1) + c * loss).sum()
+            (w.grad,) = torch.autograd.grad(objective, w)
             optimizer.step()
             distance = (x_adv.detach() - x).flatten(1).norm(dim=1)
             closer = fooled & (distance < nearest)

@@ -1,8 +1,12 @@
 """What a run says while it works goes to standard error and changes nothing."""
 
-import pytest
+import functools
 
-from nbutils.lab.console import progress, warn
+import pytest
+from tqdm import tqdm
+
+from nbutils.lab import console
+from nbutils.lab.console import counter, progress, warn
 
 
 def test_a_warning_is_one_line_on_standard_error(capfd: pytest.CaptureFixture[str]) -> None:
@@ -13,3 +17,25 @@ def test_a_warning_is_one_line_on_standard_error(capfd: pytest.CaptureFixture[st
 def test_progress_passes_everything_on_and_short_work_shows_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     assert list(progress(iter("abc"), "label")) == ["a", "b", "c"]
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_short_count_shows_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    with counter("label", "pass") as count:
+        for _ in range(10):
+            count(3)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_count_that_is_shown_is_right_and_returns_nothing(capfd: pytest.CaptureFixture[str],
+                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hook may return what the count returns, and what a hook returns replaces the input of the model."""
+
+    def at_once(**options: object) -> tqdm:
+        return tqdm(**{**options, "delay": 0, "mininterval": 0})
+
+    monkeypatch.setattr(console, "tqdm", functools.wraps(tqdm)(at_once))
+    with counter("searching", "pass") as count:
+        assert [count(n) for n in (2, 3, 5)] == [None] * 3
+    shown = capfd.readouterr()
+    assert shown.out == ""
+    assert "searching: 10pass" in shown.err

@@ -125,16 +125,63 @@ def test_results_in_words(result: Result, text: str) -> None:
     assert str(result) == text
 
 
+# --- norms of unbounded attacks -----------------------------------------------------------------------------------
+
+def unbounded(correct: list[bool], l2: list[float], **changes: object) -> Outcome:
+    made = Outcome(torch.tensor(correct), torch.zeros(len(l2), dtype=torch.int64), torch.tensor(l2),
+                   torch.tensor(l2) / 10, "CW(unbounded L2)", "unbounded", "standard", "planted")
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def test_norms_are_medians_over_the_images_that_were_moved_and_broken() -> None:
+    """.3 was moved in vain, 0 was wrong already: of .1, .5 and .9 the median is .5 (of all five it would be .3)."""
+    result = Result.of("a.b", "w", [unbounded([False, True, False, False, False], [0.1, 0.3, 0.0, 0.5, 0.9])])
+    assert result.norms == pytest.approx((0.5, 0.05))
+    assert result.value == 0.2
+
+
+def test_l2_and_linf_medians_are_taken_apart() -> None:
+    outcome = unbounded([False] * 3, [0.1, 0.2, 0.3], linf=torch.tensor([0.3, 0.01, 0.02]))
+    assert Result.of("a.b", "w", [outcome]).norms == pytest.approx((0.2, 0.02))
+
+
+def test_norms_are_means_over_seeds_and_seeds_without_a_broken_image_do_not_count() -> None:
+    """Medians .2, .6 and none: pooled, the median of .2, .6, .6, .6 would be .6."""
+    outcomes = [unbounded([False, True, True], [0.2, 0.0, 0.0]), unbounded([False] * 3, [0.6] * 3),
+                unbounded([True, False, True], [0.9, 0.0, 0.0])]
+    assert Result.of("a.b", "w", outcomes).norms == pytest.approx((0.4, 0.04))
+    assert Result.of("a.b", "w", outcomes[2:]).norms == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("threat", ["none", "L_inf 8/255", "L2 0.5"])
+def test_only_unbounded_attacks_report_norms(threat: str) -> None:
+    assert Result.of("a.b", "w", [unbounded([False], [0.5], threat=threat)]).norms is None
+    assert Result.of("a.b", "w", [0.5]).norms is None
+
+
+def test_norms_stand_beside_the_accuracy() -> None:
+    """An accuracy under an attack that may go as far as it likes is never shown alone."""
+    result = Result.of("a.b", "w", [unbounded([False, True], [1.25, 0.0])])
+    assert str(result) == "50.0 % [9.5, 90.5] unbounded, median L2 1.25, L_inf 0.125"
+    table = Table({"standard": {"CW": result}}, "Accuracy")
+    assert "50.0 %<br><small>[9.5, 90.5] unbounded, median L2 1.25, L_inf 0.125</small>" in table._repr_html_()
+    assert "median L2 1.25" in repr(table)
+    assert "unbounded" not in str(Result.of("a.b", "w", [outcome(1, 2)]))
+
+
 # --- records ------------------------------------------------------------------------------------------------------
 
 def test_a_record_reads_back_as_it_was(tmp_path: Path) -> None:
     results = [Result.of("a.one", "accuracy", [outcome(60, 80)], profile="smoke", device="cpu"),
                Result.of("a.two", "accuracy", [outcome(6, 80), outcome(7, 80)]),
-               Result.of("a.three", "ratio", [1 / 3], unit="number")]
+               Result.of("a.three", "ratio", [1 / 3], unit="number"),
+               Result.of("a.four", "accuracy", [unbounded([False, True], [1 / 3, 0.0])])]
     path = tmp_path / "deep" / "01.json"
     save(path, {"chapter": "01", "minutes": 0.1}, results, [{"claim": "c", "held": "held"}])
     header, found = read(path)
     assert found == results
+    assert [result.norms is None for result in found] == [True, True, True, False]
+    assert isinstance(found[3].norms, tuple)
     assert header["chapter"] == "01"
     assert header["verdicts"] == [{"claim": "c", "held": "held"}]
     assert [file.name for file in path.parent.iterdir()] == ["01.json"]

@@ -9,6 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from nbutils import networks
@@ -263,6 +265,182 @@ def test_cross_entropy_is_per_image() -> None:
     logits = torch.tensor([[0.0, 0.0], [math.log(3.0), 0.0]])
     found = LOSSES["cross-entropy"](logits, torch.tensor([0, 1]))
     torch.testing.assert_close(found, torch.tensor([2.0, 4.0]).log())
+
+
+# --- starts close to the image -----------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("threat", [ThreatModel("Linf", 0.1), ThreatModel("L2", 0.5)], ids=str)
+@pytest.mark.parametrize("sd", [0.001, 0.01])
+def test_a_start_near_the_image_is_gaussian(sd: float, threat: ThreatModel) -> None:
+    """Ten thousand pixels, a step of no length: mean, spread and share within one standard deviation, to 5 sigma."""
+    x = torch.full((200, *SHAPE), 0.5, dtype=torch.float64)
+    attack = PGD(threat, 1, 0.0, random_start=sd, keep_best=False)
+    noise = (attack(Linear(2), x, torch.zeros(200, dtype=torch.int64), torch.Generator().manual_seed(0)) - x) / sd
+    assert abs(noise.mean()) < 5 / 9600**0.5
+    assert abs(noise.std() - 1) < 5 / 19200**0.5
+    assert abs((noise.abs() < 1).double().mean() - 0.6827) < 5 * (0.6827 * 0.3173 / 9600) ** 0.5
+    assert noise[0].abs().sum() != noise[1].abs().sum()  # every image has its own
+    other = attack(Linear(2), x, torch.zeros(200, dtype=torch.int64), torch.Generator().manual_seed(1)) - x
+    assert not torch.equal(other / sd, noise)
+
+
+@pytest.mark.parametrize("threat", [ThreatModel("Linf", 0.001), ThreatModel("L2", 0.01)], ids=str)
+def test_a_start_near_the_image_stays_inside_the_ball(threat: ThreatModel) -> None:
+    x = torch.rand(50, *SHAPE, generator=torch.Generator().manual_seed(0), dtype=torch.float64).round()
+    attack = PGD(threat, 1, 0.0, random_start=0.01)  # keeps the start, for nothing after it is worse
+    found = attack(Linear(2), x, torch.zeros(50, dtype=torch.int64), torch.Generator().manual_seed(0))
+    assert ((found >= 0) & (found <= 1)).all()
+    distance = threat.distance(found - x)
+    assert (distance <= threat.eps + 1e-12).all()
+    assert (distance > 0.2 * threat.eps).all()  # half of the noise is clipped away at black and white
+
+
+def test_a_start_near_the_image_is_in_the_label() -> None:
+    assert repr(PGD(LINF, 10, 2 / 255, random_start=0.001, loss="kl")) == (
+        "PGD(L_inf 8/255, 10 steps of 2/255, 1 restart near x (sd 0.001), kl)")
+
+
+# --- divergence from the clean prediction -------------------------------------------------------------------------
+
+@pytest.mark.parametrize("classes", [2, 3, 10, 200])
+@pytest.mark.parametrize("scale", [0.1, 3.0, 30.0])
+def test_kl_is_the_divergence_of_the_clean_from_the_adversarial_prediction(classes: int, scale: float) -> None:
+    generator = torch.Generator().manual_seed(classes)
+    logits, clean = scale * torch.randn(2, 50, classes, generator=generator, dtype=torch.float64)
+    categorical = torch.distributions.Categorical
+    expected = torch.distributions.kl_divergence(categorical(logits=clean), categorical(logits=logits))
+    found = LOSSES["kl"](logits, clean)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+    assert (found >= -1e-12).all()
+    torch.testing.assert_close(LOSSES["kl"](clean, clean), torch.zeros(50, dtype=torch.float64), rtol=0, atol=1e-12)
+
+
+def test_kl_needs_the_clean_logits(double_network: SplitClassifier, pixels: tuple[Tensor, Tensor]) -> None:
+    attack = PGD(LINF, 2, loss="kl", random_start=0.001)
+    with pytest.raises(ValueError, match=r"'kl': targets of shape \(16,\); expected the clean logits \(16, 10\)"):
+        attack(double_network, *pixels)
+    with pytest.raises(ValueError, match=r"targets of shape \(16, 9\); expected the clean logits \(16, 10\)"):
+        attack(double_network, pixels[0], torch.zeros(16, 9, dtype=torch.float64))
+
+
+def test_kl_has_no_slope_at_the_image_itself(double_network: SplitClassifier, pixels: tuple[Tensor, Tensor]) -> None:
+    """Why TRADES starts beside x: p - p = 0 up to rounding, of which the sign would be noise."""
+    x = pixels[0]
+    with torch.no_grad():
+        clean = double_network(x)
+    slopes = []
+    for offset in (0.0, 0.001):
+        moved = (x + offset).requires_grad_()
+        (slope,) = torch.autograd.grad(LOSSES["kl"](double_network(moved), clean).sum(), moved)
+        slopes.append(slope.abs().max().item())
+    assert slopes[0] < 1e-12
+    assert slopes[1] > 1e6 * slopes[0]
+
+
+@pytest.mark.parametrize("threat", [LINF, L2], ids=str)
+def test_kl_on_a_linear_model_is_the_closed_form(threat: ThreatModel) -> None:
+    """With two classes the divergence grows with |change of the margin|: along w or against it, whichever is worse."""
+    model = Linear(2)
+    x = 0.4 + 0.2 * torch.rand(6, *SHAPE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with torch.no_grad():
+        clean = model(x)
+    w = (model.weight[1] - model.weight[0]).detach().view(SHAPE)
+    best = w.sign() if threat.norm == "Linf" else w / w.norm()
+    ends = [x + sign * threat.eps * best for sign in (1, -1)]
+    found = PGD(threat, 8, loss="kl", random_start=0.001)(model, x, clean, torch.Generator().manual_seed(0))
+    distance = torch.stack([(found - end).abs().flatten(1).amax(1) for end in ends])
+    rest = 1e-12 if threat.norm == "Linf" else 0.002  # what a projection leaves of the noise across w
+    assert (distance.amin(0) < rest).all()
+
+
+@pytest.mark.parametrize("keep_best", [True, False])
+def test_kl_attacks_an_image_the_same_in_every_batch(keep_best: bool, double_network: SplitClassifier,
+                                                     pixels: tuple[Tensor, Tensor]) -> None:
+    """From a start that does not depend on the batch: half a grey level above the image."""
+    x = pixels[0].repeat(2, 1, 1, 1)
+    with torch.no_grad():
+        clean = double_network(x)
+    attack = PGD(LINF, 4, loss="kl", random_start=False, keep_best=keep_best)
+    start = (x + 0.5 / 255).clamp(0, 1)
+    together = attack(double_network, start, clean)
+    assert (together - start).abs().amax() > 0.9 * LINF.eps
+    alone = torch.cat([attack(double_network, start[i:i + 1], clean[i:i + 1]) for i in range(0, 32, 5)])
+    torch.testing.assert_close(together[::5], alone, rtol=0, atol=1e-10)
+
+
+def test_kl_with_keep_best_and_restarts_never_does_less_harm(planted_test: PlantedSet,
+                                                             network_pair: tuple[SplitClassifier, SplitClassifier],
+                                                             ) -> None:
+    model, x = network_pair[0], planted_test.x
+    with torch.no_grad():
+        clean = model(x)
+    previous = None
+    for restarts in (1, 3):
+        attack = PGD(ThreatModel("Linf", 2 / 255), 2, loss="kl", random_start=0.001, restarts=restarts)
+        with torch.no_grad():
+            logits = model(attack(model, x, clean, torch.Generator().manual_seed(0)))
+        changed, loss = logits.argmax(1) != clean.argmax(1), LOSSES["kl"](logits, clean)
+        assert 0 < changed.sum() < 100
+        if previous is not None:
+            assert (changed >= previous[0]).all()
+            assert (loss[~changed] >= previous[1][~changed] - 1e-4).all()
+        previous = changed, loss
+
+
+# --- properties ---------------------------------------------------------------------------------------------------
+
+class Scores(nn.Module):
+    """Linear logits of any number of classes and precision."""
+
+    def __init__(self, classes: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(classes)
+        self.weight = nn.Parameter(torch.randn(classes, 48, generator=generator, dtype=torch.float64).to(dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.flatten(1) - 0.5) @ self.weight.T
+
+
+@given(norm=st.sampled_from(["Linf", "L2"]), eps=st.sampled_from([0.0, 0.03, 1.0]),
+       loss=st.sampled_from(sorted(LOSSES)),
+       start=st.sampled_from([True, False, 0.001, 2.0]), keep_best=st.booleans(), targeted=st.booleans(),
+       classes=st.sampled_from([2, 3, 10, 200]), batch=st.sampled_from([0, 1, 5]), saturated=st.booleans(),
+       dtype=st.sampled_from([torch.float32, torch.float64]), seed=st.integers(0, 100))
+def test_every_setting_returns_admissible_pixels(norm: str, eps: float, loss: str, start: bool | float,
+                                                 keep_best: bool, targeted: bool, classes: int, batch: int,
+                                                 saturated: bool, dtype: torch.dtype, seed: int) -> None:
+    if loss == "dlr":
+        classes = max(classes, 3)
+    generator = torch.Generator().manual_seed(seed)
+    model = Scores(classes, dtype)
+    x = torch.rand(batch, *SHAPE, generator=generator, dtype=torch.float64).to(dtype)
+    x = x.round() if saturated else x
+    y = torch.randint(classes, (batch,), generator=generator)
+    with torch.no_grad():
+        target = model(x) if loss == "kl" else y
+    threat = ThreatModel(norm, eps)
+    attack = PGD(threat, 2, loss=loss, random_start=start, keep_best=keep_best, targeted=targeted,
+                 restarts=2 if start else 1)
+    found = attack(model, x, target, torch.Generator().manual_seed(seed))
+    assert found.shape == x.shape
+    assert found.dtype == dtype
+    assert ((found >= 0) & (found <= 1)).all()
+    assert (threat.distance(found - x) <= eps + 1e-6).all()
+    if eps == 0:
+        assert torch.equal(found, x)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_logits_that_are_not_finite_are_said(bad: float, loss: str) -> None:
+    class Broken(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.stack([x.sum((1, 2, 3)), torch.full((len(x),), bad), -x.sum((1, 2, 3))], 1)
+
+    x = torch.full((2, *SHAPE), 0.5)
+    target = torch.zeros(2, 3) if loss == "kl" else torch.tensor([0, 0])
+    with pytest.raises(ValueError, match=rf"PGD: the loss is not finite at step 0; the model returned \[{bad}\]"):
+        PGD(LINF, 2, loss=loss)(Broken(), x, target)
 
 
 # --- more effort never helps the defender -------------------------------------------------------------------------

@@ -1,19 +1,24 @@
 """Scores under attack: verdicts per image, promises kept, curves, worst cases, health checks."""
 
+import functools
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import pytest
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from nbutils.images import ImageSet, PlantedSet
 from nbutils.lab import console
 from nbutils.networks import SplitClassifier
 from nbutils.robustness import (
     BIM,
+    CW,
+    FAB,
     FGSM,
     PGD,
+    AutoAttack,
     Outcome,
     ThreatModel,
     accuracy_curve,
@@ -21,6 +26,7 @@ from nbutils.robustness import (
     evaluate,
     health_checks,
     predict,
+    transfer_matrix,
     worst_case,
 )
 
@@ -158,6 +164,155 @@ def test_attacked_images_keep_their_labels_and_truth(network_pair: Pair, planted
     assert (distance > 0).all()
     score = evaluate(network_pair[0], planted_test, attack, seed=4, batch_size=32)
     assert torch.equal(predict(network_pair[0], found.x, batch_size=9) == found.y, score.correct)
+
+
+# --- precision ----------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("attack", [PGD(ThreatModel("Linf", 2 / 255), 3), CW(0.1, 8), FAB("L2", 0.2, 3),
+                                    AutoAttack(ThreatModel("Linf", 2 / 255), "apgd-ce", 3)], ids=repr)
+def test_an_attack_in_bfloat16_is_scored_in_float32(attack: PGD | CW | FAB | AutoAttack, network_pair: Pair,
+                                                    planted_test: PlantedSet) -> None:
+    model, images = network_pair[0], planted_test.take(20)
+    seen: list[tuple[torch.dtype, torch.dtype]] = []
+    hook = model.stages[1].register_forward_hook(
+        lambda module, inputs, output: seen.append((inputs[0].dtype, output.dtype)))
+    try:
+        outcome = evaluate(model, images, attack, seed=3, precision="bfloat16")
+    finally:
+        hook.remove()
+    assert seen[-1] == (torch.float32, torch.float32)  # the one pass that scores
+    assert all(out == torch.bfloat16 for _, out in seen[:-1])
+    assert len(seen) > 1
+    search = replace(attack, early_exit=True) if isinstance(attack, PGD) else attack
+    found = attacked(model, images, search, seed=3, precision="bfloat16")
+    assert found.x.dtype == torch.float32
+    assert torch.equal(outcome.prediction, predict(model, found.x))
+    assert torch.equal(outcome.correct, predict(model, found.x) == images.y)
+    torch.testing.assert_close(outcome.l2, (found.x - images.x).flatten(1).norm(dim=1))
+    plain = attacked(model, images, search, seed=3)
+    assert not torch.equal(plain.x, found.x)
+
+
+def test_an_unknown_precision_is_refused(network_pair: Pair, planted_test: PlantedSet) -> None:
+    with pytest.raises(ValueError, match="precision = 'float16': expected 'float32' or 'bfloat16'"):
+        evaluate(network_pair[0], planted_test, PGD(LINF, 1), precision="float16")
+
+
+# --- what is shown while an attack runs ---------------------------------------------------------------------------
+
+@pytest.fixture
+def shown_at_once(monkeypatch: pytest.MonkeyPatch) -> list[tqdm]:
+    """Counters appear without the delay of two seconds; the list holds those that were made."""
+    made: list[tqdm] = []
+
+    @functools.wraps(tqdm)
+    def at_once(**options: object) -> tqdm:
+        made.append(tqdm(**{**options, "delay": 0, "mininterval": 0}))
+        return made[-1]
+
+    monkeypatch.setattr(console, "tqdm", at_once)
+    return made
+
+
+def hooks(model: nn.Module) -> int:
+    return len(model._forward_pre_hooks) + len(model._forward_hooks)
+
+
+def test_short_work_shows_nothing(network_pair: Pair, planted_test: PlantedSet,
+                                  capfd: pytest.CaptureFixture[str]) -> None:
+    attacked(network_pair[0], planted_test, PGD(LINF, 2))
+    assert capfd.readouterr() == ("", "")
+    assert hooks(network_pair[0]) == 0
+
+
+@pytest.mark.parametrize("attack", [PGD(LINF, 3), PGD(LINF, 3, early_exit=True), CW(0.1, 3, searches=2),
+                                    FAB("Linf", None, 3), AutoAttack(LINF, "apgd-ce", 3)], ids=repr)
+def test_the_counter_counts_every_image_that_passes(attack: PGD | CW | FAB | AutoAttack, network_pair: Pair,
+                                                    planted_test: PlantedSet, shown_at_once: list[tqdm]) -> None:
+    model, images = network_pair[0], planted_test.take(10)
+    passed: list[int] = []
+    hook = model.stages[0].register_forward_pre_hook(lambda module, inputs: passed.append(len(inputs[0])))
+    try:
+        attacked(model, images, attack, batch_size=4)
+    finally:
+        hook.remove()
+    assert len(shown_at_once) == 1
+    assert shown_at_once[0].n == sum(passed) > 10
+    assert hooks(model) == 0
+    if attack == PGD(LINF, 3):
+        assert sum(passed) == 4 * 10
+    if isinstance(attack, CW):
+        assert sum(passed) == (1 + 2 * 3) * 10
+
+
+def test_what_is_shown_does_not_change_the_images(network_pair: Pair, planted_test: PlantedSet,
+                                                  request: pytest.FixtureRequest,
+                                                  capfd: pytest.CaptureFixture[str]) -> None:
+    hidden = attacked(network_pair[0], planted_test, PGD(LINF, 2))
+    request.getfixturevalue("shown_at_once")
+    shown = attacked(network_pair[0], planted_test, PGD(LINF, 2))
+    assert torch.equal(shown.x, hidden.x)
+    assert f"{PGD(LINF, 2)!r} on 100 images: 300pass" in capfd.readouterr().err
+
+
+def test_the_counter_is_removed_when_the_attack_fails(network_pair: Pair, planted_test: PlantedSet) -> None:
+    def fails(model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+        assert hooks(network_pair[0]) == 1
+        raise RuntimeError("out of luck")
+
+    with pytest.raises(RuntimeError, match="out of luck"):
+        attacked(network_pair[0], planted_test, fails)  # type: ignore[arg-type]
+    assert hooks(network_pair[0]) == 0
+    with pytest.raises(ValueError, match="returned pixels"):
+        attacked(network_pair[0], planted_test, Returns(None, 1.0))
+    assert hooks(network_pair[0]) == 0
+
+
+# --- transfer matrices --------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("attack", [PGD(ThreatModel("Linf", 3 / 255), 3), PGD(LINF, 3, keep_best=False), CW(0.1, 10)],
+                         ids=repr)
+def test_a_transfer_matrix_holds_what_evaluations_one_by_one_would_find(attack: PGD | CW, network_pair: Pair,
+                                                                        planted_test: PlantedSet) -> None:
+    matrix = transfer_matrix(network_pair, planted_test, attack, seed=4)
+    assert [len(row) for row in matrix] == [2, 2]
+    for i, source in enumerate(network_pair):
+        found = attacked(source, planted_test, attack, seed=4).x
+        for j, model in enumerate(network_pair):
+            outcome = matrix[i][j]
+            assert torch.equal(outcome.prediction, predict(model, found))
+            assert torch.equal(outcome.correct, predict(model, found) == planted_test.y)
+            assert outcome.inputs == (model.key, planted_test.fingerprint)
+            assert outcome.attack == (repr(attack) if i == j else f"transferred {attack!r}")
+            alone = evaluate(model, planted_test, attack, source=None if i == j else source, seed=4)
+            assert torch.equal(outcome.correct, alone.correct)
+            assert (outcome.attack, outcome.threat, outcome.model) == (alone.attack, alone.threat, alone.model)
+            if i != j:
+                assert torch.equal(outcome.prediction, alone.prediction)
+                assert torch.equal(outcome.l2, alone.l2)
+                assert outcome.accuracy > matrix[j][j].accuracy  # weaker than against the model itself
+        assert torch.equal(matrix[i][0].l2, matrix[i][1].l2)  # one row, one set of images
+    assert not torch.equal(matrix[0][0].l2, matrix[1][0].l2)
+
+
+def test_a_transfer_matrix_attacks_each_model_once(network_pair: Pair, planted_test: PlantedSet) -> None:
+    calls: list[nn.Module] = []
+
+    @dataclass(frozen=True)
+    class Counted(Returns):
+        def __call__(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
+            calls.append(model)
+            return x
+
+    transfer_matrix([*network_pair, network_pair[0]], planted_test, Counted(None, 0.0))
+    assert len(calls) == 3
+    assert [call is model for call, model in zip(calls, [*network_pair, network_pair[0]], strict=True)] == [True] * 3
+
+
+def test_a_transfer_matrix_of_one_model_and_of_none(network_pair: Pair, planted_test: PlantedSet) -> None:
+    (row,) = transfer_matrix(network_pair[:1], planted_test, PGD(LINF, 1))
+    assert len(row) == 1
+    assert transfer_matrix([], planted_test, PGD(LINF, 1)) == []
 
 
 # --- curves and worst cases ---------------------------------------------------------------------------------------
