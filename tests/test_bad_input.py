@@ -123,7 +123,7 @@ CASES = [
     Bad("CW and NaN", lambda: CW(steps=1)(Broken(0, math.nan), X, Y), ("CW", "nan", "finite")),
     Bad("version", lambda: AutoAttack(LINF, "standart"), ("version = 'standart'", "rand", "did you mean 'standard'")),
     Bad("AutoAttack without steps", lambda: AutoAttack(LINF, steps=0), ("steps = 0", ">= 1")),
-    Bad("AutoAttack of two classes", lambda: AutoAttack(LINF)(Broken(0, 1), X, Y), ("2 classes", "at least 4", "PGD")),
+    Bad("AutoAttack of two classes", lambda: AutoAttack(LINF)(Broken(0, 1), X, Y), ("2 classes", "4", "apgd-ce")),
     Bad("norm of FAB", lambda: FAB("L1"), ("norm = 'L1'", "Linf, L2")),
     Bad("eps of FAB in grey levels", lambda: FAB("Linf", 8), ("eps = 8", "[0, 1]; did you mean 8/255?")),
     Bad("negative eps of FAB", lambda: FAB("L2", -1.0), ("eps = -1.0", ">= 0")),

@@ -7,7 +7,6 @@ adversarial image are in `minimum_norm`, AutoAttack in `autoattack`.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nbutils.messages import check_counts, did_you_mean
 from nbutils.robustness.threat import ThreatModel, format_eps
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # (logits (B, K), target) -> (B,), larger is worse for the model
@@ -140,10 +140,7 @@ class PGD:
     name: str = "PGD"
 
     def __post_init__(self) -> None:
-        for setting in ("steps", "restarts"):
-            value = getattr(self, setting)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{setting} = {value!r}: expected a whole number >= 1")
+        check_counts(steps=self.steps, restarts=self.restarts)
         if self.restarts > 1 and not self.random_start:
             raise ValueError(f"restarts = {self.restarts}: without a random start all are the same; expected 1")
         size = 2.5 * self.threat.eps / self.steps if self.step_size is None else self.step_size
@@ -155,8 +152,8 @@ class PGD:
         if self.early_exit and not self.keep_best:
             raise ValueError("early_exit = True: expected keep_best = True, for the last iterate need not fool")
         if self.loss not in LOSSES:
-            near = difflib.get_close_matches(self.loss, LOSSES, n=1, cutoff=0)[0]
-            raise ValueError(f"loss = {self.loss!r}: expected one of {', '.join(LOSSES)}; did you mean {near!r}?")
+            raise ValueError(f"loss = {self.loss!r}: expected one of {', '.join(LOSSES)}"
+                             f"{did_you_mean(self.loss, LOSSES)}")
 
     def __repr__(self) -> str:
         levels = self.threat.norm == "Linf" and format_eps(self.threat.eps).endswith("/255")

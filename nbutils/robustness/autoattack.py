@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nbutils.messages import check_counts, did_you_mean
-from nbutils.robustness.attacks import frozen
+from nbutils.robustness.attacks import check_finite, frozen
 from nbutils.robustness.threat import ThreatModel
 
 VERSIONS = {
@@ -22,11 +22,16 @@ VERSIONS = {
 
 
 @contextmanager
-def _seeded(generator: torch.Generator | None, device: torch.device) -> Iterator[int]:
-    """A seed for the library, which seeds torch's global generators: they are left as they were."""
+def _as_the_library_wants_it(model: nn.Module, x: Tensor, generator: torch.Generator | None, what: str,
+                             ) -> Iterator[tuple[Callable[[Tensor], Tensor], int, int]]:
+    """The model as a function of float32 images, its number of classes, and a seed for the library, which seeds
+    torch's global generators: they are left as they were."""
     seed = int(torch.randint(2**31, (), generator=generator))
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        yield seed
+    with frozen(model), torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
+        with torch.no_grad():
+            logits = model(x)
+        check_finite(logits, logits, f"{what}: the logits are not finite")
+        yield lambda images: model(images.to(x.dtype)).float(), logits.shape[1], seed
 
 
 @dataclass(frozen=True, repr=False)
@@ -69,29 +74,28 @@ class AutoAttack:
         failed. The model is left untouched.
 
         Raises:
-            ValueError: fewer than four classes, for which the targeted attacks are not defined.
+            ValueError: fewer than four classes, for which the targeted attacks are not defined; logits that are not
+                finite.
         """
         import pyautoattack
 
         x = x.detach()
         if len(x) == 0 or self.threat.eps == 0:
             return x.clone()
-        with frozen(model), _seeded(generator, x.device) as seed:
-            with torch.no_grad():
-                classes = model(x[:1]).shape[1]
+        with _as_the_library_wants_it(model, x, generator, "AutoAttack") as (classify, classes, seed):
             if classes < 4 and self.version != "apgd-ce":
                 raise ValueError(f"AutoAttack, version {self.version!r}: the model has {classes} classes; expected "
                                  "at least 4, take version 'apgd-ce'")
             library = pyautoattack.AutoAttack(
-                model, norm=self.threat.norm, eps=self.threat.eps, seed=seed, device=x.device,
+                classify, norm=self.threat.norm, eps=self.threat.eps, seed=seed, device=x.device,
                 version=self.version if self.version in ("standard", "rand") else "custom",
                 attacks=None if self.version in ("standard", "rand") else list(VERSIONS[self.version]))
             for part in (library.apgd, library.apgd_targeted, library.fab):
                 part.n_iter, part.n_restarts = self.steps, 1
             targets = min(3 if self.version == "apgd" else 9, classes - 1)
             library.apgd_targeted.n_target_classes = library.fab.n_target_classes = targets
-            x_adv, _ = library.run_standard_evaluation(x, y, batch_size=len(x))
-        return self.threat.project(x_adv, x)  # FAB may overstep the radius by a rounding error
+            x_adv, _ = library.run_standard_evaluation(x.float(), y, batch_size=len(x))
+        return self.threat.project(x_adv.to(x.dtype), x)  # FAB may overstep the radius by a rounding error
 
 
 @dataclass(frozen=True, repr=False)
@@ -129,14 +133,18 @@ class FAB:
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """The nearest adversarial images found for x (B, 3, H, W), pixels in [0, 1], and labels y (B,); x itself
-        where none was found. The model is left untouched."""
+        where none was found. The model is left untouched.
+
+        Raises:
+            ValueError: the model returned logits that are not finite.
+        """
         from pyautoattack.fab_pt import FABAttack_PT
 
         x = x.detach()
         if len(x) == 0 or self.eps == 0:
             return x.clone()
-        with frozen(model), _seeded(generator, x.device) as seed:
-            library = FABAttack_PT(model, norm=self.norm, eps=torch.inf if self.threat is None else self.threat.eps,
+        with _as_the_library_wants_it(model, x, generator, "FAB") as (classify, _, seed):
+            library = FABAttack_PT(classify, norm=self.norm, eps=torch.inf if self.threat is None else self.threat.eps,
                                    n_iter=self.steps, n_restarts=self.restarts, seed=seed, device=x.device)
-            x_adv = library.perturb(x, y).detach()
+            x_adv = library.perturb(x.float(), y).detach().to(x.dtype)
         return x_adv if self.threat is None else self.threat.project(x_adv, x)

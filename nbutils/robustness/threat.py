@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from dataclasses import dataclass
 from fractions import Fraction
 
 import torch
 from torch import Tensor
+
+from nbutils.messages import did_you_mean
 
 NORMS = {"Linf": "L_inf", "L2": "L2"}
 
@@ -57,8 +58,7 @@ class ThreatModel:
 
     def __post_init__(self) -> None:
         if self.norm not in NORMS:
-            near = difflib.get_close_matches(str(self.norm).replace("_", ""), NORMS, n=1, cutoff=0.3)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(str(self.norm).replace("_", ""), NORMS)
             raise ValueError(f"norm = {self.norm!r}: expected one of {', '.join(NORMS)}{hint}")
         eps = parse_eps(self.eps)
         if self.norm == "Linf" and eps > 1:

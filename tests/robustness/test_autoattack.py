@@ -229,7 +229,7 @@ def test_steps_reach_every_part_that_takes_steps(network_pair: Pair, planted_tes
 def test_too_few_classes_are_refused(version: str, classes: int) -> None:
     model = Linear(classes).train()
     with pytest.raises(ValueError, match=rf"version '{version}': the model has {classes} classes; expected at least "
-                                         r"4, use PGD with loss='margin'") as caught:
+                                         r"4, take version 'apgd-ce'") as caught:
         AutoAttack(LINF, version)(model, grey(2), torch.tensor([0, 1]))
     assert "\n" not in str(caught.value)
     assert model.training
@@ -337,11 +337,19 @@ def test_a_model_without_slope_resists(attack: AutoAttack | FAB) -> None:
 
 
 @pytest.mark.parametrize("attack", [FAB("Linf", None, 3), FAB("L2", 0.2, 3), AutoAttack(LINF, "apgd", 3)], ids=repr)
-def test_logits_that_are_not_numbers_are_said_by_the_evaluation(attack: AutoAttack | FAB,
-                                                                planted_test: PlantedSet) -> None:
+def test_logits_that_are_not_numbers_are_named_before_the_search(attack: AutoAttack | FAB) -> None:
     model = Constant(1.0, float("nan"), 0.0, 2.0)
-    with pytest.raises(ValueError, match="NaN among its logits; expected finite numbers"):
-        evaluate(model, planted_test.take(3), attack)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"not finite; the model returned \[nan\] among its logits, expected finite"):
+        attack(model, grey(3), torch.tensor([1, 1, 1]))
+
+
+@pytest.mark.parametrize("attack", [FAB("Linf", None, 3), FAB("L2", 0.2, 3), AutoAttack(LINF, "apgd", 3)], ids=repr)
+def test_models_in_float64_are_attacked_as_in_float32(attack: AutoAttack | FAB, network_pair: Pair,
+                                                      planted_test: PlantedSet) -> None:
+    model, x, y = network_pair[0], planted_test.x[:4], planted_test.y[:4]
+    found = attack(copy.deepcopy(model).double(), x.double(), y, generator())
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found.float(), attack(model, x, y, generator()), rtol=0, atol=1e-3)
 
 
 # --- properties ---------------------------------------------------------------------------------------------------
