@@ -209,20 +209,21 @@ class PGD:
             x_adv.requires_grad_(stepping)
             with torch.set_grad_enabled(stepping):
                 now, loss = self._harm(model(x_adv), y[at_work], step)
-            better = _worse_for_model(now, harm[:, at_work]) if self.keep_best else torch.ones_like(at_work).bool()
-            best[at_work[better]], harm[:, at_work[better]] = x_adv.detach()[better], now[:, better].to(x.dtype)
+            if self.keep_best:
+                better = _worse_for_model(now, harm[:, at_work])
+                best[at_work[better]], harm[:, at_work[better]] = x_adv.detach()[better], now[:, better].to(x.dtype)
+            else:
+                harm = now.to(x.dtype)
             if stepping:
                 (gradient,) = torch.autograd.grad(loss.sum(), x_adv)
-                moved = x_adv.detach() + (self.step_size or 0) * self.threat.ascent_direction(gradient)
-                x_adv = self.threat.project(moved, x[at_work])
+                moved = x_adv.detach() + self.threat.ascent_direction(gradient).mul_(self.step_size or 0)
+                x_adv = self.threat.project(moved, x[at_work] if len(at_work) < len(x) else x)
                 if self.early_exit and (now[0] > 0).any():
                     left = now[0] == 0
                     at_work, x_adv = at_work[left], x_adv[left]
                     if len(at_work) == 0:
                         break
-        if not score_last:
-            best[at_work] = x_adv
-        return best, harm
+        return (best if self.keep_best else x_adv), harm
 
     def _start(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
         if self.random_start is True:

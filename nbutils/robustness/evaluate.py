@@ -71,16 +71,16 @@ def attacked(model: nn.Module, images: ImageSet, attack: Attack, seed: int = 0, 
         raise ValueError(f"{attack!r}: the image set is empty; expected at least one image")
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
-    parts = []
+    x_adv = torch.empty_like(images.x)  # filled in place: joined parts would need the memory twice
     with counter(f"{attack!r} on {len(images)} images", "pass") as count, mixed_precision(device, precision):
         hook = model.register_forward_pre_hook(lambda module, inputs: count(len(inputs[0])))
         try:
-            for x, y in zip(images.x.split(batch_size), images.y.split(batch_size), strict=True):
-                parts.append(attack(model, x.to(device), y.to(device), generator).detach().cpu())
-                _check_promise(attack, parts[-1], parts[-1] - x)
+            for x, y, found in zip(*(part.split(batch_size) for part in (images.x, images.y, x_adv)), strict=True):
+                found.copy_(attack(model, x.to(device), y.to(device), generator).detach())
+                _check_promise(attack, found, found - x)
         finally:
             hook.remove()
-    return replace(images, x=torch.cat(parts), name=f"{images.name} under {attack!r}")
+    return replace(images, x=x_adv, name=f"{images.name} under {attack!r}")
 
 
 def predict(model: nn.Module, x: Tensor, batch_size: int = 256) -> Tensor:

@@ -94,7 +94,7 @@ class ThreatModel:
             perturbed: (B, ...) any values. x: (B, ...) clean pixels in [0, 1].
         """
         if self.norm == "Linf":
-            return torch.clamp(torch.clamp(perturbed, x - self.eps, x + self.eps), 0, 1)
+            return torch.clamp(perturbed, x - self.eps, x + self.eps).clamp_(0, 1)
         delta = perturbed - x
         length = _per_image(self.distance(delta), delta)
         factor = torch.where(length > self.eps, self.eps / length, 1)
