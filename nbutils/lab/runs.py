@@ -57,8 +57,8 @@ def _device(value: Any) -> str:
     return str(value)
 
 
-def _networks(value: Any) -> tuple[str, ...]:
-    return tuple(check_network(name.strip()) for name in str(value).split(","))
+def _networks(value: Any) -> str:
+    return ", ".join(check_network(name.strip()) for name in str(value).split(","))
 
 
 def _autoattack(value: Any) -> str:
@@ -84,7 +84,7 @@ class Parameters(BaseModel):
     steps: Count = Field(50, ge=1, le=10_000, description="PGD steps of the judging attack")
     curve_steps: Count = Field(20, ge=2, le=10_000, description="PGD steps for curves and surveys")
     train_steps: Count = Field(3, ge=1, le=100, description="PGD steps inside adversarial training")
-    table_networks: Annotated[tuple[str, ...], BeforeValidator(_networks)] = ("vgg_small", "wrn_small")
+    table_networks: Annotated[str, BeforeValidator(_networks)] = "vgg_small, wrn_small"
     table_epochs: Count = Field(6, ge=1, description="passes over the training images for the table's networks")
     autoattack: Annotated[str, BeforeValidator(_autoattack)] = "standard"
     costly_size: Count = Field(50, ge=4, description="test images under CW, FAB and AutoAttack, per seed")
