@@ -37,6 +37,10 @@ def format_eps(eps: float) -> str:
     return f"{eps:.4g}"
 
 
+def _all_but_batch(images: Tensor) -> tuple[int, ...]:
+    return tuple(range(1, images.ndim))
+
+
 def _per_image(values: Tensor, like: Tensor) -> Tensor:
     return values.view(-1, *[1] * (like.ndim - 1))
 
@@ -71,7 +75,7 @@ class ThreatModel:
 
     def distance(self, delta: Tensor) -> Tensor:
         """(B,) norm of each perturbation in delta (B, ...)."""
-        return delta.flatten(1).norm(p=math.inf if self.norm == "Linf" else 2, dim=1)
+        return torch.linalg.vector_norm(delta, math.inf if self.norm == "Linf" else 2, dim=_all_but_batch(delta))
 
     def ascent_direction(self, gradient: Tensor) -> Tensor:
         """The step of norm 1 along which a linear function with this gradient grows fastest, per image.
@@ -81,9 +85,10 @@ class ThreatModel:
         """
         if self.norm == "Linf":
             return gradient.sign()
-        largest = _per_image(gradient.flatten(1).abs().amax(1), gradient)
+        pixels = _all_but_batch(gradient)  # not flattened, which would copy a tensor in channels_last
+        largest = gradient.abs().amax(pixels, keepdim=True)
         scaled = gradient / torch.where(largest > 0, largest, 1)
-        length = _per_image(scaled.flatten(1).norm(dim=1), gradient)
+        length = torch.linalg.vector_norm(scaled, dim=pixels, keepdim=True)
         return scaled / length.clamp_min(1)  # the largest entry is 1, so only a zero gradient is shorter
 
     def project(self, perturbed: Tensor, x: Tensor) -> Tensor:
