@@ -91,7 +91,7 @@ class Scale:
 
 def keep_freed_memory() -> None:
     """Let glibc keep what is freed. By default it hands large blocks back at times that depend on what ran before, and
-    the page faults that follow cost up to a third of a small network's time, on either side of a ratio."""
+    the page faults that follow cost a good part of a small network's time, on either side of a ratio."""
     if platform.libc_ver()[0] == "glibc":
         trim_threshold, mmap_threshold = -1, -3
         for option in (trim_threshold, mmap_threshold):
