@@ -66,7 +66,7 @@ rule chapter:
 
 rule book:
     input:
-        "_config.yml", "_toc.yml", twins,
+        "_config.yml", "_toc.yml", "tests/benchmarks/recorded.csv", twins,
         files("book", ".md", ".bib", ".py", ".js", ".css", ".svg", ".png"),
     output: index
     params:

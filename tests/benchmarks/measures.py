@@ -1,0 +1,322 @@
+"""Our speed as ratios to peers that are timed in the same run: nothing here says how fast one machine is."""
+
+from __future__ import annotations
+
+import copy
+import ctypes
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from statistics import median
+
+import torch
+from torch import Tensor
+from torch.profiler import profile
+from torch.utils.flop_counter import FlopCounterMode
+
+from nbutils import networks, robustness, training
+from nbutils.images import ImageSet, load
+from nbutils.networks import SplitClassifier
+from nbutils.robustness import PGD, ThreatModel, attacked, evaluate, predict
+from nbutils.robustness.attacks import mixed_precision
+from tests.benchmarks import peers
+
+THREAT = ThreatModel("Linf", 8 / 255)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table, as text; `asked` is empty where no bound was set in advance."""
+
+    measure: str
+    against: str
+    asked: str
+    measured: str
+    range: str
+    setting: str
+    device: str
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large the work is and where it runs. Tiny proves that everything runs; its figures mean nothing."""
+
+    device: str = "cpu"
+    tiny: bool = False
+
+    def __call__(self, cpu: int, cuda: int, tiny: int) -> int:
+        return tiny if self.tiny else cuda if self.device == "cuda" else cpu
+
+    def network(self, name: str) -> SplitClassifier:
+        """The network in evaluation mode, or its small relative."""
+        relatives = {"vgg16": "vgg_small", "wrn28_10": "wrn_small"} if self.tiny else {}
+        return networks.build(relatives.get(name, name)).to(self.device).eval()
+
+    def batch(self, n: int) -> tuple[Tensor, Tensor]:
+        """Planted x (n, 3, 32, 32) and y (n,); channels_last, as `training.fit` hands them on."""
+        drawn = load("planted", "test", n)
+        return drawn.x.to(self.device).contiguous(memory_format=torch.channels_last), drawn.y.to(self.device)
+
+    def wait(self) -> None:
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+    def times(self, repetitions: int, **calls: Callable[[], object]) -> dict[str, list[float]]:
+        """Seconds per call and repetition. The calls take turns, so that other work on the machine meets them all."""
+        seconds: dict[str, list[float]] = {name: [] for name in calls}
+        for repetition in range(-1, repetitions):  # the first one warms up
+            for name in list(calls)[:: 1 if repetition % 2 else -1]:
+                self.wait()
+                began = time.perf_counter()
+                calls[name]()
+                self.wait()
+                if repetition >= 0:
+                    seconds[name].append(time.perf_counter() - began)
+        return seconds
+
+    def row(self, measure: str, against: str, asked: str, upper: list[float], lower: list[float], setting: str) -> Row:
+        """The median over repetitions of upper / lower, with the smallest and the largest."""
+        ratios = sorted(a / b for a, b in zip(upper, lower, strict=True))
+        return Row(measure, against, asked, f"{median(ratios):.2f}", f"{ratios[0]:.2f} to {ratios[-1]:.2f}",
+                   f"{setting}; {len(ratios)} repetitions", self.hardware())
+
+    def hardware(self) -> str:
+        if self.device == "cuda":
+            return torch.cuda.get_device_name()
+        return f"CPU ({torch.backends.cpu.get_cpu_capability()}), {torch.get_num_threads()} threads"
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what is freed. By default it hands large blocks back at times that depend on what ran before, and
+    the page faults that follow cost a good part of a small network's time, on either side of a ratio."""
+    if platform.libc_ver()[0] == "glibc":
+        trim_threshold, mmap_threshold = -1, -3
+        for option in (trim_threshold, mmap_threshold):
+            ctypes.CDLL(None).mallopt(option, 2**30)
+
+
+def contiguous(model: SplitClassifier) -> SplitClassifier:
+    return copy.deepcopy(model).to(memory_format=torch.contiguous_format)
+
+
+def pgd(scale: Scale) -> Iterator[Row]:
+    """PGD against the gradients alone."""
+    yield from _pgd(scale, "vgg16", 32, "<= 1.05", repetitions=8)
+    yield from _pgd(scale, "small", 256, "<= 1.15", repetitions=30)
+    yield from _pgd(scale, "small", 64, "<= 1.15", repetitions=60)
+
+
+def _pgd(scale: Scale, name: str, n: int, asked: str, repetitions: int) -> Iterator[Row]:
+    steps, repetitions = scale(10, 10, 2), scale(repetitions, repetitions, 1)
+    model, (x, y) = scale.network(name).requires_grad_(False), scale.batch(scale(n, 16 * n, 4))
+    other, x_other = contiguous(model), x.contiguous()
+    last, best = PGD(THREAT, steps, keep_best=False), PGD(THREAT, steps)
+    seconds = scale.times(
+        repetitions, last=lambda: last(model, x, y), best=lambda: best(model, x, y),
+        channels_last=lambda: peers.bare_gradients(model, x, y, steps),
+        contiguous=lambda: peers.bare_gradients(other, x_other, y, steps))
+    layout = min("channels_last", "contiguous", key=lambda layout: median(seconds[layout]))
+    against, setting = f"{steps} x (forward + input backward), bare, {layout}", f"batch {len(x)}"
+    yield scale.row(f"time of PGD-{steps}, {name}", against, asked, seconds["last"], seconds[layout], setting)
+    yield scale.row(f"time of PGD-{steps} with keep_best, {name}", against, "", seconds["best"], seconds[layout],
+                    f"{setting}, one forward more")
+
+
+def foolbox(scale: Scale) -> Iterator[Row]:
+    """PGD on VGG-16 against foolbox; both also score the images that they return."""
+    steps = scale(10, 10, 2)
+    model, (x, y) = scale.network("vgg16"), scale.batch(scale(32, 512, 4))
+    attack = PGD(THREAT, steps)
+
+    def bfloat16() -> None:
+        with mixed_precision(scale.device, "bfloat16"):
+            x_adv = attack(model, x, y)
+        predict(model, x_adv, len(x_adv))
+
+    on_cuda = {"bfloat16": bfloat16} if scale.device == "cuda" else {}
+    seconds = scale.times(scale(8, 20, 1), float32=lambda: attack(model, x, y), **on_cuda,
+                          peer=peers.foolbox_pgd(contiguous(model), x.contiguous(), y, THREAT.eps, steps))
+    for dtype, asked in {"float32": ">= 1.5" if on_cuda else ">= 1.4", **dict.fromkeys(on_cuda, ">= 3")}.items():
+        scored = ", scored in float32" * (dtype == "bfloat16")
+        yield scale.row(f"speed of PGD-{steps}, vgg16, {dtype}{scored}", "foolbox LinfPGD, contiguous, float32", asked,
+                        seconds["peer"], seconds[dtype], f"batch {len(x)}")
+
+
+def training_epoch(scale: Scale) -> Iterator[Row]:
+    """An epoch of adversarial training against a plain script."""
+    for name, n in (("vgg16", 64), ("vgg_small", 256), ("small", 1024)):
+        yield from _training_epoch(scale, name, scale(n, 5000, 8))
+
+
+def _training_epoch(scale: Scale, name: str, n: int) -> Iterator[Row]:
+    steps, size, workers = scale(10, 10, 2), scale(64, 128, 8), scale(0, 4, 0)
+    images = replace(load("planted", "train", n), augmentation="crop+flip")
+    photographs = peers.Photographs((255 * images.x).round().byte().permute(0, 2, 3, 1).numpy(), images.y.numpy())
+    precision = "bfloat16" if scale.device == "cuda" else "float32"
+    model, schedule = scale.network(name), training.Schedule(1, size, peak_rate=0.01, precision=precision)
+    other = contiguous(model)
+
+    def plain(backward: bool) -> None:
+        peers.plain_training_epoch(other, photographs, THREAT.eps, steps, size, backward, workers)
+
+    seconds = scale.times(scale(5, 5, 1), **{"loss.backward()": lambda: plain(True),
+                                            "autograd.grad": lambda: plain(False)},
+                          ours=lambda: training.fit(model, images, training.pgd_adversarial(THREAT, steps), schedule))
+    for way in ("loss.backward()", "autograd.grad"):
+        yield scale.row(f"speed of an epoch, PGD-{steps} training, {name}", f"plain script in float32, PGD by {way}",
+                        ">= 4" if scale.device == "cuda" else ">= 1.5", seconds[way], seconds["ours"],
+                        f"ours in {precision}; {n} images, batch {size}")
+
+
+def peak(scale: Scale) -> Iterator[Row]:
+    """WRN-28-10 PGD: the share of the machine's own matrix-product peak, and where the rest goes."""
+    steps = scale(2, 10, 1)
+    model, (x, y) = scale.network("wrn28_10"), scale.batch(scale(16, 256, 2))
+    attack = PGD(THREAT, steps, keep_best=False)
+    model.requires_grad_(False)  # as the attack does, so that the input's backward is all that is counted
+    with FlopCounterMode(display=False) as counter:
+        model(x.clone().requires_grad_()).sum().backward()
+    side = scale(4096, 16384, 64)
+    seconds = scale.times(scale(5, 20, 1), attack=lambda: attack(model, x, y),
+                          **peers.matrix_products(side, scale.device))
+    rates = [steps * counter.get_total_flops() / elapsed for elapsed in seconds["attack"]]
+    peaks = [2 * side**3 / min(pair) for pair in zip(seconds["product"], seconds["convolution"], strict=True)]
+    yield scale.row(f"arithmetic of PGD-{steps}, wrn28_10", "float32 matrix product", "", rates, peaks,
+                    f"batch {len(x)}, {counter.get_total_flops() / len(x) / 1e9:.1f} GFLOP per image and step; "
+                    f"time: {breakdown(scale, lambda: attack(model, x, y))}")
+
+
+GROUPS = {"convolution": ("conv",), "BatchNorm": ("batch_norm",), "ReLU and other elementwise":
+          ("relu", "clamp", "threshold", "add", "sub", "mul", "div", "sign", "uniform", "fill")}
+
+
+def breakdown(scale: Scale, call: Callable[[], object]) -> str:
+    """Share of the operators' own time by group, in words."""
+    with profile(acc_events=True) as profiled:
+        call()
+        scale.wait()
+    spent = dict.fromkeys((*GROUPS, "rest"), 0.0)
+    for event in profiled.key_averages():
+        if event.key.startswith("aten::") and "addmm" not in event.key:
+            group = next((group for group, parts in GROUPS.items() if any(part in event.key for part in parts)), "rest")
+            spent[group] += event.self_device_time_total if scale.device == "cuda" else event.self_cpu_time_total
+    return ", ".join(f"{group} {value / sum(spent.values()):.0%}" for group, value in spent.items())
+
+
+def linear(scale: Scale) -> Iterator[Row]:
+    """Time when the work doubles. No image is ever fooled, so that every restart searches them all."""
+    n, steps = scale(256, 4096, 8), scale(10, 10, 2)
+    model, images = scale.network("small"), load("planted", "test", 2 * n)
+    images, threat = replace(images, y=predict(model, images.x)), ThreatModel("Linf", 1e-7)
+    seconds = scale.times(
+        scale(20, 20, 1), once=lambda: attacked(model, images.take(n), PGD(threat, steps)),
+        images=lambda: attacked(model, images, PGD(threat, steps)),
+        steps=lambda: attacked(model, images.take(n), PGD(threat, 2 * steps)),
+        restarts=lambda: attacked(model, images.take(n), PGD(threat, steps, restarts=2)))
+    for what in ("images", "steps", "restarts"):
+        yield scale.row(f"time of `attacked`, twice the {what}", "once, small", "2", seconds[what], seconds["once"],
+                        f"{n} images, {steps} steps, 1 restart")
+
+
+MEMORY = """
+import re, sys, torch
+from nbutils import networks
+from nbutils.images import ImageSet
+from nbutils.robustness import PGD, ThreatModel, attacked
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
+n, steps = map(int, sys.argv[1:])
+model, x = networks.build("small").eval(), torch.rand(n, 3, 32, 32)
+images = ImageSet(x, torch.zeros(n, dtype=torch.int64), ("a", "b"), "noise")
+open("/proc/self/clear_refs", "w").write("5")  # Linux: the peak is from now on
+before = peak()
+found = attacked(model, images, PGD(ThreatModel("Linf", 8 / 255), steps))
+print(peak() - before - found.x.nbytes / 2**20)
+"""
+
+
+def memory(scale: Scale) -> Iterator[Row]:
+    """Peak memory of `attacked` beyond the images it takes and gives, for n and 4 n, each in a process of its own."""
+    n, steps = scale(2048, 2048, 256), scale(2, 2, 1)
+    grown: dict[int, list[float]] = {n: [], 4 * n: []}
+    for _ in range(scale(5, 5, 1)):
+        for count, mebibytes in grown.items():
+            words = [sys.executable, "-c", MEMORY, str(count), str(steps)]
+            mebibytes.append(float(subprocess.run(words, capture_output=True, text=True, check=True).stdout))
+    used = ", ".join(f"{count} images: {median(mebibytes):.0f} MiB" for count, mebibytes in grown.items())
+    yield scale.row("memory of `attacked`, four times the images", "once, small", "1", grown[4 * n], grown[n], used)
+
+
+@dataclass
+class BestCheckpoint:
+    """An objective that also keeps the weights which did best on held-out images, looked at after every epoch."""
+
+    objective: training.Objective
+    held_out: ImageSet
+    attack: PGD
+    steps_per_epoch: int
+    step: int = 0
+    accuracy: float = -1.0
+    weights: dict[str, Tensor] = field(default_factory=dict)
+    seconds: float = 0.0
+    began: float = field(default_factory=time.monotonic)
+
+    def __call__(self, model: SplitClassifier, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+        if self.step and self.step % self.steps_per_epoch == 0:
+            self.look(model)
+        self.step += 1
+        return self.objective(model, x, y, generator)
+
+    def look(self, model: SplitClassifier) -> None:
+        accuracy = evaluate(model, self.held_out, self.attack).accuracy
+        if accuracy > self.accuracy:
+            self.accuracy, self.seconds = accuracy, time.monotonic() - self.began
+            self.weights = {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def published(scale: Scale) -> Iterator[Row]:
+    """Time to the published robust accuracy on CIFAR-10. On the CPU only when tiny, with planted images."""
+    if scale.device == "cuda" or scale.tiny:
+        yield _published(scale, "vgg16", 44.7)
+        yield _published(scale, "wrn28_10", 51.6)
+
+
+def _published(scale: Scale, name: str, target: float) -> Row:
+    threat, source = ThreatModel("Linf", 0.03), "planted" if scale.tiny else "cifar10"
+    steps, size, held = scale(10, 10, 2), scale(128, 128, 8), scale(1000, 1000, 8)
+    attack, model = PGD(threat, steps), scale.network(name)
+    images = replace(load(source, "train", scale(50_000, 50_000, 24)), augmentation="crop+flip")
+    rest, test = images.take(slice(held, None)), load(source, "test", scale(1000, 1000, 8))
+    best = BestCheckpoint(training.pgd_adversarial(threat, steps), images.take(held), attack, -(-len(rest) // size))
+    training.fit(model, rest, best, training.Schedule(scale(30, 30, 2), size, peak_rate=0.1))
+    best.look(model)
+    model.load_state_dict(best.weights)
+    pgd, strong = (100 * evaluate(model, test, judge).accuracy for judge in (attack, robustness.AutoAttack(threat)))
+    ratio = f"{pgd / target:.2f}" if abs(pgd - strong) <= 8 else "void: PGD and AutoAttack differ by over 8 points"
+    return Row(f"robust accuracy, {images.name}, {name}", f"published {target} %, PGD-10, {threat}", ">= 1", ratio, "",
+               f"PGD-{steps} {pgd:.1f} %, AutoAttack {strong:.1f} % of {len(test)} test images; checkpoint chosen on "
+               f"{held} held-out ones after {best.seconds / 60:.1f} minutes", scale.hardware())
+
+
+MEASURES: dict[str, Callable[[Scale], Iterator[Row]]] = {
+    "pgd": pgd, "foolbox": foolbox, "training": training_epoch, "peak": peak, "linear": linear, "memory": memory,
+    "published": published}
+ON_CUDA = {  # the measures that a CUDA GPU repeats, and what is asked of it
+    "foolbox": ("speed of PGD-10, vgg16", "foolbox LinfPGD, contiguous, float32", ">= 1.5; bfloat16 >= 3"),
+    "training": ("speed of an epoch, PGD-10 training", "plain script", ">= 4"),
+    "peak": ("arithmetic of PGD-10, wrn28_10", "float32 matrix product", ""),
+    "published": ("robust accuracy, CIFAR-10, vgg16 and wrn28_10", "published 44.7 % and 51.6 %, PGD-10", ">= 1"),
+}
+
+
+def measure(name: str, tiny: bool = False) -> Iterator[Row]:
+    """The rows of one measure, on the CPU and, unless tiny, on a CUDA GPU; without one, a row names the command."""
+    yield from MEASURES[name](Scale("cpu", tiny))
+    if name in ON_CUDA and not tiny:
+        if torch.cuda.is_available():
+            yield from MEASURES[name](Scale("cuda"))
+        else:
+            yield Row(*ON_CUDA[name], "not measured", "", f"python -m tests.benchmarks --only {name}", "a CUDA GPU")

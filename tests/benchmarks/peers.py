@@ -1,0 +1,105 @@
+"""What our speed is measured against: the same work, written plainly but well, without nbutils."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from nbutils.vision import torchvision
+
+with warnings.catch_warnings():  # foolbox uses an old name of scipy
+    warnings.simplefilter("ignore", DeprecationWarning)
+    import foolbox
+
+
+def bare_gradients(model: nn.Module, x: Tensor, y: Tensor, steps: int) -> None:
+    """`steps` times forward and input backward, and nothing else: what no gradient attack can do without.
+
+    Args:
+        model: in evaluation mode, its parameters without gradients. x: (B, 3, H, W). y: (B,).
+    """
+    x = x.detach().requires_grad_()
+    for _ in range(steps):
+        torch.autograd.grad(F.cross_entropy(model(x), y, reduction="sum"), x)
+
+
+def plain_pgd(model: nn.Module, x: Tensor, y: Tensor, eps: float, step_size: float, steps: int,
+              random_start: bool = True, backward: bool = False) -> Tensor:
+    """L_inf PGD as it stands in most training scripts; the last iterate (B, 3, H, W).
+
+    Args:
+        x: (B, 3, H, W), pixels in [0, 1]. y: (B,). eps, step_size: in pixel units.
+        backward: call `loss.backward()`, which also computes the parameters' gradients, not `autograd.grad`.
+    """
+    x_adv = (x + torch.empty_like(x).uniform_(-eps, eps)).clamp_(0, 1) if random_start else x.clone()
+    for _ in range(steps):
+        x_adv.requires_grad_()
+        loss = F.cross_entropy(model(x_adv), y)
+        if backward:
+            loss.backward()
+            gradient = x_adv.grad
+        else:
+            (gradient,) = torch.autograd.grad(loss, x_adv)
+        with torch.no_grad():
+            x_adv = x_adv.detach() + step_size * gradient.sign()
+            x_adv = torch.min(torch.max(x_adv, x - eps), x + eps).clamp(0, 1)
+    return x_adv
+
+
+def foolbox_pgd(model: nn.Module, x: Tensor, y: Tensor, eps: float, steps: int) -> Callable[[], Tensor]:
+    """foolbox's LinfPGD as its manual calls it; each call searches again and gives (B, 3, H, W)."""
+    wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device=x.device)
+    attack = foolbox.attacks.LinfPGD(steps=steps)
+    return lambda: attack(wrapped, x, y, epsilons=eps)[1]
+
+
+class Photographs(Dataset):
+    """8-bit images (N, H, W, 3) with labels (N,), each decoded and transformed when it is asked for."""
+
+    def __init__(self, pixels: np.ndarray, labels: np.ndarray) -> None:
+        transforms = torchvision.transforms
+        self.pixels, self.labels = pixels, labels
+        self.transform = transforms.Compose([
+            transforms.ToPILImage(), transforms.RandomCrop(pixels.shape[1], padding=pixels.shape[1] // 8),
+            transforms.RandomHorizontalFlip(), transforms.ToTensor()])
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(self.pixels[index]), int(self.labels[index])
+
+
+def plain_training_epoch(model: nn.Module, photographs: Photographs, eps: float, steps: int, batch_size: int,
+                         backward: bool, workers: int = 0) -> None:
+    """One epoch of PGD adversarial training with SGD, on the device where the model is.
+
+    Args:
+        backward: see `plain_pgd`. workers: processes that transform images; 0 is the DataLoader's default.
+    """
+    device = next(model.parameters()).device
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+    for images, labels in DataLoader(photographs, batch_size, shuffle=True, num_workers=workers):
+        x, y = images.to(device), labels.to(device)
+        model.eval()
+        x_adv = plain_pgd(model, x, y, eps, 2.5 * eps / steps, steps, backward=backward)
+        model.train()
+        optimizer.zero_grad()
+        F.cross_entropy(model(x_adv), y).backward()
+        optimizer.step()
+
+
+def matrix_products(side: int, device: str) -> dict[str, Callable[[], Tensor]]:
+    """The float32 product of two `side` x `side` matrices, by `@` and as a 1 x 1 convolution: torch hands them to two
+    libraries, and which is faster depends on the processor. `side` is a square number."""
+    a, b = torch.randn(2, side, side, device=device)
+    image = a.view(1, math.isqrt(side), -1, side).permute(0, 3, 1, 2)
+    kernel = b.T[:, :, None, None].contiguous(memory_format=torch.channels_last)
+    return {"product": lambda: a @ b, "convolution": lambda: F.conv2d(image, kernel)}
