@@ -127,12 +127,13 @@ class WideBlock(nn.Module):
         return change + (z if self.shortcut is None else self.shortcut(active))
 
 
-def _wrn(depth: int, widen: int) -> Builder:
-    """Wide residual network WRN-depth-widen without dropout; the last cut before the head is "bn"."""
+def _wrn(depth: int, widen: int, stem_stride: int = 1) -> Builder:
+    """Wide residual network WRN-depth-widen without dropout; the last cut before the head is "bn". A stem stride of 2
+    makes it four times cheaper."""
 
     def stages(num_classes: int, image_size: int) -> Stages:
         yield "normalize", Normalize()
-        yield "conv", nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        yield "conv", nn.Conv2d(3, 16, 3, stem_stride, padding=1, bias=False)
         width_in = 16
         for group, width in enumerate((16 * widen, 32 * widen, 64 * widen), start=1):
             for block in range(1, (depth - 4) // 6 + 1):
@@ -187,7 +188,7 @@ Builder = Callable[[int, int], Stages]  # (number of classes, image side in pixe
 NETWORKS: dict[str, Builder] = {
     "small": _small,
     "vgg_small": _vgg((16,), (32,), (64,), (128,)),
-    "wrn_small": _wrn(10, 1),
+    "wrn_small": _wrn(10, 2, stem_stride=2),
     "vgg16": _vgg((64, 64), (128, 128), (256,) * 3, (512,) * 3, (512,) * 3),
     "wrn28_10": _wrn(28, 10),
     "resnet18": _torchvision("resnet18"),

@@ -66,10 +66,9 @@ PUBLISHED = {  # parameters for ten classes, as the usual CIFAR-10 versions of t
 ARITHMETIC = {
     # 3 x 3 convolutions with bias, two numbers per BatchNorm channel, and the linear layer
     "vgg_small": sum(9 * a * b + 3 * b for a, b in ((3, 16), (16, 32), (32, 64), (64, 128))) + 10 * 129,
-    # 16-channel stem; per group one block: two convolutions, a shortcut where the width changes, BatchNorm on the
-    # way in and between
-    "wrn_small": 27 * 16 + 2 * 64 + 10 * 65
-    + sum(9 * a * b + 9 * b * b + (a != b) * a * b + 2 * a + 2 * b for a, b in ((16, 16), (16, 32), (32, 64))),
+    # 16-channel stem; per group one block: two convolutions, shortcut, BatchNorm on the way in and between
+    "wrn_small": 27 * 16 + 2 * 128 + 10 * 129
+    + sum(9 * a * b + 9 * b * b + a * b + 2 * a + 2 * b for a, b in ((16, 32), (32, 64), (64, 128))),
 }
 
 
@@ -107,4 +106,4 @@ def test_last_cut_before_the_head_has_the_papers_shape() -> None:
     """Kim et al. (2021) cut VGG-16 after its last BatchNorm: 512 x 2 x 2 for 32 x 32 pixels."""
     with torch.no_grad():
         assert networks.build("vgg16").eval().features(X[:1], "block5.bn3").shape == (1, 512, 2, 2)
-        assert networks.build("wrn_small").eval().features(X[:1], "bn").shape == (1, 64, 8, 8)
+        assert networks.build("wrn_small").eval().features(X[:1], "bn").shape == (1, 128, 4, 4)

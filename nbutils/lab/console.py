@@ -18,10 +18,14 @@ def progress(items: Iterable[Item], label: str) -> Iterable[Item]:
 
 
 @contextmanager
-def counter(label: str, unit: str) -> Iterator[Callable[[int], object]]:
+def counter(label: str, unit: str) -> Iterator[Callable[[int], None]]:
     """A function that counts work whose end nobody knows, shown on standard error after two seconds."""
     with tqdm(desc=label, unit=unit, delay=2, mininterval=1, leave=False, file=sys.stderr, ascii=True) as bar:
-        yield bar.update
+
+        def count(done: int) -> None:  # not bar.update itself: what a forward hook returns replaces its input
+            bar.update(done)
+
+        yield count
 
 
 def warn(message: str) -> None:

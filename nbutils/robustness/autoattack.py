@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from nbutils.messages import check_counts, did_you_mean
 from nbutils.robustness.attacks import frozen
 from nbutils.robustness.threat import ThreatModel
 
@@ -52,11 +52,9 @@ class AutoAttack:
 
     def __post_init__(self) -> None:
         if self.version not in VERSIONS:
-            near = difflib.get_close_matches(self.version, VERSIONS, n=1, cutoff=0)[0]
-            raise ValueError(f"version = {self.version!r}: expected one of {', '.join(VERSIONS)}; "
-                             f"did you mean {near!r}?")
-        if not isinstance(self.steps, int) or self.steps < 1:
-            raise ValueError(f"steps = {self.steps!r}: expected a whole number >= 1")
+            raise ValueError(f"version = {self.version!r}: expected one of {', '.join(VERSIONS)}"
+                             f"{did_you_mean(self.version, VERSIONS)}")
+        check_counts(steps=self.steps)
 
     def __repr__(self) -> str:
         steps = f", {self.steps} steps" * (self.steps != 100 or self.version not in ("standard", "rand"))
@@ -83,7 +81,7 @@ class AutoAttack:
                 classes = model(x[:1]).shape[1]
             if classes < 4 and self.version != "apgd-ce":
                 raise ValueError(f"AutoAttack, version {self.version!r}: the model has {classes} classes; expected "
-                                 "at least 4, use PGD with loss='margin'")
+                                 "at least 4, take version 'apgd-ce'")
             library = pyautoattack.AutoAttack(
                 model, norm=self.threat.norm, eps=self.threat.eps, seed=seed, device=x.device,
                 version=self.version if self.version in ("standard", "rand") else "custom",
@@ -116,10 +114,7 @@ class FAB:
 
     def __post_init__(self) -> None:
         ThreatModel(self.norm, 0 if self.eps is None else self.eps)  # names a bad norm or radius
-        for setting in ("steps", "restarts"):
-            value = getattr(self, setting)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{setting} = {value!r}: expected a whole number >= 1")
+        check_counts(steps=self.steps, restarts=self.restarts)
         if self.eps is None and self.restarts > 1:
             raise ValueError(f"restarts = {self.restarts}: without eps there is no ball to start in; expected 1")
 

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nbutils.messages import check_counts
 from nbutils.robustness.attacks import check_finite, frozen, margin
 
 INSIDE = 1 - 1e-6  # tanh never reaches the pixels 0 and 1, so they are moved this little inwards
@@ -55,10 +56,7 @@ class CW:
     threat = None
 
     def __post_init__(self) -> None:
-        for setting in ("steps", "searches"):
-            value = getattr(self, setting)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{setting} = {value!r}: expected a whole number >= 1")
+        check_counts(steps=self.steps, searches=self.searches)
         for setting in ("c", "rate"):
             if not getattr(self, setting) > 0:
                 raise ValueError(f"{setting} = {getattr(self, setting)!r}: expected a number > 0, such as 0.1")

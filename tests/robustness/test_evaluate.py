@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from nbutils.images import ImageSet, PlantedSet
+from nbutils.lab import console
 from nbutils.networks import SplitClassifier
 from nbutils.robustness import (
     BIM,
@@ -276,3 +277,13 @@ def test_health_checks_find_out_a_weakened_attack(network_pair: Pair, planted_te
     found = health_checks(network_pair[0], planted_test, timid, transfer_from=network_pair[1])
     assert not found[-1].passed
     assert "harder search" in found[-1].question
+
+
+def test_a_bar_that_shows_itself_does_not_disturb_the_attack(
+        planted_test: PlantedSet, network_pair: tuple[SplitClassifier, SplitClassifier],
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bar answers True when it has redrawn itself, and a forward hook that answers replaces the model's input."""
+    attack = PGD(ThreatModel("Linf", 2 / 255), 2, random_start=False)
+    quiet = attacked(network_pair[0], planted_test.take(8), attack).x
+    monkeypatch.setattr(console.tqdm, "update", lambda bar, n=1: True)
+    assert torch.equal(attacked(network_pair[0], planted_test.take(8), attack).x, quiet)
