@@ -231,6 +231,15 @@ def test_equal_representations_are_left_alone() -> None:
     assert made.residual.tolist() == [0, 0]
 
 
+def test_a_small_loss_gives_the_same_images_and_a_vanishing_one_none_at_all() -> None:
+    def make(scale: float) -> ConstructedSet:
+        weight = scale * torch.randn(3, 48, generator=torch.Generator().manual_seed(2))
+        return matched(grey(4), linear(weight), "D", steps=5, step_size=0.05)
+
+    torch.testing.assert_close(make(1e-12).x, make(1).x, atol=1e-5, rtol=0)
+    assert make(1e-25).l2.max() < 1e-4  # its squared gradient is 0 in float32: no step, rather than a wild one
+
+
 # Losses of other encoders
 
 

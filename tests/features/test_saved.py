@@ -132,6 +132,11 @@ def test_a_failure_leaves_nothing_behind(made: ConstructedSet, file: Path, tmp_p
         export(made, tmp_path / "sets" / "D_det", made)
     assert [path.name for path in file.parent.iterdir()] == ["det.npz"]
     assert file.read_bytes() == before  # the older one is still whole
+    monkeypatch.undo()
+    monkeypatch.setattr(Path, "replace", fail)  # the last thing that is done
+    with pytest.raises(OSError, match="disk full"):
+        export(made.take(3), file)
+    assert file.read_bytes() == before
 
 
 def test_bad_input_is_one_clear_line(made: ConstructedSet, tmp_path: Path) -> None:
