@@ -1,0 +1,302 @@
+"""The constructed training sets of Ilyas et al. (2019), sections 3.1 and 3.2 and appendix C.
+
+D_R and D_NR are matched: each image is changed until a robust (D_R) or a standard (D_NR) network represents it as it
+represents a training image, whose label it takes. D_rand and D_det are relabelled: each image is changed a little,
+until a standard network sees another class, whose label it takes.
+
+A set is made in chunks that the store keeps, so an interrupted construction goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from nbutils.images.imageset import DataError, ImageSet
+from nbutils.lab import store
+from nbutils.lab.console import progress
+from nbutils.messages import check_counts, did_you_mean
+from nbutils.networks import SplitClassifier
+from nbutils.robustness.attacks import PGD, frozen
+from nbutils.robustness.threat import ThreatModel
+
+Loss = Callable[[Tensor], Tensor]  # x' (B, 3, H, W) -> (B,) distance from the representation that is to be matched
+Objective = Callable[[Any, Tensor, torch.Generator], Loss]
+"""(model, images x (B, 3, H, W) to be matched, CPU generator) -> the loss to be minimised over x'.
+
+What depends on x alone is computed once, in the call; a loss with masks or noise draws them from the generator. It is a
+frozen dataclass, because its fields belong to the recipe of the set."""
+
+STARTS = ("image", "noise")
+TARGETS = ("uniform", "next")
+SHORTEST = 1e-18  # a shorter gradient gives a shorter step: its squares would underflow
+
+
+@dataclass(frozen=True)
+class FeatureDistance:
+    """||g(x') - g(x)||_2, where g is what a `SplitClassifier` returns at one of its cuts.
+
+    Attributes:
+        at: name of the cut; in the paper the layer before the last linear one.
+    """
+
+    at: str
+
+    def __call__(self, model: SplitClassifier, x: Tensor, generator: torch.Generator) -> Loss:
+        """Raises ValueError: unknown cut."""
+        wanted = model.features(x, self.at)
+        return lambda x_adv: (model.features(x_adv, self.at) - wanted).flatten(1).norm(dim=1)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ConstructedSet(ImageSet):
+    """Images made from those of a source set, in its order, with the labels to be learned as `y`.
+
+    Attributes (beside those of `ImageSet`):
+        source_y: (N,) int64, true labels of the source's images.
+        start: (N,) int64, index in the source of the image that each began as, -1 for noise.
+        l2: (N,) float32, distance from that beginning, pixel units.
+        residual: (N,) float32, what the construction left to do. Matched: loss(x') / loss(x0), 0 if the representations
+            agree, 1 if nothing was gained; steps that are too long can leave more. Relabelled: 0 if the teacher sees
+            the new label, 1 if not.
+    """
+
+    source_y: Tensor
+    start: Tensor
+    l2: Tensor
+    residual: Tensor
+
+    def take(self, index: int | slice | Tensor) -> Self:
+        chosen = slice(index) if isinstance(index, int) else index
+        parts = ("x", "y", "source_y", "start", "l2", "residual")
+        return replace(self, **{part: getattr(self, part)[chosen] for part in parts})
+
+
+def D_R(images: ImageSet, model: SplitClassifier, **options: Any) -> ConstructedSet:
+    """`matched` with a robust teacher: images that hold what it represents, the robust features (section 3.1).
+
+    Args and Raises: those of `matched`, as for the other three.
+    """
+    return matched(images, model, "D_R", **options)
+
+
+def D_NR(images: ImageSet, model: SplitClassifier, **options: Any) -> ConstructedSet:
+    """`matched` with a standard teacher, the control for D_R: non-robust features count too (section 3.1)."""
+    return matched(images, model, "D_NR", **options)
+
+
+def D_rand(images: ImageSet, model: SplitClassifier, **options: Any) -> ConstructedSet:
+    """`relabelled` with uniform classes: only the perturbation tells the label (section 3.2)."""
+    return relabelled(images, model, "D_rand", "uniform", **options)
+
+
+def D_det(images: ImageSet, model: SplitClassifier, **options: Any) -> ConstructedSet:
+    """`relabelled` with t = y + 1 mod C: what the image shows tells the wrong label (section 3.2)."""
+    return relabelled(images, model, "D_det", "next", **options)
+
+
+def matched(images: ImageSet, model: nn.Module, name: str, objective: Objective | None = None, *, steps: int = 1000,
+            step_size: float = 0.1, start: str = "image", seed: int = 0, chunk_size: int = 500,
+            batch_size: int = 100) -> ConstructedSet:
+    """For each image x an image x' that the model represents alike, with the label of x (Ilyas et al. 2019, section 3.1
+    and appendix C).
+
+    Normalised gradient descent in L2 from x0, pixels clipped to [0, 1] after each step, no bound on the distance; the
+    last iterate. The defaults are the CIFAR-10 setting.
+
+    Args:
+        images: N >= 2 source images. model: the teacher g, left exactly as it was; it says on which device to work.
+        name: first word of the set's name.
+        objective: the distance to be minimised; by default `FeatureDistance` at the cut before the last layer. A frozen
+            dataclass that is called like `Objective`.
+        steps, step_size: number and L2 length (pixel units) of the steps.
+        start: "image": x0 is uniform over all other source images, of whatever class; "noise": each pixel is uniform
+            in [0, 1].
+        seed: draws the x0, for the whole set at once: D_R and D_NR of one seed have the same ones.
+        chunk_size: images that the store keeps as one piece. batch_size: images that the model sees at once. Neither
+            changes the result by more than float rounding, unless the objective draws random numbers.
+
+    Raises:
+        DataError: fewer than two images; a teacher with another number of classes, or that cannot read the images.
+        ValueError: a setting out of range, unknown start or cut, a loss that is not finite, or no objective for a model
+            without cuts. TypeError: an objective that is no dataclass.
+    """
+    if start not in STARTS:
+        raise ValueError(f"start = {start!r}: expected 'image' or 'noise'{did_you_mean(start, STARTS)}")
+    if not 0 < step_size < math.inf:
+        raise ValueError(f"step_size = {step_size}: expected a positive length in pixel units, such as 0.1")
+    check_counts(steps=steps, chunk_size=chunk_size, batch_size=batch_size)
+    _check_teacher(model, images)
+    to_match: Objective = _penultimate(model) if objective is None else objective
+    generator, n = torch.Generator().manual_seed(seed), len(images)
+    others = (torch.arange(n) + torch.randint(1, n, (n,), generator=generator)) % n
+    seeds = torch.randint(2**62, (n,), generator=generator).tolist()  # one each, so that no image depends on another
+
+    def noise(row: int) -> Tensor:
+        return torch.rand(images.x.shape[1:], generator=torch.Generator().manual_seed(seeds[row]))
+
+    def change(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x0 = images.x[others[rows]] if start == "image" else torch.stack([noise(row) for row in rows.tolist()])
+        with torch.no_grad():
+            loss = to_match(model, _for(model, images.x[rows]), torch.Generator().manual_seed(seeds[rows[0]]))
+        x_adv, first, last = _descend(loss, _for(model, x0), steps, step_size)
+        if not torch.isfinite(first + last).all():
+            raise ValueError(f"{name}: the loss went from {first.max():g} to {last.max():g}; expected finite numbers")
+        return x0, x_adv, last / first.clamp_min(torch.finfo(first.dtype).tiny)  # 0 / 0: nothing was left to do
+
+    settings = {"steps": steps, "step_size": step_size, "start": start, "seed": seed, "chunk_size": chunk_size,
+                "batch_size": batch_size}
+    made = _in_chunks(images, model, name, {"objective": to_match, "settings": settings}, change)
+    return replace(made, start=others if start == "image" else torch.full_like(others, -1))
+
+
+def relabelled(images: ImageSet, model: SplitClassifier, name: str, target: str, *, eps: float = 0.5, steps: int = 100,
+               step_size: float = 0.1, seed: int = 0, chunk_size: int = 500, batch_size: int = 100) -> ConstructedSet:
+    """Each image changed towards a class t that becomes its label (Ilyas et al. 2019, section 3.2 and appendix
+    C).
+
+    Targeted PGD on the cross-entropy from the image itself, L2, last iterate. The defaults are the CIFAR-10 setting.
+
+    Args:
+        images, model, name, chunk_size, batch_size: as for `matched`.
+        target: "uniform": t is uniform over all classes and may be the true one, as in the paper; "next": t = y + 1
+            mod C.
+        eps, step_size: L2 lengths, pixel units. steps: number of steps.
+        seed: draws t where it is random, for the whole set at once.
+
+    Raises:
+        DataError, ValueError: as `matched`; unknown target; eps, steps or step_size out of range.
+    """
+    if target not in TARGETS:
+        raise ValueError(f"target = {target!r}: expected 'uniform' or 'next'{did_you_mean(target, TARGETS)}")
+    attack = PGD(ThreatModel("L2", eps), steps, step_size, targeted=True, random_start=False, keep_best=False)
+    check_counts(chunk_size=chunk_size, batch_size=batch_size)
+    _check_teacher(model, images)
+    uniform = torch.randint(images.num_classes, images.y.shape, generator=torch.Generator().manual_seed(seed))
+    t = uniform if target == "uniform" else (images.y + 1) % images.num_classes
+
+    def change(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x, label = _for(model, images.x[rows]), _for(model, t[rows])
+        x_adv = attack(model, x, label)
+        with torch.no_grad():
+            return images.x[rows], x_adv, model(x_adv).argmax(1) != label
+
+    settings = {"eps": attack.threat.eps, "steps": steps, "step_size": step_size, "seed": seed,
+                "chunk_size": chunk_size, "batch_size": batch_size}
+    made = _in_chunks(images, model, name, {"target": target, "settings": settings}, change)
+    return replace(made, y=t)
+
+
+def residuals(images: ImageSet, model: nn.Module, settings: Iterable[tuple[int, float]] = ((200, 0.5), (1000, 0.1)),
+              n: int = 200, **options: Any) -> dict[str, Tensor]:
+    """What a cheaper setting leaves of the distance, beside the usual one: {"200 x 0.5": (n,) residuals, ...}.
+
+    All settings match the same first n images from the same starts.
+
+    Args:
+        settings: pairs of steps and step_size. options: others of `matched`.
+
+    Raises:
+        DataError, ValueError: as `matched`.
+    """
+    sample = images.take(n)
+    return {f"{steps} x {step_size:g}": matched(sample, model, f"{steps} x {step_size:g}", steps=steps,
+                                                step_size=step_size, **options).residual
+            for steps, step_size in settings}
+
+
+def _descend(loss: Loss, x: Tensor, steps: int, step_size: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The last iterate and the losses (B,) of the first and the last: one forward and one backward pass per step."""
+    losses = []
+    for _ in range(steps):
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            losses.append(loss(x))
+            (gradient,) = torch.autograd.grad(losses[-1].sum(), x)
+        losses[-1] = losses[-1].detach()
+        # Not ThreatModel's, which takes five passes over the pixels: on a small network they would cost a twentieth.
+        length = torch.linalg.vector_norm(gradient, dim=(1, 2, 3), keepdim=True).clamp_min(SHORTEST)
+        x = torch.addcdiv(x.detach(), gradient, length, value=-step_size).clamp_(0, 1)
+    with torch.no_grad():
+        return x, losses[0], loss(x)
+
+
+def _in_chunks(images: ImageSet, model: nn.Module, name: str, how: Mapping[str, Any],
+               change: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]) -> ConstructedSet:
+    """The set that `change` makes: rows of the source -> start images, images and residuals of a batch."""
+    objective = how.get("objective")
+    recipe = {"source": images.fingerprint, "teacher": _fingerprint(model), **how,
+              "code": [store.code_version(type(part).__module__) for part in (model, objective) if part is not None]}
+    settings = how["settings"]
+
+    def chunk(number: int, rows: Tensor) -> store.Artifact:
+        def build() -> dict[str, Tensor]:
+            made = []
+            with frozen(model):
+                for batch in rows.split(settings["batch_size"]):
+                    x0, x, residual = (part.float().cpu().contiguous() for part in change(batch))
+                    made.append({"x": x, "l2": (x - x0).flatten(1).norm(dim=1), "residual": residual})
+            return _joined(made)
+
+        return store.load_or_build("constructed", {**recipe, "chunk": number}, build)
+
+    rows = torch.arange(len(images)).split(settings["chunk_size"])
+    parts = [chunk(number, part) for number, part in enumerate(progress(rows, f"{name} of {images.name}"))]
+    plain = {key: value for key, value in parts[0].recipe.items() if key != "chunk"}
+    provenance = {"construction": name, "images": dict(images.provenance), "model": getattr(model, "name", ""),
+                  "key": getattr(model, "key", ""), **plain}
+    return ConstructedSet(y=images.y, classes=images.classes, name=f"{name} of {images.name}",
+                          augmentation=images.augmentation, provenance=provenance, source_y=images.y,
+                          start=torch.arange(len(images)), **_joined([part.tensors for part in parts]))
+
+
+def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _for(model: nn.Module, values: Tensor) -> Tensor:
+    """Labels on the model's device; images also in its precision and channels_last, where convolutions run faster."""
+    like = next(model.parameters())
+    if values.ndim < 4:
+        return values.to(like.device)
+    return values.to(like).contiguous(memory_format=torch.channels_last)
+
+
+def _fingerprint(model: nn.Module) -> str:
+    """SHA-256 over structure and weights. A key from the store would not do: a model can be trained on."""
+    digest = hashlib.sha256(repr(model).encode())
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def _penultimate(model: nn.Module) -> FeatureDistance:
+    if not isinstance(model, SplitClassifier):
+        raise ValueError(f"objective = None: expected one, for a {type(model).__name__} has no cuts")
+    return FeatureDistance(model.cuts[-2])
+
+
+def _check_teacher(model: nn.Module, images: ImageSet) -> None:
+    """Two images tell whether a classifier fits the data; the objective of another model must see to it itself."""
+    if len(images) < 2:
+        raise DataError(f"{images.name}: {len(images)} images; expected at least two")
+    if not isinstance(model, SplitClassifier):
+        return
+    size = f"{images.x.shape[3]} x {images.x.shape[2]} pixels"
+    try:
+        with frozen(model), torch.no_grad():
+            classes = model(_for(model, images.x[:2])).shape[1]
+    except RuntimeError as error:
+        cause = str(error).partition("\n")[0]
+        raise DataError(f"{model.name}: cannot read images of {size} ({cause}); expected a teacher for "
+                        f"{images.name}") from error
+    if classes != images.num_classes:
+        raise DataError(f"{model.name}: {classes} classes, and {images.name} has {images.num_classes}; expected a "
+                        "teacher of the same classes")
