@@ -167,18 +167,18 @@ class Result:
         return cls(id, what, unit, value, low, high, interval, values, n, k, **context)
 
     @property
-    def parts(self) -> tuple[str, str]:
-        """The estimate and its interval (with the norms of an unbounded attack) as text; empty where there is none."""
+    def parts(self) -> tuple[str, ...]:
+        """The estimate, its interval and the norms of an unbounded attack as text; the last two where there are any."""
         scale, digits, tail = {"share": (100, 1, " %"), "points": (100, 1, " points")}.get(self.unit, (1, 3, ""))
-        value, interval = f"{scale * self.value:.{digits}f}{tail}", ""
+        parts = [f"{scale * self.value:.{digits}f}{tail}"]
         if self.low is not None and self.high is not None:
-            interval = f"[{scale * self.low:.{digits}f}, {scale * self.high:.{digits}f}]"
+            parts.append(f"[{scale * self.low:.{digits}f}, {scale * self.high:.{digits}f}]")
         if self.norms is not None:
-            interval += f" unbounded, median L2 {self.norms[0]:.2f}, L_inf {self.norms[1]:.3f}"
-        return value.replace("-", MINUS), interval.replace("-", MINUS)
+            parts.append(f"median L2 {self.norms[0]:.2f}, L_inf {self.norms[1]:.3f}")
+        return tuple(part.replace("-", MINUS) for part in parts)
 
     def __str__(self) -> str:
-        return " ".join(self.parts).rstrip()
+        return " ".join(self.parts)
 
 
 def _median_norms(outcomes: Sequence[Scored]) -> tuple[float, float]:
@@ -202,7 +202,7 @@ class Published:
     certainty: str
 
     @property
-    def parts(self) -> tuple[str, str]:
+    def parts(self) -> tuple[str, ...]:
         """The value and its place as text."""
         doubt = "" if self.certainty == "certain" else f", {self.certainty}"
         return f"{self.value:g}{' %' if self.unit == 'percent' else ''}", f"({self.place}{doubt})"
@@ -283,14 +283,23 @@ class Table:
         if any(result.low == result.high is not None for result in results):
             lines.append("an interval without width says that all seeds agree, not that there is nothing left to find: "
                          "with n images a share below 1/n goes unseen")
-        for column in self.columns:
-            cells = [row[column] for row in self.rows.values() if column in row]
-            attacks = {cell.attack: None for cell in cells if isinstance(cell, Result) and cell.attack != "none"}
-            if attacks:
-                lines.append(f"{column}: {'; '.join(attacks)}")
+        lines += self._attacks()
         if self.stamp:
             lines.append(self.stamp)
         return lines
+
+    def _attacks(self) -> list[str]:
+        """The attacks behind each column; behind each row, where only rows keep to one attack each."""
+        columns = {column: [row[column] for row in self.rows.values() if column in row] for column in self.columns}
+        rows = {label: list(row.values()) for label, row in self.rows.items()}
+        sides = []
+        for groups in (columns, rows):
+            attacked = {label: [cell for cell in cells if isinstance(cell, Result) and cell.attack != "none"]
+                        for label, cells in groups.items()}
+            sides.append({label: {f"{cell.attack}{f', n = {cell.n}' * bool(cell.n)}": None for cell in cells}
+                          for label, cells in attacked.items() if cells})
+        fewest = min(sides, key=lambda side: sum(len(attacks) > 1 for attacks in side.values()))
+        return [f"{label}: {'; '.join(attacks)}" for label, attacks in fewest.items()]
 
     def _repr_html_(self) -> str:
         notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes())
@@ -307,11 +316,11 @@ class Table:
 
 
 def _cell(content: Result | Published | str) -> str:
-    """One table cell: the number, and below it its interval or place."""
+    """One table cell: the number, and below it its interval and norms, or its place."""
     if isinstance(content, str):
         return html.escape(content)
-    value, small = (html.escape(part) for part in content.parts)
-    return f"{value}<br><small>{small}</small>" if small else value
+    value, *small = (html.escape(part) for part in content.parts)
+    return value + "".join(f"<br><small>{part}</small>" for part in small)
 
 
 def save(path: Path, header: Mapping[str, Any], results: Iterable[Result],

@@ -162,11 +162,11 @@ def test_only_unbounded_attacks_report_norms(threat: str) -> None:
 def test_norms_stand_beside_the_accuracy() -> None:
     """An accuracy under an attack that may go as far as it likes is never shown alone."""
     result = Result.of("a.b", "w", [unbounded([False, True], [1.25, 0.0])])
-    assert str(result) == "50.0 % [9.5, 90.5] unbounded, median L2 1.25, L_inf 0.125"
+    assert str(result) == "50.0 % [9.5, 90.5] median L2 1.25, L_inf 0.125"
     table = Table({"standard": {"CW": result}}, "Accuracy")
-    assert "50.0 %<br><small>[9.5, 90.5] unbounded, median L2 1.25, L_inf 0.125</small>" in table._repr_html_()
+    assert "50.0 %<br><small>[9.5, 90.5]</small><br><small>median L2 1.25, L_inf 0.125</small>" in table._repr_html_()
     assert "median L2 1.25" in repr(table)
-    assert "unbounded" not in str(Result.of("a.b", "w", [outcome(1, 2)]))
+    assert "median" not in str(Result.of("a.b", "w", [outcome(1, 2)]))
 
 
 # --- records ------------------------------------------------------------------------------------------------------
@@ -245,6 +245,13 @@ def test_notes_say_what_the_numbers_need(table: Table) -> None:
 def test_notes_warn_of_intervals_without_width() -> None:
     table = Table({"r": {"c": Result.of("a", "w", [outcome(0, 40)] * 3)}}, "Accuracy")
     assert any("without width" in note for note in table.notes())
+
+
+def test_notes_name_attacks_by_row_where_only_rows_keep_to_one(table: Table) -> None:
+    assert f"PGD: {PGD_LABEL}, n = 40" in table.notes()
+    turned = Table({label: {"standard": table.rows["standard <a>"][label]} for label in ("FGSM", "PGD")}, "Accuracy")
+    assert f"FGSM: {FGSM_LABEL}, n = 80" in turned.notes()
+    assert not any(note.startswith("standard") for note in turned.notes())
 
 
 def test_a_table_shows_every_cell_and_escapes(table: Table) -> None:
