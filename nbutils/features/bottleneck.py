@@ -1,0 +1,442 @@
+"""Robust and non-robust channels by an information bottleneck (Kim et al. 2021, sections 2.1 and 2.2).
+
+At a cut of the network, Gaussian noise is added to each channel of one image's features. How loud the noise may become
+while the network still predicts a given label says whether the channel is called robust (loud) or non-robust (quiet).
+
+A mask knows the label that it was made for. Made for the true label, the robust part of an *untrained* network already
+predicts the truth; so an accuracy of robust parts means nothing without the controls that `random_masks`,
+`closed_form_masks`, `global_mask`, `wrong_labels` and `another_of_class` make.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nbutils.images.imageset import ImageSet
+from nbutils.lab.console import progress
+from nbutils.messages import check_counts, did_you_mean
+from nbutils.networks import GlobalAveragePool, SplitClassifier
+from nbutils.robustness.attacks import check_finite, frozen
+
+CHOICES = {"threshold": ("image", "batch", "channel"), "kl": ("mean", "sum"), "noise": ("image", "batch")}
+FEW = 16  # positions up to which adding noise to each costs less than looking up their sum
+Gradient = Callable[[Tensor], Tensor]  # shift of the channels (D, B, C) -> gradient of the cross-entropy in it
+
+
+def _check_choice(setting: str, value: str) -> None:
+    known = CHOICES[setting]
+    if value not in known:
+        raise ValueError(f"{setting} = {value!r}: expected one of {', '.join(known)}{did_you_mean(value, known)}")
+
+
+@dataclass(frozen=True)
+class Bottleneck:
+    """How masks are made; the defaults are Kim et al.'s, but for a threshold and noise that are each image's own.
+
+    Attributes:
+        beta: weight of the KL term (equation 4).
+        iterations, rate: steps of Adam on lambda, where sigma = softplus(lambda) starts at softplus(0) = log 2.
+        draws: noise draws per step, over which the cross-entropy is averaged. Each draw is one number per channel,
+            shared by all positions.
+        kl: "mean" over channels, which gives the range of beta in Fig. 5, or "sum", as equation 4 is printed.
+        threshold: over what the maximum T of the variances is taken: the channels of an "image"; of all images of a
+            "batch", as released, where a channel's class depends on the company; or "channel", which has its own.
+        noise: one random generator per "image", seeded by its pixels, so that a mask does not depend on the other
+            images, their order or the batch size; or one for the whole call, batch after "batch", as released.
+        seed: of the noise.
+
+    Raises:
+        ValueError: a setting out of range, an unknown choice.
+    """
+
+    beta: float = 0.3
+    iterations: int = 200
+    rate: float = 0.1
+    draws: int = 1
+    kl: str = "mean"
+    threshold: str = "image"
+    noise: str = "image"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_counts(iterations=self.iterations, draws=self.draws)
+        if not 0 <= self.beta < math.inf:
+            raise ValueError(f"beta = {self.beta!r}: expected a finite weight >= 0, such as 0.3")
+        if not 0 < self.rate < math.inf:
+            raise ValueError(f"rate = {self.rate!r}: expected a finite number > 0, such as 0.1")
+        for setting in CHOICES:
+            _check_choice(setting, getattr(self, setting))
+
+
+@dataclass(frozen=True, eq=False)
+class Distilled:
+    """What the bottleneck found for N images at a cut with C channels, on the CPU.
+
+    Attributes:
+        sigma: (N, C) noise scale per channel, in units of the features.
+        variance: (N, C) variance of each channel over its positions.
+        robust: (N, C) bool, sigma^2 > T (equation 5).
+        labels: (N,) the labels that the masks were made for.
+        at: the cut. settings: how it was made.
+    """
+
+    sigma: Tensor
+    variance: Tensor
+    robust: Tensor
+    labels: Tensor
+    at: str
+    settings: Bottleneck
+
+    def __len__(self) -> int:
+        return len(self.sigma)
+
+
+def distill(model: SplitClassifier, images: ImageSet | Tensor, labels: Tensor, at: str,
+            settings: Bottleneck = Bottleneck(), *, batch_size: int = 100) -> Distilled:  # noqa: B008  (it is frozen)
+    """The noise scales of equation 4 and the masks of equation 5, for each image by itself.
+
+    Adam minimises CE(f_{l+}(z + sigma eps), label) + beta KL over sigma, where per channel
+    KL = (variance / sigma^2 + log(sigma^2 / variance) - 1) / 2. The variance is the unbiased one: the positions, four at
+    the last cut of VGG-16, are a sample, and dividing by their number would lower it by a quarter.
+
+    Where the rest of the network is BatchNorm, ReLU, max-pool, mean and one linear layer, the pooled features and the
+    gradient are known in closed form as functions of one shift per channel, and nothing is differentiated; all other
+    cuts run forward and backward through the rest of the network, once per step.
+
+    Args:
+        model: left as it was; it says on which device and in which precision to work.
+        images: an image set (its own labels play no part), or pixels (N, 3, H, W) in [0, 1].
+        labels: (N,) int64. What they are decides what the masks mean: the true ones (`images.y`, as in Table 1),
+            `robustness.predict(model, x)`, or `wrong_labels(...)`.
+        at: name of a cut with maps of at least two positions.
+        batch_size: images at work at once. It bounds memory (noise: iterations x draws x C x 4 bytes per image) and
+            does not change the result by more than float rounding, unless a setting says "batch".
+
+    Raises:
+        ValueError: no images; an unknown cut, or one without maps; labels that do not fit; results that are not finite.
+    """
+    x = images.x if isinstance(images, ImageSet) else images
+    check_counts(batch_size=batch_size)
+    if len(x) == 0 or labels.shape != (len(x),):
+        raise ValueError(f"labels {tuple(labels.shape)} for {len(x)} images: expected one each, and at least one image")
+    shared = torch.Generator().manual_seed(settings.seed)
+    parts: list[tuple[Tensor, ...]] = []
+    starts = progress(range(0, len(x), batch_size), f"bottleneck at {at}")
+    with frozen(model), torch.no_grad():
+        for start in starts:
+            pixels, y = x[start:start + batch_size], labels[start:start + batch_size]
+            z = _maps(model, pixels, at)
+            if not parts:
+                _check_labels(labels, model.logits_from(z[:1], at).shape[1])
+            seeds = image_seeds(pixels, settings.seed) if settings.noise == "image" else None
+            sigma, variance = _optimise(model, z, y.to(z.device), at, settings, seeds, shared)
+            if not torch.isfinite(sigma).all():
+                raise ValueError(f"bottleneck at {at}: sigma is not finite; expected finite features and logits, and "
+                                 f"iterations x rate < 80 where channels are constant")
+            robust = robust_channels(sigma, variance, settings.threshold)
+            parts.append(tuple(part.cpu() for part in (sigma, variance, robust)))
+    sigma, variance, robust = (torch.cat(part) for part in zip(*parts, strict=True))
+    return Distilled(sigma, variance, robust, labels.cpu(), at, settings)
+
+
+def robust_channels(sigma: Tensor, variance: Tensor, threshold: str = "image") -> Tensor:
+    """(B, C) bool: sigma^2 > T (equation 5), for sigma and variance (B, C) of one batch.
+
+    T = max(variance) per "image", over the "batch", or per "channel", which is the variance itself.
+
+    Raises:
+        ValueError: unknown threshold.
+    """
+    _check_choice("threshold", threshold)
+    over = {"image": (1,), "batch": (0, 1), "channel": ()}[threshold]
+    return sigma**2 > (variance.amax(over, keepdim=True) if over else variance)
+
+
+def parts(z: Tensor, robust: Tensor) -> tuple[Tensor, Tensor]:
+    """Zr and Znr with Zr + Znr = Z exactly, for features z (N, C, H, W) and a mask (N, C) or (C,) of robust channels.
+
+    Raises:
+        ValueError: the mask does not fit.
+    """
+    mask = _fitting(robust, z)
+    return z * mask, z * ~mask
+
+
+def masked_logits(model: SplitClassifier, images: ImageSet | Tensor, mask: Tensor, at: str,
+                  batch_size: int = 256) -> Tensor:
+    """(N, K) logits, on the CPU, from the features at the cut with the channels outside the mask set to zero.
+
+    Masks need not come from the same images: Table 1 puts masks of clean images on attacked ones.
+
+    Args:
+        images: an image set or pixels (N, 3, H, W) in [0, 1].
+        mask: (N, C) bool, or (C,) for one mask that serves all; `~robust` keeps the non-robust part.
+
+    Raises:
+        ValueError: unknown cut, a mask that does not fit, logits that are not finite.
+    """
+    x = images.x if isinstance(images, ImageSet) else images
+    masks = mask.expand(len(x), -1) if mask.ndim == 1 else mask
+    if len(masks) != len(x):
+        raise ValueError(f"{len(masks)} masks for {len(x)} images: expected one each, or one (C,) for all")
+    with frozen(model), torch.no_grad():
+        logits = torch.cat([model.logits_from(z * _fitting(part, z), at).cpu()
+                            for pixels, part in zip(x.split(batch_size), masks.split(batch_size), strict=True)
+                            for z in [model.features(_for(model, pixels), at)]])
+    check_finite(logits, logits, f"masked features at {at}")
+    return logits
+
+
+def masked_predictions(model: SplitClassifier, images: ImageSet | Tensor, mask: Tensor, at: str,
+                       batch_size: int = 256) -> Tensor:
+    """(N,) classes predicted from masked features. Args and Raises: those of `masked_logits`."""
+    return masked_logits(model, images, mask, at, batch_size).argmax(1)
+
+
+# --- controls: other labels, other masks ------------------------------------------------------------------------------
+
+def wrong_labels(y: Tensor, num_classes: int, seed: int = 0) -> Tensor:
+    """(N,) classes other than y, uniform.
+
+    Raises:
+        ValueError: fewer than two classes.
+    """
+    if num_classes < 2:
+        raise ValueError(f"num_classes = {num_classes}: expected at least 2, or no label is wrong")
+    return (y + torch.randint(1, num_classes, y.shape, generator=torch.Generator().manual_seed(seed)).to(y)) % num_classes
+
+
+def another_of_class(y: Tensor, seed: int = 0) -> Tensor:
+    """(N,) for each image the index of another one with the same label: `robust[another_of_class(y)]` are its masks.
+
+    Raises:
+        ValueError: a class with one image only.
+    """
+    generator, other = torch.Generator().manual_seed(seed), torch.empty_like(y)
+    for label in y.unique().tolist():
+        members = (y == label).nonzero()[:, 0]
+        if len(members) < 2:
+            raise ValueError(f"class {label}: one image; expected another one to take the mask from")
+        ring = members[torch.randperm(len(members), generator=generator)]
+        other[ring] = ring.roll(1)
+    return other
+
+
+def random_masks(robust: Tensor, images: ImageSet | Tensor, seed: int = 0, energy: Tensor | None = None) -> Tensor:
+    """(N, C) random masks with, per image, as many channels as `robust` (N, C), or as much energy.
+
+    Args:
+        images: an image set or its pixels, which seed the draws: they do not depend on the order of the images.
+        energy: (N, C) from `channel_energy`. Channels are then added in random order, and the mask is the first ones
+            whose sum comes nearest to that of the robust ones.
+
+    Raises:
+        ValueError: shapes that do not fit.
+    """
+    x = images.x if isinstance(images, ImageSet) else images
+    if len(x) != len(robust) or (energy is not None and energy.shape != robust.shape):
+        raise ValueError(f"masks {tuple(robust.shape)} for {len(x)} images, energy "
+                         f"{None if energy is None else tuple(energy.shape)}: expected one row each, of one length")
+    order = torch.stack([torch.randperm(robust.shape[1], generator=torch.Generator().manual_seed(own))
+                         for own in image_seeds(x, seed)]).to(robust.device)
+    size = robust.sum(1, keepdim=True)
+    if energy is not None:
+        sums = F.pad(energy.double().gather(1, order).cumsum(1), (1, 0))
+        size = (sums - (energy * robust).double().sum(1, keepdim=True)).abs().argmin(1, keepdim=True)
+    return order.argsort(1) < size
+
+
+def channel_energy(model: SplitClassifier, images: ImageSet | Tensor, at: str, batch_size: int = 256) -> Tensor:
+    """(N, C) sum of squares over the positions of each channel at the cut, on the CPU.
+
+    Raises:
+        ValueError: an unknown cut, or one without maps.
+    """
+    x = images.x if isinstance(images, ImageSet) else images
+    with frozen(model), torch.no_grad():
+        return torch.cat([_maps(model, pixels, at).square().sum((2, 3)).cpu() for pixels in x.split(batch_size)])
+
+
+def closed_form_masks(model: SplitClassifier, images: ImageSet | Tensor, labels: Tensor, at: str, sizes: Tensor,
+                      batch_size: int = 256) -> Tensor:
+    """(N, C) masks without any optimisation: the channels whose pooled value favours the label most.
+
+    W_y - p W, with the last layer's weight W (K, C) and the prediction p (K,) for the image, is minus the gradient of
+    the cross-entropy in the pooled features; the mask is its largest entries. If bottleneck masks agree with these, they
+    show which weights favour the label, not how features stand noise.
+
+    Args:
+        labels: (N,) as for `distill`. sizes: (N,) channels per mask, such as `robust.sum(1)`.
+
+    Raises:
+        ValueError: labels that do not fit; a cut after which more comes than ReLU, pooling and one linear layer.
+    """
+    x, masks = images.x if isinstance(images, ImageSet) else images, []
+    with frozen(model), torch.no_grad():
+        for pixels, y, size in zip(*(part.split(batch_size) for part in (x, labels, sizes)), strict=True):
+            z = _maps(model, pixels, at)
+            pooled = _pooled(model, z, at)
+            if pooled is None:
+                raise ValueError(f"closed form at {at}: expected a cut after which only ReLU, pooling and one linear "
+                                 f"layer come; did you mean {model.cuts[-4]!r}?")
+            _, scale, last = pooled
+            logits = model.logits_from(z, at)
+            _check_labels(labels, logits.shape[1])
+            favour = -_error(logits, y.to(z.device)) @ last.weight * scale
+            masks.append((favour.argsort(1, descending=True).argsort(1) < size.to(z.device)[:, None]).cpu())
+    return torch.cat(masks)
+
+
+def global_mask(robust: Tensor) -> Tensor:
+    """(C,) bool: the channels that are robust in more than half of the masks (N, C), such as those of training images.
+
+    It cannot carry the label of the image that it is put on.
+    """
+    return robust.double().mean(0) > 0.5
+
+
+# --- the optimisation -------------------------------------------------------------------------------------------------
+
+def image_seeds(x: Tensor, seed: int = 0) -> list[int]:
+    """One seed per image (N, 3, H, W), from its pixels in float32: the same wherever and in whatever company it is."""
+    pixels = x.detach().float().cpu().contiguous().numpy()
+    return [int.from_bytes(hashlib.blake2b(image.data, digest_size=7, salt=seed.to_bytes(8, signed=True)).digest())
+            for image in pixels]
+
+
+def _optimise(model: SplitClassifier, z: Tensor, y: Tensor, at: str, settings: Bottleneck, seeds: list[int] | None,
+              shared: torch.Generator) -> tuple[Tensor, Tensor]:
+    """sigma and variance (B, C) for features z (B, C, H, W)."""
+    variance = z.var((2, 3))
+    pull = settings.beta / (z.shape[1] if settings.kl == "mean" else 1)
+    shape = (settings.iterations, settings.draws, z.shape[1])
+    own = [shared] * len(z) if seeds is None else [torch.Generator().manual_seed(seed) for seed in seeds]
+    noise = torch.stack([torch.randn(shape, generator=generator) for generator in own], 2).to(z)
+    pooled = _pooled(model, z, at)
+    if pooled is None:
+        gradient = _by_autograd(model, z, y, at)
+    else:
+        noise, gradient = noise.mul_(pooled[1]), _in_closed_form(pooled[0], pooled[2], y)
+    lambda_ = torch.zeros_like(variance)
+    lambda_.grad = torch.empty_like(variance)
+    optimizer = torch.optim.Adam([lambda_], lr=settings.rate, fused=True)
+    for epsilon in noise:
+        sigma = F.softplus(lambda_)
+        by_sigma = gradient(sigma * epsilon).mul_(epsilon).mean(0)
+        by_sigma.add_((1 - variance / sigma.square()).div_(sigma), alpha=pull)  # the KL term's, finite at variance 0
+        torch.mul(by_sigma, lambda_.sigmoid(), out=lambda_.grad)
+        optimizer.step()
+    return F.softplus(lambda_), variance
+
+
+def _by_autograd(model: SplitClassifier, z: Tensor, y: Tensor, at: str) -> Gradient:
+    def gradient(shift: Tensor) -> Tensor:
+        with torch.enable_grad():
+            leaf = shift.requires_grad_()
+            shifted = (z + leaf[..., None, None]).flatten(0, 1)
+            loss = F.cross_entropy(model.logits_from(shifted, at), y.repeat(len(shift)), reduction="sum")
+            return torch.autograd.grad(loss, leaf)[0]
+
+    return gradient
+
+
+def _in_closed_form(levels: Tensor, last: nn.Linear, y: Tensor) -> Gradient:
+    """The gradient where a shift t of a channel makes its pooled value mean_p max(levels_p + t, 0), levels (P, B, C), or
+    levels + t without ReLU, levels (B, C).
+
+    With many positions both the mean and its slope, the share of positive terms, are read from the sorted levels.
+    """
+    many = levels.ndim == 3 and len(levels) > FEW
+    if many:
+        ordered = levels.permute(1, 2, 0).sort(2).values
+        sums = F.pad(ordered.flip(2).double().cumsum(2).flip(2), (0, 1)).div_(len(levels)).to(levels)
+
+    def value_and_slope(t: Tensor) -> tuple[Tensor, Tensor | None]:  # t: (B, C)
+        if levels.ndim == 2:
+            return levels + t, None
+        if many:
+            below = torch.searchsorted(ordered, -t[..., None], right=True)
+            slope = (1 - below[..., 0].to(t) / len(levels))
+            return torch.addcmul(sums.gather(2, below)[..., 0], t, slope), slope
+        shifted = levels + t
+        slope = (shifted > 0).to(t).mean(0) if len(levels) > 1 else (shifted[0] > 0).to(t)
+        shifted.clamp_min_(0)
+        return (shifted.mean(0) if len(levels) > 1 else shifted[0]), slope
+
+    def gradient(shift: Tensor) -> Tensor:
+        made = []
+        for t in shift:
+            value, slope = value_and_slope(t)
+            by_value = _error(F.linear(value, last.weight, last.bias), y) @ last.weight
+            made.append(by_value if slope is None else by_value.mul_(slope))
+        return torch.stack(made)
+
+    return gradient
+
+
+def _error(logits: Tensor, y: Tensor) -> Tensor:
+    """p - onehot(y) (B, K): the gradient of the cross-entropy in the logits."""
+    error = logits.softmax(1)
+    error[torch.arange(len(y), device=y.device), y] -= 1
+    return error
+
+
+def _pooled(model: SplitClassifier, z: Tensor, at: str) -> tuple[Tensor, Tensor, nn.Linear] | None:
+    """What the rest of the network does to maps z (B, C, H, W) whose channels are shifted, if pooling commutes with it.
+
+    ReLU and max-pool both commute with adding the same number to a whole channel, and with each other; BatchNorm in
+    evaluation mode scales the shift. So the pooled value is a function of levels (P, B, C), or (B, C) without ReLU, as
+    `_in_closed_form` says, of a shift times scale (C,); the last layer follows. None for all other networks.
+    """
+    stages = list(model.stages)[model.cuts.index(at) + 1:]
+    if len(stages) < 2 or not isinstance(stages[-2], GlobalAveragePool) or not isinstance(stages[-1], nn.Linear):
+        return None
+    scale, rectified = z.new_ones(z.shape[1]), False
+    for stage in stages[:-2]:
+        if isinstance(stage, nn.ReLU):
+            rectified = True
+        elif isinstance(stage, nn.MaxPool2d):
+            z = stage(z)
+        elif isinstance(stage, nn.BatchNorm2d) and not rectified and stage.running_var is not None:
+            z = stage(z)
+            weight = 1 if stage.weight is None else stage.weight
+            scale = scale * weight / (stage.running_var + stage.eps).sqrt()
+        else:
+            return None
+    levels = z.flatten(2).permute(2, 0, 1).contiguous()
+    return levels if rectified else levels.mean(0), scale, stages[-1]
+
+
+# --- checks -----------------------------------------------------------------------------------------------------------
+
+def _maps(model: SplitClassifier, x: Tensor, at: str) -> Tensor:
+    """Features of the images at the cut, which must be maps (B, C, H, W) of at least two positions."""
+    z = model.features(_for(model, x), at)
+    if z.ndim != 4 or z.shape[2:].numel() < 2:
+        raise ValueError(f"cut = {at!r}: features {tuple(z.shape[1:])} of an image have no variance over positions; "
+                         "expected maps (C, H, W) of at least two positions, from an earlier cut or larger images")
+    return z
+
+
+def _for(model: nn.Module, x: Tensor) -> Tensor:
+    return x.to(next(model.parameters())).contiguous(memory_format=torch.channels_last)
+
+
+def _fitting(mask: Tensor, z: Tensor) -> Tensor:
+    if mask.dtype != torch.bool or mask.shape not in (z.shape[:2], z.shape[1:2]):
+        raise ValueError(f"mask {mask.dtype} {tuple(mask.shape)} for features {tuple(z.shape)}: expected bool "
+                         f"{tuple(z.shape[:2])} or ({z.shape[1]},)")
+    return mask.to(z.device).view(*mask.shape, *[1] * (z.ndim - 2))
+
+
+def _check_labels(labels: Tensor, num_classes: int) -> None:
+    if labels.dtype != torch.int64 or labels.min() < 0 or labels.max() >= num_classes:
+        raise ValueError(f"labels {labels.dtype} from {labels.min()} to {labels.max()}: expected int64 from 0 to "
+                         f"{num_classes - 1}")
