@@ -27,7 +27,7 @@ from nbutils.robustness.attacks import check_finite, frozen
 
 CHOICES = {"threshold": ("image", "batch", "channel"), "kl": ("mean", "sum"), "noise": ("image", "batch")}
 FEW = 16  # positions up to which adding noise to each costs less than looking up their sum
-Gradient = Callable[[Tensor], Tensor]  # shift of the channels (D, B, C) -> gradient of the cross-entropy in it
+Gradient = Callable[[Tensor], Tensor]  # shift of the channels (B, D, C), D draws -> gradient of the cross-entropy in it
 
 
 def _check_choice(setting: str, value: str) -> None:
@@ -289,7 +289,7 @@ def closed_form_masks(model: SplitClassifier, images: ImageSet | Tensor, labels:
             _, scale, last = pooled
             logits = model.logits_from(z, at)
             _check_labels(labels, logits.shape[1])
-            favour = -_error(logits, y.to(z.device)) @ last.weight * scale
+            favour = (F.one_hot(y.to(z.device), logits.shape[1]) - logits.softmax(1)) @ last.weight * scale
             masks.append((favour.argsort(1, descending=True).argsort(1) < size.to(z.device)[:, None]).cpu())
     return torch.cat(masks)
 
@@ -318,74 +318,77 @@ def _optimise(model: SplitClassifier, z: Tensor, y: Tensor, at: str, settings: B
     pull = settings.beta / (z.shape[1] if settings.kl == "mean" else 1)
     shape = (settings.iterations, settings.draws, z.shape[1])
     own = [shared] * len(z) if seeds is None else [torch.Generator().manual_seed(seed) for seed in seeds]
-    noise = torch.stack([torch.randn(shape, generator=generator) for generator in own], 2).to(z)
+    noise = torch.empty(len(z), *shape)
+    for row, generator in zip(noise, own, strict=True):
+        torch.randn(shape, generator=generator, out=row)
+    noise = noise.to(z)
     pooled = _pooled(model, z, at)
     if pooled is None:
-        gradient = _by_autograd(model, z, y, at)
+        gradient = _by_autograd(model, z, y, at, settings.draws)
     else:
-        noise, gradient = noise.mul_(pooled[1]), _in_closed_form(pooled[0], pooled[2], y)
+        noise, gradient = noise.mul_(pooled[1]), _in_closed_form(pooled[0], pooled[2], y, settings.draws)
     lambda_ = torch.zeros_like(variance)
     lambda_.grad = torch.empty_like(variance)
     optimizer = torch.optim.Adam([lambda_], lr=settings.rate, fused=True)
-    for epsilon in noise:
+    for epsilon in noise.unbind(1):  # (B, D, C)
         sigma = F.softplus(lambda_)
-        by_sigma = gradient(sigma * epsilon).mul_(epsilon).mean(0)
-        by_sigma.add_((1 - variance / sigma.square()).div_(sigma), alpha=pull)  # the KL term's, finite at variance 0
-        torch.mul(by_sigma, lambda_.sigmoid(), out=lambda_.grad)
+        by_sigma = gradient(sigma[:, None] * epsilon).mul_(epsilon)
+        by_sigma = by_sigma.mean(1) if settings.draws > 1 else by_sigma[:, 0]
+        inverse = sigma.reciprocal_()
+        by_kl = (variance * inverse).mul_(inverse).neg_().add_(1).mul_(inverse)  # finite where the variance is 0
+        torch.mul(by_sigma.add_(by_kl, alpha=pull), lambda_.sigmoid(), out=lambda_.grad)
         optimizer.step()
     return F.softplus(lambda_), variance
 
 
-def _by_autograd(model: SplitClassifier, z: Tensor, y: Tensor, at: str) -> Gradient:
+def _by_autograd(model: SplitClassifier, z: Tensor, y: Tensor, at: str, draws: int) -> Gradient:
+    labels = y.repeat_interleave(draws)
+
     def gradient(shift: Tensor) -> Tensor:
         with torch.enable_grad():
             leaf = shift.requires_grad_()
-            shifted = (z + leaf[..., None, None]).flatten(0, 1)
-            loss = F.cross_entropy(model.logits_from(shifted, at), y.repeat(len(shift)), reduction="sum")
+            shifted = (z[:, None] + leaf[..., None, None]).flatten(0, 1)
+            loss = F.cross_entropy(model.logits_from(shifted, at), labels, reduction="sum")
             return torch.autograd.grad(loss, leaf)[0]
 
     return gradient
 
 
-def _in_closed_form(levels: Tensor, last: nn.Linear, y: Tensor) -> Gradient:
+def _in_closed_form(levels: Tensor, last: nn.Linear, y: Tensor, draws: int) -> Gradient:
     """The gradient where a shift t of a channel makes its pooled value mean_p max(levels_p + t, 0), levels (P, B, C), or
     levels + t without ReLU, levels (B, C).
 
     With many positions both the mean and its slope, the share of positive terms, are read from the sorted levels.
     """
-    many = levels.ndim == 3 and len(levels) > FEW
-    if many:
-        ordered = levels.permute(1, 2, 0).sort(2).values
-        sums = F.pad(ordered.flip(2).double().cumsum(2).flip(2), (0, 1)).div_(len(levels)).to(levels)
+    count = len(levels) if levels.ndim == 3 else 1
+    wanted = F.one_hot(y.repeat_interleave(draws), last.out_features).T.to(levels)
+    bias = 0 if last.bias is None else last.bias[:, None]
+    if count > FEW:
+        ordered = levels.permute(1, 2, 0).sort(2).values.contiguous()
+        sums = F.pad(ordered.flip(2).double().cumsum(2).flip(2), (0, 1)).div_(count).to(levels)
 
-    def value_and_slope(t: Tensor) -> tuple[Tensor, Tensor | None]:  # t: (B, C)
+    def pooled(shift: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Values and slopes (B, D, C); no slope where it is 1."""
         if levels.ndim == 2:
-            return levels + t, None
-        if many:
-            below = torch.searchsorted(ordered, -t[..., None], right=True)
-            slope = (1 - below[..., 0].to(t) / len(levels))
-            return torch.addcmul(sums.gather(2, below)[..., 0], t, slope), slope
-        shifted = levels + t
-        slope = (shifted > 0).to(t).mean(0) if len(levels) > 1 else (shifted[0] > 0).to(t)
+            return levels[:, None] + shift, None
+        if count > FEW:
+            shift = shift.transpose(1, 2)
+            below = torch.searchsorted(ordered, -shift, right=True)
+            slope = 1 - below.to(shift) / count
+            value = torch.addcmul(sums.gather(2, below), shift, slope)
+            return value.transpose(1, 2), slope.transpose(1, 2)
+        shifted = levels[:, :, None] + shift
+        slope = (shifted > 0).to(shift)
         shifted.clamp_min_(0)
-        return (shifted.mean(0) if len(levels) > 1 else shifted[0]), slope
+        return (shifted[0], slope[0]) if count == 1 else (shifted.mean(0), slope.mean(0))
 
     def gradient(shift: Tensor) -> Tensor:
-        made = []
-        for t in shift:
-            value, slope = value_and_slope(t)
-            by_value = _error(F.linear(value, last.weight, last.bias), y) @ last.weight
-            made.append(by_value if slope is None else by_value.mul_(slope))
-        return torch.stack(made)
+        value, slope = pooled(shift)
+        logits = last.weight @ value.flatten(0, 1).T + bias  # (K, B D): a softmax over few classes is faster this way
+        by_value = ((logits.softmax(0) - wanted).T @ last.weight).view_as(shift)
+        return by_value if slope is None else by_value.mul_(slope)
 
     return gradient
-
-
-def _error(logits: Tensor, y: Tensor) -> Tensor:
-    """p - onehot(y) (B, K): the gradient of the cross-entropy in the logits."""
-    error = logits.softmax(1)
-    error[torch.arange(len(y), device=y.device), y] -= 1
-    return error
 
 
 def _pooled(model: SplitClassifier, z: Tensor, at: str) -> tuple[Tensor, Tensor, nn.Linear] | None:
