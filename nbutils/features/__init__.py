@@ -1,5 +1,20 @@
 """Features: what is useful, what is robust, and how to tell."""
 
+from nbutils.features.bottleneck import (
+    Bottleneck,
+    Distilled,
+    another_of_class,
+    channel_energy,
+    closed_form_masks,
+    distill,
+    global_mask,
+    masked_logits,
+    masked_predictions,
+    parts,
+    random_masks,
+    robust_channels,
+    wrong_labels,
+)
 from nbutils.features.constructed import (
     D_NR,
     D_R,
@@ -11,6 +26,7 @@ from nbutils.features.constructed import (
     relabelled,
     residuals,
 )
+from nbutils.features.nrf import NRF
 from nbutils.features.saved import export, read
 from nbutils.features.usefulness import (
     LinearFeature,
@@ -24,6 +40,9 @@ from nbutils.features.usefulness import (
     usefulness,
 )
 
-__all__ = ["D_NR", "D_R", "ConstructedSet", "D_det", "D_rand", "FeatureDistance", "LinearFeature", "OneAgainstRest",
-           "class_weights", "export", "least_squares", "matched", "matched_filter", "population_usefulness", "read",
-           "relabelled", "residuals", "scene_response", "tile_projections", "usefulness"]
+__all__ = ["D_NR", "D_R", "NRF", "Bottleneck", "ConstructedSet", "D_det", "D_rand", "Distilled", "FeatureDistance",
+           "LinearFeature", "OneAgainstRest", "another_of_class", "channel_energy", "class_weights",
+           "closed_form_masks", "distill", "export", "global_mask", "least_squares", "masked_logits",
+           "masked_predictions", "matched", "matched_filter", "parts", "population_usefulness", "random_masks", "read",
+           "relabelled", "residuals", "robust_channels", "scene_response", "tile_projections", "usefulness",
+           "wrong_labels"]

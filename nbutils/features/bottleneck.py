@@ -99,12 +99,12 @@ class Distilled:
 
 
 def distill(model: SplitClassifier, images: ImageSet | Tensor, labels: Tensor, at: str,
-            settings: Bottleneck = Bottleneck(), *, batch_size: int = 100) -> Distilled:  # noqa: B008  (it is frozen)
+            settings: Bottleneck = Bottleneck(), *, batch_size: int = 100) -> Distilled:
     """The noise scales of equation 4 and the masks of equation 5, for each image by itself.
 
     Adam minimises CE(f_{l+}(z + sigma eps), label) + beta KL over sigma, where per channel
-    KL = (variance / sigma^2 + log(sigma^2 / variance) - 1) / 2. The variance is the unbiased one: the positions, four at
-    the last cut of VGG-16, are a sample, and dividing by their number would lower it by a quarter.
+    KL = (variance / sigma^2 + log(sigma^2 / variance) - 1) / 2. The variance is the unbiased one: the positions, four
+    at the last cut of VGG-16, are a sample, and dividing by their number would lower it by a quarter.
 
     Where the rest of the network is BatchNorm, ReLU, max-pool, mean and one linear layer, the pooled features and the
     gradient are known in closed form as functions of one shift per channel, and nothing is differentiated; all other
@@ -210,7 +210,8 @@ def wrong_labels(y: Tensor, num_classes: int, seed: int = 0) -> Tensor:
     """
     if num_classes < 2:
         raise ValueError(f"num_classes = {num_classes}: expected at least 2, or no label is wrong")
-    return (y + torch.randint(1, num_classes, y.shape, generator=torch.Generator().manual_seed(seed)).to(y)) % num_classes
+    steps = torch.randint(1, num_classes, y.shape, generator=torch.Generator().manual_seed(seed))
+    return (y + steps.to(y)) % num_classes
 
 
 def another_of_class(y: Tensor, seed: int = 0) -> Tensor:
@@ -269,8 +270,8 @@ def closed_form_masks(model: SplitClassifier, images: ImageSet | Tensor, labels:
     """(N, C) masks without any optimisation: the channels whose pooled value favours the label most.
 
     W_y - p W, with the last layer's weight W (K, C) and the prediction p (K,) for the image, is minus the gradient of
-    the cross-entropy in the pooled features; the mask is its largest entries. If bottleneck masks agree with these, they
-    show which weights favour the label, not how features stand noise.
+    the cross-entropy in the pooled features; the mask is its largest entries. If bottleneck masks agree with these,
+    they show which weights favour the label, not how features stand noise.
 
     Args:
         labels: (N,) as for `distill`. sizes: (N,) channels per mask, such as `robust.sum(1)`.
@@ -355,8 +356,8 @@ def _by_autograd(model: SplitClassifier, z: Tensor, y: Tensor, at: str, draws: i
 
 
 def _in_closed_form(levels: Tensor, last: nn.Linear, y: Tensor, draws: int) -> Gradient:
-    """The gradient where a shift t of a channel makes its pooled value mean_p max(levels_p + t, 0), levels (P, B, C), or
-    levels + t without ReLU, levels (B, C).
+    """The gradient where a shift t of a channel makes its pooled value mean_p max(levels_p + t, 0), levels (P, B, C),
+    or levels + t without ReLU, levels (B, C).
 
     With many positions both the mean and its slope, the share of positive terms, are read from the sorted levels.
     """
@@ -372,7 +373,7 @@ def _in_closed_form(levels: Tensor, last: nn.Linear, y: Tensor, draws: int) -> G
         if levels.ndim == 2:
             return levels[:, None] + shift, None
         if count > FEW:
-            shift = shift.transpose(1, 2)
+            shift = shift.transpose(1, 2).contiguous()
             below = torch.searchsorted(ordered, -shift, right=True)
             slope = 1 - below.to(shift) / count
             value = torch.addcmul(sums.gather(2, below), shift, slope)

@@ -6,6 +6,7 @@ accuracy inside a ball; the distances can.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,10 @@ from torch import Tensor, nn
 
 from nbutils.messages import check_counts
 from nbutils.robustness.attacks import check_finite, frozen, margin
+from nbutils.robustness.threat import ThreatModel
+
+Loss = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""(images (B, 3, H, W), c (B,)) -> what is minimised beside the distance (B,), and whether each is adversarial (B,)."""
 
 INSIDE = 1 - 1e-6  # tanh never reaches the pixels 0 and 1, so they are moved this little inwards
 
@@ -53,7 +58,11 @@ class CW:
     searches: int = 1
     confidence: float = 0.0
     targeted: bool = False
-    threat = None
+
+    @property
+    def threat(self) -> ThreatModel | None:
+        """None: it takes no radius."""
+        return None
 
     def __post_init__(self) -> None:
         check_counts(steps=self.steps, searches=self.searches)
@@ -64,10 +73,12 @@ class CW:
             raise ValueError(f"confidence = {self.confidence!r}: expected a margin >= 0 in logits, such as 0")
 
     def __repr__(self) -> str:
-        parts = ["unbounded L2", f"{self.steps} steps of Adam {self.rate:g}"]
+        return f"CW({', '.join(['unbounded L2', *self._settings()])})"
+
+    def _settings(self) -> list[str]:
+        parts = [f"{self.steps} steps of Adam {self.rate:g}"]
         parts.append(f"{self.searches} values of c from {self.c:g}" if self.searches > 1 else f"c = {self.c:g}")
-        parts += [f"confidence {self.confidence:g}"] * (self.confidence > 0) + ["targeted"] * self.targeted
-        return f"CW({', '.join(parts)})"
+        return parts + [f"confidence {self.confidence:g}"] * (self.confidence > 0) + ["targeted"] * self.targeted
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """The nearest adversarial images found for x (B, 3, H, W), pixels in [0, 1], and labels y (B,); x itself
@@ -83,10 +94,11 @@ class CW:
         low, high = torch.zeros_like(nearest), torch.full_like(nearest, torch.inf)
         c = torch.full_like(nearest, self.c)
         with frozen(model):
+            loss = self.loss(model, x, y)
             with torch.no_grad():
-                nearest[self.loss(model, x, y)[1]] = 0
+                nearest[self.gap(model(x), y)[1]] = 0
             for _ in range(self.searches):
-                found, distance = self._descend(model, x, y, c)
+                found, distance = self._descend(x, c, loss)
                 closer = distance < nearest
                 best[closer], nearest[closer] = found[closer], distance[closer]
                 success = distance < torch.inf
@@ -94,7 +106,7 @@ class CW:
                 c = torch.where(high < torch.inf, (low + high) / 2, 10 * c)
         return best
 
-    def _descend(self, model: nn.Module, x: Tensor, y: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    def _descend(self, x: Tensor, c: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
         """Adam with one c (B,) per image: the nearest adversarial images and their L2 distances, infinite for none."""
         best, nearest = x.clone(), torch.full_like(c, torch.inf)
         w = to_tanh_space(x).requires_grad_()
@@ -102,9 +114,9 @@ class CW:
         optimizer = torch.optim.Adam([w], lr=self.rate)
         for _ in range(self.steps):
             with torch.enable_grad():
-                x_adv = from_tanh_space(w)
-                loss, fooled = self.loss(model, x_adv, y)
-                objective = ((x_adv - origin).flatten(1).square().sum(1) + c * loss).sum()
+                x_adv = self.image(w, x)
+                weighted, fooled = loss(x_adv, c)
+                objective = ((x_adv - origin).flatten(1).square().sum(1) + weighted).sum()
             (w.grad,) = torch.autograd.grad(objective, w)
             optimizer.step()
             distance = (x_adv.detach() - x).flatten(1).norm(dim=1)
@@ -112,9 +124,25 @@ class CW:
             best[closer], nearest[closer] = x_adv.detach()[closer], distance[closer]
         return best, nearest
 
-    def loss(self, model: nn.Module, x_adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """What is minimised beside the distance (B,), and whether the images count as adversarial (B,)."""
-        logits = model(x_adv)
+    def image(self, w: Tensor, x: Tensor) -> Tensor:
+        """The images (B, 3, H, W) that w stands for; x are the clean ones."""
+        return from_tanh_space(w)
+
+    def loss(self, model: nn.Module, x: Tensor, y: Tensor) -> Loss:
+        """What is minimised beside the distance; what depends on the clean x alone can be computed here, once."""
+
+        def loss(x_adv: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+            gap, fooled = self.gap(model(x_adv), y)
+            return c * gap, fooled
+
+        return loss
+
+    def gap(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """(B,) what the margin lacks, >= 0, and whether the images count as adversarial (B,).
+
+        Raises:
+            ValueError: logits that are not finite.
+        """
         gap = margin(logits, y) * (-1 if self.targeted else 1)
         check_finite(gap, logits, "CW: the margin is not finite")
         raised = logits.detach() + self.confidence * (-1 if self.targeted else 1) * F.one_hot(y, logits.shape[1])

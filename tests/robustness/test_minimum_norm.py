@@ -212,7 +212,7 @@ def test_c_grows_tenfold_until_a_success_and_is_bisected_from_then_on(monkeypatc
     tried: list[list[float]] = []
     least = torch.tensor([30.0, 3.0])
 
-    def descend(attack: CW, model: nn.Module, x: Tensor, y: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    def descend(attack: CW, x: Tensor, c: Tensor, loss: object) -> tuple[Tensor, Tensor]:
         tried.append(c.tolist())
         return x, torch.where(c >= least, c, torch.inf)
 

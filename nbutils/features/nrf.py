@@ -1,0 +1,122 @@
+"""The attack on non-robust features (NRF) of Kim et al. (2021), section 4."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from nbutils.features.bottleneck import Bottleneck, distill, random_masks
+from nbutils.messages import did_you_mean
+from nbutils.networks import SplitClassifier
+from nbutils.robustness.minimum_norm import CW, INSIDE, Loss, from_tanh_space, to_tanh_space
+from nbutils.robustness.threat import ThreatModel
+
+CHOICES = {"channels": ("none", "all", "random", "robust", "non-robust"), "magnitude": ("up", "down"),
+           "norm_over": ("image", "batch")}
+
+
+@dataclass(frozen=True, repr=False, kw_only=True)
+class NRF(CW):
+    """CW that also changes the length of the gradient in some channels (equations 7 and 8).
+
+    With z = f_l(x_adv) and G = mask * dL/dz, where L = c max(f_y - max_{i != y} f_i, 0) is CW's loss without its
+    distance term (the paper prints L with the opposite sign, which would protect y), the objective of CW gets one term
+    more. It comes in two forms:
+
+    second_order = True: minus ||G|| as equation 8 is printed, differentiated through the gradient. In a network of
+    ReLU, max-pool and affine layers G is constant in pieces, so the term has no gradient almost everywhere, and the
+    attack is CW itself. The form says something only where a layer after the cut is curved.
+
+    second_order = False: the released form, a distance from z to the constant target z - G. Its value is ||G|| too,
+    but its gradient in z is the unit vector G / ||G||: the features are pulled along the steepest descent of L in the
+    masked channels, with a force of 1 that depends neither on c nor on the length of G. It is added where the
+    magnitude is "up", against the minus of equation 8: this sign makes the attack stronger than CW, and the opposite
+    one protects y, which is the order of Table 4.
+
+    Attributes (beside those of `CW`):
+        at: the cut l; must have maps of at least two positions.
+        channels: those in the mask: "non-robust" or "robust" ones, as `distill` finds them on the clean images with the
+            labels given; "random" ones, as many as non-robust; "all" or "none", which is CW.
+        magnitude: of the gradient: "up" or "down". With the channels this gives the four variants of Table 4.
+        second_order: see above.
+        norm_over: the length of the gradient of each "image", or one of the whole "batch", as released.
+        within: None, or a threat model into which the search is projected at every step.
+        bottleneck: how masks are made; its seed also draws the random ones.
+
+    Raises:
+        ValueError: as `CW`; an unknown choice.
+    """
+
+    at: str
+    channels: str = "non-robust"
+    magnitude: str = "up"
+    second_order: bool = False
+    norm_over: str = "image"
+    within: ThreatModel | None = None
+    bottleneck: Bottleneck = Bottleneck()  # noqa: RUF009  (it is frozen)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for setting, known in CHOICES.items():
+            value = getattr(self, setting)
+            if value not in known:
+                raise ValueError(f"{setting} = {value!r}: expected one of {', '.join(known)}"
+                                 f"{did_you_mean(value, known)}")
+
+    @property
+    def threat(self) -> ThreatModel | None:
+        """The ball that the search stays in, or None."""
+        return self.within
+
+    def __repr__(self) -> str:
+        parts = [str(self.within) if self.within else "unbounded L2", *self._settings(),
+                 f"{self.channels} channels at {self.at}", f"gradient {self.magnitude}"]
+        parts += ["second order"] * self.second_order + ["norm over batch"] * (self.norm_over == "batch")
+        if self.channels in ("robust", "non-robust", "random") and self.bottleneck != Bottleneck():
+            parts.append(repr(self.bottleneck))
+        return f"NRF({', '.join(parts)})"
+
+    def image(self, w: Tensor, x: Tensor) -> Tensor:
+        if self.within is None:
+            return super().image(w, x)
+        with torch.no_grad():  # w itself moves into the ball: otherwise Adam would walk away behind the projection
+            free = from_tanh_space(w)
+            inside = self.within.project(free, x)
+            w.copy_(torch.where((inside - free).abs() > 1 - INSIDE, to_tanh_space(inside), w))
+        free = from_tanh_space(w)
+        return free + (self.within.project(free, x) - free).detach()  # tanh space is exact to 5e-7 only
+
+    def mask(self, model: SplitClassifier, x: Tensor, y: Tensor) -> Tensor:
+        """(B, C) or (1, 1) bool: the channels whose gradient is changed, made on the clean images x with labels y.
+
+        Raises:
+            ValueError: as `distill`.
+        """
+        if self.channels in ("none", "all"):
+            return torch.full((1, 1), self.channels == "all", device=x.device)
+        robust = distill(model, x, y, self.at, self.bottleneck, batch_size=len(x)).robust
+        chosen = {"robust": robust, "non-robust": ~robust}
+        mask = chosen[self.channels] if self.channels in chosen else random_masks(~robust, x, self.bottleneck.seed)
+        return mask.to(x.device)
+
+    def loss(self, model: nn.Module, x: Tensor, y: Tensor) -> Loss:
+        if not isinstance(model, SplitClassifier):
+            raise ValueError(f"model = {type(model).__name__}: expected a SplitClassifier, which can be cut")
+        mask, sign = self.mask(model, x, y), 1 if self.magnitude == "up" else -1
+        over_batch = self.norm_over == "batch"
+
+        def loss(x_adv: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+            z = model.features(x_adv, self.at)
+            gap, fooled = self.gap(model.logits_from(z, self.at), y)
+            (gradient,) = torch.autograd.grad((c * gap).sum(), z, create_graph=self.second_order)
+            masked = gradient * mask.view(*mask.shape, *[1] * (z.ndim - 2))
+            length = masked.norm().expand(len(z)) if over_batch else masked.flatten(1).norm(dim=1)
+            if self.second_order:
+                return c * gap - sign * (length / len(z) if over_batch else length), fooled
+            unit = masked / length.clamp_min(torch.finfo(z.dtype).tiny).view(-1, *[1] * (z.ndim - 1))
+            pull = gradient + sign * unit  # the objective's gradient in z, which is all that a step needs of it
+            return (pull * z).flatten(1).sum(1), fooled
+
+        return loss
