@@ -174,7 +174,7 @@ class Result:
         if self.low is not None and self.high is not None:
             parts.append(f"[{scale * self.low:.{digits}f}, {scale * self.high:.{digits}f}]")
         if self.norms is not None:
-            parts.append(f"median L2 {self.norms[0]:.2f}, L_inf {self.norms[1]:.3f}")
+            parts += [f"median L2 {self.norms[0]:.2f}", f"median L_inf {self.norms[1]:.3f}"]
         return tuple(part.replace("-", MINUS) for part in parts)
 
     def __str__(self) -> str:

@@ -104,9 +104,9 @@ def contiguous(model: SplitClassifier) -> SplitClassifier:
 
 def pgd(scale: Scale) -> Iterator[Row]:
     """PGD against the gradients alone."""
-    yield from _pgd(scale, "vgg16", 32, "<= 1.05", repetitions=8)
-    yield from _pgd(scale, "small", 256, "<= 1.15", repetitions=30)
-    yield from _pgd(scale, "small", 64, "<= 1.15", repetitions=60)
+    yield from _pgd(scale, "vgg16", 32, "≤ 1.05", repetitions=8)
+    yield from _pgd(scale, "small", 256, "≤ 1.15", repetitions=30)
+    yield from _pgd(scale, "small", 64, "≤ 1.15", repetitions=60)
 
 
 def _pgd(scale: Scale, name: str, n: int, asked: str, repetitions: int) -> Iterator[Row]:
@@ -139,7 +139,7 @@ def foolbox(scale: Scale) -> Iterator[Row]:
     on_cuda = {"bfloat16": bfloat16} if scale.device == "cuda" else {}
     seconds = scale.times(scale(8, 20, 1), float32=lambda: attack(model, x, y), **on_cuda,
                           peer=peers.foolbox_pgd(contiguous(model), x.contiguous(), y, THREAT.eps, steps))
-    for dtype, asked in {"float32": ">= 1.5" if on_cuda else ">= 1.4", **dict.fromkeys(on_cuda, ">= 3")}.items():
+    for dtype, asked in {"float32": "≥ 1.5" if on_cuda else "≥ 1.4", **dict.fromkeys(on_cuda, "≥ 3")}.items():
         scored = ", scored in float32" * (dtype == "bfloat16")
         yield scale.row(f"speed of PGD-{steps}, vgg16, {dtype}{scored}", "foolbox LinfPGD, contiguous, float32", asked,
                         seconds["peer"], seconds[dtype], f"batch {len(x)}")
@@ -167,7 +167,7 @@ def _training_epoch(scale: Scale, name: str, n: int) -> Iterator[Row]:
                           ours=lambda: training.fit(model, images, training.pgd_adversarial(THREAT, steps), schedule))
     for way in ("loss.backward()", "autograd.grad"):
         yield scale.row(f"speed of an epoch, PGD-{steps} training, {name}", f"plain script in float32, PGD by {way}",
-                        ">= 4" if scale.device == "cuda" else ">= 1.5", seconds[way], seconds["ours"],
+                        "≥ 4" if scale.device == "cuda" else "≥ 1.5", seconds[way], seconds["ours"],
                         f"ours in {precision}; {n} images, batch {size}")
 
 
@@ -296,7 +296,7 @@ def _published(scale: Scale, name: str, target: float) -> Row:
     model.load_state_dict(best.weights)
     pgd, strong = (100 * evaluate(model, test, judge).accuracy for judge in (attack, robustness.AutoAttack(threat)))
     ratio = f"{pgd / target:.2f}" if abs(pgd - strong) <= 8 else "void: PGD and AutoAttack differ by over 8 points"
-    return Row(f"robust accuracy, {images.name}, {name}", f"published {target} %, PGD-10, {threat}", ">= 1", ratio, "",
+    return Row(f"robust accuracy, {images.name}, {name}", f"published {target} %, PGD-10, {threat}", "≥ 1", ratio, "",
                f"PGD-{steps} {pgd:.1f} %, AutoAttack {strong:.1f} % of {len(test)} test images; checkpoint chosen on "
                f"{held} held-out ones after {best.seconds / 60:.1f} minutes", scale.hardware())
 
@@ -305,10 +305,10 @@ MEASURES: dict[str, Callable[[Scale], Iterator[Row]]] = {
     "pgd": pgd, "foolbox": foolbox, "training": training_epoch, "peak": peak, "linear": linear, "memory": memory,
     "published": published}
 ON_CUDA = {  # the measures that a CUDA GPU repeats, and what is asked of it
-    "foolbox": ("speed of PGD-10, vgg16", "foolbox LinfPGD, contiguous, float32", ">= 1.5; bfloat16 >= 3"),
-    "training": ("speed of an epoch, PGD-10 training", "plain script", ">= 4"),
+    "foolbox": ("speed of PGD-10, vgg16", "foolbox LinfPGD, contiguous, float32", "≥ 1.5; bfloat16 ≥ 3"),
+    "training": ("speed of an epoch, PGD-10 training", "plain script", "≥ 4"),
     "peak": ("arithmetic of PGD-10, wrn28_10", "float32 matrix product", ""),
-    "published": ("robust accuracy, CIFAR-10, vgg16 and wrn28_10", "published 44.7 % and 51.6 %, PGD-10", ">= 1"),
+    "published": ("robust accuracy, CIFAR-10, vgg16 and wrn28_10", "published 44.7 % and 51.6 %, PGD-10", "≥ 1"),
 }
 
 
@@ -319,4 +319,4 @@ def measure(name: str, tiny: bool = False) -> Iterator[Row]:
         if torch.cuda.is_available():
             yield from MEASURES[name](Scale("cuda"))
         else:
-            yield Row(*ON_CUDA[name], "not measured", "", f"python -m tests.benchmarks --only {name}", "a CUDA GPU")
+            yield Row(*ON_CUDA[name], "not measured", "", f"`python -m tests.benchmarks --only {name}`", "a CUDA GPU")

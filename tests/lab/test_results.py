@@ -162,9 +162,10 @@ def test_only_unbounded_attacks_report_norms(threat: str) -> None:
 def test_norms_stand_beside_the_accuracy() -> None:
     """An accuracy under an attack that may go as far as it likes is never shown alone."""
     result = Result.of("a.b", "w", [unbounded([False, True], [1.25, 0.0])])
-    assert str(result) == "50.0 % [9.5, 90.5] median L2 1.25, L_inf 0.125"
+    assert str(result) == "50.0 % [9.5, 90.5] median L2 1.25 median L_inf 0.125"
     table = Table({"standard": {"CW": result}}, "Accuracy")
-    assert "50.0 %<br><small>[9.5, 90.5]</small><br><small>median L2 1.25, L_inf 0.125</small>" in table._repr_html_()
+    assert ("50.0 %<br><small>[9.5, 90.5]</small><br><small>median L2 1.25</small><br>"
+            "<small>median L_inf 0.125</small>") in table._repr_html_()
     assert "median L2 1.25" in repr(table)
     assert "median" not in str(Result.of("a.b", "w", [outcome(1, 2)]))
 
