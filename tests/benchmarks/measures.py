@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import copy
 import ctypes
+import itertools
+import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from statistics import median
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -18,6 +22,7 @@ from torch.profiler import profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from nbutils import networks, robustness, training
+from nbutils.features import D_NR, D_det
 from nbutils.images import ImageSet, load
 from nbutils.networks import SplitClassifier
 from nbutils.robustness import PGD, ThreatModel, attacked, evaluate, predict
@@ -250,6 +255,32 @@ def memory(scale: Scale) -> Iterator[Row]:
     yield scale.row("memory of `attacked`, four times the images", "once, small", "1", grown[4 * n], grown[n], used)
 
 
+def constructed(scale: Scale) -> Iterator[Row]:
+    """Constructed sets against what their steps cost alone; the store is part of the work."""
+    with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, NBUTILS_BUILD=folder):
+        yield from _constructed(scale, "small", 200, 100, 9)
+        yield from _constructed(scale, "vgg16", 32, 20, 5)
+
+
+def _constructed(scale: Scale, name: str, n: int, steps: int, repetitions: int) -> Iterator[Row]:
+    n, steps, repetitions = scale(n, 10 * n, 4), scale(steps, steps, 2), scale(repetitions, repetitions, 1)
+    model, (x, y), images = scale.network(name).requires_grad_(False), scale.batch(n), load("planted", "test", n)
+    seed = itertools.count()
+    seconds = scale.times(
+        repetitions, matching=lambda: peers.bare_matching(model, x, steps),
+        matched=lambda: D_NR(images, model, steps=steps, seed=next(seed), batch_size=n),
+        twice=lambda: peers.matching_with_two_forwards(model, x, steps),
+        targeted=lambda: peers.bare_gradients(model, x, y, steps),
+        relabelled=lambda: D_det(images, model, steps=steps, seed=next(seed), batch_size=n))
+    setting = f"{n} images, {steps} steps"
+    yield scale.row(f"time of D_NR, {name}", "forward to the cut and input backward, bare", "≤ 1.1",
+                    seconds["matched"], seconds["matching"], setting)
+    yield scale.row(f"speed of D_NR, {name}", "two forwards per step", "≥ 1.3", seconds["twice"], seconds["matched"],
+                    setting)
+    yield scale.row(f"time of D_det, {name}", "forward and input backward, bare", "≤ 1.1", seconds["relabelled"],
+                    seconds["targeted"], setting)
+
+
 @dataclass
 class BestCheckpoint:
     """An objective that also keeps the weights which did best on held-out images, looked at after every epoch."""
@@ -303,7 +334,7 @@ def _published(scale: Scale, name: str, target: float) -> Row:
 
 MEASURES: dict[str, Callable[[Scale], Iterator[Row]]] = {
     "pgd": pgd, "foolbox": foolbox, "training": training_epoch, "peak": peak, "linear": linear, "memory": memory,
-    "published": published}
+    "constructed": constructed, "published": published}
 ON_CUDA = {  # the measures that a CUDA GPU repeats, and what is asked of it
     "foolbox": ("speed of PGD-10, vgg16", "foolbox LinfPGD, contiguous, float32", "≥ 1.5; bfloat16 ≥ 3"),
     "training": ("speed of an epoch, PGD-10 training", "plain script", "≥ 4"),
