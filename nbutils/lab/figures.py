@@ -97,7 +97,10 @@ def curves(lines: Mapping[str, Sequence[Result]], x: Sequence[float], *, xlabel:
             axes.set_xticks(list(x), list(ticks))
         _value_axis(axes.yaxis, axes.set_ylim, next(iter(lines.values())))
         axes.set(xlabel=xlabel, ylabel=ylabel)
-        axes.legend(loc="best")
+        if len(lines) > 4:  # no place inside is free of lines
+            axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+        else:
+            axes.legend(loc="best")
         return Picture(figure, alt, caption, stamp)
 
 

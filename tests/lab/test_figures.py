@@ -65,6 +65,17 @@ def test_curves_show_values_and_intervals() -> None:
     assert axes.get_ylim()[1] > 1
 
 
+@pytest.mark.parametrize(("count", "above"), [(4, False), (5, True)])
+def test_the_legend_of_many_lines_stands_above_them(count: int, above: bool) -> None:
+    lines = {f"line {i}": line(1.0 - 0.1 * i, 0.9 - 0.1 * i) for i in range(count)}
+    figure = curves(lines, [0, 1], **AXES, **TEXTS).figure
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    legend = axes.get_legend()
+    assert legend is not None
+    assert (legend.get_window_extent().y0 >= axes.get_window_extent().y1) == above
+
+
 def test_no_line_is_left_out_in_silence() -> None:
     lines = {f"model {k}": line(0.1 * k, 0.1 * k) for k in range(1, len(SERIES) + 2)}
     with pytest.raises(ValueError, match="7 lines"):
