@@ -181,7 +181,7 @@ def scatter(points: Mapping[str, tuple[Result, Result]], *, xlabel: str, ylabel:
     if len(points) > len(MARKERS):
         raise ValueError(f"{len(points)} points: expected at most {len(MARKERS)} that can be told apart")
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(6.2, 3.8))
+        figure = Figure(figsize=(5.0, 3.8))
         axes = figure.subplots()
         for index, (label, (x, y)) in enumerate(points.items()):
             colour = SERIES[index % len(SERIES)][0]
