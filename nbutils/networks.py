@@ -80,16 +80,20 @@ def _head(width: int, num_classes: int) -> Stages:
     yield "linear", nn.Linear(width, num_classes)
 
 
-def _small(num_classes: int, image_size: int) -> Stages:
-    """Four stride-2 convolutions, 137 thousand parameters for ten classes."""
-    yield "normalize", Normalize()
-    width_in = 3
-    for block, width in enumerate((24, 48, 96, 96), start=1):
-        yield f"block{block}.conv", nn.Conv2d(width_in, width, 3, stride=2, padding=1, bias=False)
-        yield f"block{block}.bn", nn.BatchNorm2d(width)
-        yield f"block{block}.relu", nn.ReLU()
-        width_in = width
-    yield from _head(width_in, num_classes)
+def _strided(*widths: int) -> Builder:
+    """3 x 3 convolutions of stride 2, each with BatchNorm: the cheapest kind, four of them for the small network."""
+
+    def stages(num_classes: int, image_size: int) -> Stages:
+        yield "normalize", Normalize()
+        width_in = 3
+        for block, width in enumerate(widths, start=1):
+            yield f"block{block}.conv", nn.Conv2d(width_in, width, 3, stride=2, padding=1, bias=False)
+            yield f"block{block}.bn", nn.BatchNorm2d(width)
+            yield f"block{block}.relu", nn.ReLU()
+            width_in = width
+        yield from _head(width_in, num_classes)
+
+    return stages
 
 
 def _vgg(*blocks: tuple[int, ...]) -> Builder:
@@ -186,9 +190,14 @@ def _torchvision(name: str) -> Builder:
 
 Builder = Callable[[int, int], Stages]  # (number of classes, image side in pixels) -> named stages
 NETWORKS: dict[str, Builder] = {
-    "small": _small,
+    "small": _strided(24, 48, 96, 96),
+    "small_narrow": _strided(12, 24, 48, 48),
+    "small_wide": _strided(48, 96, 192, 192),
     "vgg_small": _vgg((16,), (32,), (64,), (128,)),
+    "vgg_narrow": _vgg((8,), (16,), (32,), (64,)),
+    "vgg_deep": _vgg((16, 16), (32, 32), (64, 64), (128, 128)),
     "wrn_small": _wrn(10, 2, stem_stride=2),
+    "wrn_deep": _wrn(16, 1, stem_stride=2),
     "vgg16": _vgg((64, 64), (128, 128), (256,) * 3, (512,) * 3, (512,) * 3),
     "wrn28_10": _wrn(28, 10),
     "resnet18": _torchvision("resnet18"),

@@ -19,7 +19,7 @@ from nbutils.images import DataError, ImageSet, PlantedWorld, augment, load
 from nbutils.images.sources import check_dataset, class_names
 from nbutils.lab import claims, results
 from nbutils.lab.figures import Picture, curves, image_grid
-from nbutils.lab.results import Result, mcnemar, published, student_t, wilson
+from nbutils.lab.results import Result, mcnemar, published, rank_correlation, student_t, wilson
 from nbutils.lab.runs import ParameterError, Parameters, resolve
 from nbutils.lab.store import load_or_build
 from nbutils.robustness import (
@@ -35,6 +35,7 @@ from nbutils.robustness import (
     health_checks,
     parse_eps,
     transfer_matrix,
+    transfer_rate,
     worst_case,
 )
 from nbutils.training import TRADES, Schedule, Standard
@@ -200,6 +201,9 @@ CASES = [
     Bad("k above n", lambda: wilson(3, 2), ("k = 3", "n = 2", "0 <= k <= n")),
     Bad("n = 0", lambda: wilson(0, 0), ("n = 0", "n >= 1")),
     Bad("one seed", lambda: student_t([0.5]), ("1 value", "at least 2")),
+    Bad("unequal ranks", lambda: rank_correlation([1, 2], [1, 2, 3]), ("2 and 3 values", "2 to 9 pairs")),
+    Bad("too many ranks", lambda: rank_correlation(range(10), range(10)), ("10 and 10 values", "2 to 9 pairs")),
+    Bad("transfer of two models", lambda: transfer_rate(outcome(), outcome(model="n")), ("'m'", "'n'", "one model")),
     Bad("unequal pairs", lambda: mcnemar(Y > 0, Y[:3] > 0), ("(4,)", "(3,)", "same images")),
     Bad("nothing measured", lambda: Result.of("a.b", "w", []), ("a.b", "nothing was measured")),
     Bad("two attacks", lambda: Result.of("a.b", "w", [outcome(), outcome(attack="B")]), ("a.b", "['A', 'B']")),

@@ -193,6 +193,11 @@ class PlantedSet(ImageSet):
         name = "planted" if view == "natural" else f"planted, {view.replace('_', ' ')}"
         return replace(self, x=scene, y=target, name=name, seen_as=view)
 
+    def with_tiles(self, seed: int) -> Self:
+        """The same scenes, noise and pattern classes, with the tiles of a world of that seed."""
+        world = replace(self.world, seed=seed)
+        return replace(self, world=world, provenance={**self.provenance, "tiles": seed}).view(self.seen_as)
+
     def by_pattern(self) -> Self:
         """The same images with the class of their pattern as label: accuracy is then how often the pattern is followed.
 

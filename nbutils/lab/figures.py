@@ -17,6 +17,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
 from torch import Tensor
 
@@ -25,6 +26,7 @@ from nbutils.lab.results import Result
 # Okabe and Ito's colours in an order of falling contrast in grey; marker and line differ as well.
 SERIES = (("#000000", "o", "-"), ("#D55E00", "s", "--"), ("#0072B2", "^", "-."), ("#E69F00", "D", ":"),
           ("#56B4E9", "v", (0, (5, 1))), ("#009E73", "P", (0, (3, 1, 1, 1))))
+MARKERS = "os^DvPX*<>"
 STYLE: dict[Any, Any] = {
     "figure.dpi": 110, "savefig.bbox": "tight", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False,
     "axes.grid": True, "grid.alpha": 0.3, "legend.frameon": False, "axes.titlesize": 10, "lines.linewidth": 1.6,
@@ -97,7 +99,10 @@ def curves(lines: Mapping[str, Sequence[Result]], x: Sequence[float], *, xlabel:
             axes.set_xticks(list(x), list(ticks))
         _value_axis(axes.yaxis, axes.set_ylim, next(iter(lines.values())))
         axes.set(xlabel=xlabel, ylabel=ylabel)
-        axes.legend(loc="best")
+        if len(lines) > 4:  # no place inside is free of lines
+            axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+        else:
+            axes.legend(loc="best")
         return Picture(figure, alt, caption, stamp)
 
 
@@ -130,6 +135,69 @@ def dots(groups: Mapping[str, Mapping[str, Result]], *, xlabel: str, alt: str, c
         _value_axis(axes.xaxis, axes.set_xlim, [result for group in groups.values() for result in group.values()])
         axes.set_xlabel(xlabel)
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(series))
+        return Picture(figure, alt, caption, stamp)
+
+
+def matrix(cells: Mapping[str, Mapping[str, Result]], *, xlabel: str, ylabel: str, alt: str, caption: str,
+           stamp: str = "") -> Picture:
+    """Shares as a table of shaded squares, each with its value in percent; the darker, the larger.
+
+    Cells whose row and column have one name, such as a network attacked with its own gradients, are framed.
+
+    Args:
+        cells: row label -> column label -> Result; all rows have the same columns.
+
+    Raises:
+        ValueError: rows with different columns, or a result that is no share.
+    """
+    rows, columns = list(cells), list(next(iter(cells.values())))
+    for label, row in cells.items():
+        if list(row) != columns or any(result.unit != "share" for result in row.values()):
+            raise ValueError(f"row {label!r}: expected shares in the columns {', '.join(columns)}")
+    values = np.array([[result.value for result in row.values()] for row in cells.values()])
+    with mpl.rc_context({**STYLE, "axes.grid": False}):
+        figure = Figure(figsize=(1.9 + 0.52 * len(columns), 1.3 + 0.4 * len(rows)))
+        axes = figure.subplots()
+        axes.imshow(values, cmap="Greys", vmin=0, vmax=1, aspect="auto")
+        for (row, column), value in np.ndenumerate(values):
+            axes.text(column, row, f"{100 * value:.0f}", ha="center", va="center",
+                      color="white" if value > 0.5 else "black")
+            if rows[row] == columns[column]:
+                axes.add_patch(Rectangle((column - 0.46, row - 0.46), 0.92, 0.92, fill=False, edgecolor="#D55E00",
+                                         linewidth=2))
+        axes.set_xticks(range(len(columns)), columns, rotation=35, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(len(rows)), rows)
+        axes.set(xlabel=xlabel, ylabel=ylabel)
+        return Picture(figure, alt, caption, stamp)
+
+
+def scatter(points: Mapping[str, tuple[Result, Result]], *, xlabel: str, ylabel: str, alt: str, caption: str,
+            stamp: str = "") -> Picture:
+    """One result against another, with the intervals of both; the axes show the range of the points only.
+
+    Args:
+        points: label -> (result on the x axis, result on the y axis).
+
+    Raises:
+        ValueError: more points than there are markers.
+    """
+    if len(points) > len(MARKERS):
+        raise ValueError(f"{len(points)} points: expected at most {len(MARKERS)} that can be told apart")
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(5.0, 3.8))
+        axes = figure.subplots()
+        for index, (label, (x, y)) in enumerate(points.items()):
+            colour = SERIES[index % len(SERIES)][0]
+            axes.plot([x.value], [y.value], MARKERS[index], color=colour, markersize=8, label=label, zorder=3)
+            for across, ends, line in ((y, x, axes.hlines), (x, y, axes.vlines)):
+                if ends.low is not None and ends.high is not None:
+                    line(across.value, ends.low, ends.high, color=colour, linewidth=1, alpha=0.7)
+        for axis, results in ((axes.xaxis, [x for x, _ in points.values()]),
+                              (axes.yaxis, [y for _, y in points.values()])):
+            if all(result.unit == "share" for result in results):
+                axis.set_major_formatter(PercentFormatter(1.0))
+        axes.set(xlabel=xlabel, ylabel=ylabel)
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
         return Picture(figure, alt, caption, stamp)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import html
+import itertools
 import json
 import math
 import os
@@ -83,6 +84,26 @@ def mcnemar(a: Tensor, b: Tensor) -> float:
         raise ValueError(f"{tuple(a.shape)} and {tuple(b.shape)} images: expected the same images")
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
     return float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+
+
+def rank_correlation(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
+    """Spearman's rank correlation, and its exact p value: the share of all orders of b with one at least as large.
+
+    Equal values share the mean of their ranks. Where all values of a or of b are equal nothing can be ranked: 0 and
+    p = 1. With n pairs p is at least 1 / n!.
+
+    Raises:
+        ValueError: lists of different lengths, or other than 2 to 9 pairs, for which n! orders can be gone through.
+    """
+    if len(a) != len(b) or not 2 <= len(a) <= 9:
+        raise ValueError(f"{len(a)} and {len(b)} values: expected 2 to 9 pairs")
+    x, y = (stats.rankdata(values) - (len(values) + 1) / 2 for values in (a, b))
+    length = math.sqrt(float(x @ x) * float(y @ y))
+    if length == 0:
+        return 0.0, 1.0
+    orders = np.array(list(itertools.permutations(y))) @ x
+    found = float(x @ y)
+    return found / length, float((orders >= found - 1e-9).mean())  # ranks are halves: smaller gaps are rounding
 
 
 @dataclass(frozen=True)
@@ -174,7 +195,7 @@ class Result:
         if self.low is not None and self.high is not None:
             parts.append(f"[{scale * self.low:.{digits}f}, {scale * self.high:.{digits}f}]")
         if self.norms is not None:
-            parts.append(f"median L2 {self.norms[0]:.2f}, L_inf {self.norms[1]:.3f}")
+            parts += [f"median L2 {self.norms[0]:.2f}", f"median L_inf {self.norms[1]:.3f}"]
         return tuple(part.replace("-", MINUS) for part in parts)
 
     def __str__(self) -> str:

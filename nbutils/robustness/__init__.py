@@ -10,6 +10,7 @@ from nbutils.robustness.evaluate import (
     health_checks,
     predict,
     transfer_matrix,
+    transfer_rate,
     worst_case,
 )
 from nbutils.robustness.minimum_norm import CW
@@ -17,4 +18,4 @@ from nbutils.robustness.threat import ThreatModel, parse_eps
 
 __all__ = ["BIM", "CW", "FAB", "FGSM", "LOSSES", "PGD", "Attack", "AutoAttack", "Noise", "Outcome", "ThreatModel",
            "accuracy_curve", "attacked", "evaluate", "health_checks", "parse_eps", "predict", "transfer_matrix",
-           "worst_case"]
+           "transfer_rate", "worst_case"]

@@ -94,7 +94,7 @@ class AutoAttack:
                 part.n_iter, part.n_restarts = self.steps, 1
             targets = min(3 if self.version == "apgd" else 9, classes - 1)
             library.apgd_targeted.n_target_classes = library.fab.n_target_classes = targets
-            x_adv, _ = library.run_standard_evaluation(x.float(), y, batch_size=len(x))
+            x_adv, _ = library.run_standard_evaluation(x.float().contiguous(), y, batch_size=len(x))
         return self.threat.project(x_adv.to(x.dtype), x)  # FAB may overstep the radius by a rounding error
 
 
@@ -146,5 +146,5 @@ class FAB:
         with _as_the_library_wants_it(model, x, generator, "FAB") as (classify, _, seed):
             library = FABAttack_PT(classify, norm=self.norm, eps=torch.inf if self.threat is None else self.threat.eps,
                                    n_iter=self.steps, n_restarts=self.restarts, seed=seed, device=x.device)
-            x_adv = library.perturb(x.float(), y).detach().to(x.dtype)
+            x_adv = library.perturb(x.float().contiguous(), y).detach().to(x.dtype)
         return x_adv if self.threat is None else self.threat.project(x_adv, x)

@@ -132,20 +132,40 @@ def _score(model: SplitClassifier, images: ImageSet, x_adv: Tensor, attack: Atta
                    model.name, images.name, (model.key, images.fingerprint))
 
 
-def transfer_matrix(models: Sequence[SplitClassifier], images: ImageSet, attack: Attack,
-                    seed: int = 0) -> list[list[Outcome]]:
-    """Row i, column j: images made against model i, scored by model j; the diagonal is the white-box attack.
+def transfer_matrix(models: Sequence[SplitClassifier], images: ImageSet, attack: Attack, seed: int = 0,
+                    targets: Sequence[SplitClassifier] | None = None) -> list[list[Outcome]]:
+    """Row i, column j: images made against model i, scored by target j; where the two are one, a white-box attack.
 
     Each model is attacked once. The images of row i serve all columns, so no early exit is taken.
+
+    Args:
+        targets: by default the models themselves.
 
     Raises:
         ValueError: as `evaluate`.
     """
+    columns = models if targets is None else targets
     rows = []
     for source in models:
         x_adv = attacked(source, images, attack, seed).x
-        rows.append([_score(model, images, x_adv, attack, transferred=model is not source) for model in models])
+        rows.append([_score(model, images, x_adv, attack, transferred=model is not source) for model in columns])
     return rows
+
+
+def transfer_rate(clean: Outcome, under: Outcome) -> float:
+    """Share, in [0, 1], of the images that were right before an attack which are wrong under it; 0 if none was right.
+
+    Args:
+        clean, under: outcomes of one model on the same images in the same order, without and with the attack.
+
+    Raises:
+        ValueError: different models or numbers of images.
+    """
+    if (clean.model, len(clean)) != (under.model, len(under)):
+        raise ValueError(f"transfer_rate: {len(clean)} images of {clean.model!r} and {len(under)} of {under.model!r}: "
+                         "expected one model on the same images")
+    broken = clean.correct & ~under.correct
+    return broken.sum().item() / max(1, clean.correct.sum().item())
 
 
 def _check_promise(attack: Attack, x_adv: Tensor, delta: Tensor) -> None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import copy
 import ctypes
+import itertools
+import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from statistics import median
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -18,6 +22,7 @@ from torch.profiler import profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from nbutils import networks, robustness, training
+from nbutils.features import D_NR, D_det
 from nbutils.images import ImageSet, load
 from nbutils.networks import SplitClassifier
 from nbutils.robustness import PGD, ThreatModel, attacked, evaluate, predict
@@ -104,9 +109,9 @@ def contiguous(model: SplitClassifier) -> SplitClassifier:
 
 def pgd(scale: Scale) -> Iterator[Row]:
     """PGD against the gradients alone."""
-    yield from _pgd(scale, "vgg16", 32, "<= 1.05", repetitions=8)
-    yield from _pgd(scale, "small", 256, "<= 1.15", repetitions=30)
-    yield from _pgd(scale, "small", 64, "<= 1.15", repetitions=60)
+    yield from _pgd(scale, "vgg16", 32, "≤ 1.05", repetitions=8)
+    yield from _pgd(scale, "small", 256, "≤ 1.15", repetitions=30)
+    yield from _pgd(scale, "small", 64, "≤ 1.15", repetitions=60)
 
 
 def _pgd(scale: Scale, name: str, n: int, asked: str, repetitions: int) -> Iterator[Row]:
@@ -139,7 +144,7 @@ def foolbox(scale: Scale) -> Iterator[Row]:
     on_cuda = {"bfloat16": bfloat16} if scale.device == "cuda" else {}
     seconds = scale.times(scale(8, 20, 1), float32=lambda: attack(model, x, y), **on_cuda,
                           peer=peers.foolbox_pgd(contiguous(model), x.contiguous(), y, THREAT.eps, steps))
-    for dtype, asked in {"float32": ">= 1.5" if on_cuda else ">= 1.4", **dict.fromkeys(on_cuda, ">= 3")}.items():
+    for dtype, asked in {"float32": "≥ 1.5" if on_cuda else "≥ 1.4", **dict.fromkeys(on_cuda, "≥ 3")}.items():
         scored = ", scored in float32" * (dtype == "bfloat16")
         yield scale.row(f"speed of PGD-{steps}, vgg16, {dtype}{scored}", "foolbox LinfPGD, contiguous, float32", asked,
                         seconds["peer"], seconds[dtype], f"batch {len(x)}")
@@ -167,7 +172,7 @@ def _training_epoch(scale: Scale, name: str, n: int) -> Iterator[Row]:
                           ours=lambda: training.fit(model, images, training.pgd_adversarial(THREAT, steps), schedule))
     for way in ("loss.backward()", "autograd.grad"):
         yield scale.row(f"speed of an epoch, PGD-{steps} training, {name}", f"plain script in float32, PGD by {way}",
-                        ">= 4" if scale.device == "cuda" else ">= 1.5", seconds[way], seconds["ours"],
+                        "≥ 4" if scale.device == "cuda" else "≥ 1.5", seconds[way], seconds["ours"],
                         f"ours in {precision}; {n} images, batch {size}")
 
 
@@ -250,6 +255,32 @@ def memory(scale: Scale) -> Iterator[Row]:
     yield scale.row("memory of `attacked`, four times the images", "once, small", "1", grown[4 * n], grown[n], used)
 
 
+def constructed(scale: Scale) -> Iterator[Row]:
+    """Constructed sets against what their steps cost alone; the store is part of the work."""
+    with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, NBUTILS_BUILD=folder):
+        yield from _constructed(scale, "small", 200, 100, 9)
+        yield from _constructed(scale, "vgg16", 32, 20, 5)
+
+
+def _constructed(scale: Scale, name: str, n: int, steps: int, repetitions: int) -> Iterator[Row]:
+    n, steps, repetitions = scale(n, 10 * n, 4), scale(steps, steps, 2), scale(repetitions, repetitions, 1)
+    model, (x, y), images = scale.network(name).requires_grad_(False), scale.batch(n), load("planted", "test", n)
+    seed = itertools.count()
+    seconds = scale.times(
+        repetitions, matching=lambda: peers.bare_matching(model, x, steps),
+        matched=lambda: D_NR(images, model, steps=steps, seed=next(seed), batch_size=n),
+        twice=lambda: peers.matching_with_two_forwards(model, x, steps),
+        targeted=lambda: peers.bare_gradients(model, x, y, steps),
+        relabelled=lambda: D_det(images, model, steps=steps, seed=next(seed), batch_size=n))
+    setting = f"{n} images, {steps} steps"
+    yield scale.row(f"time of D_NR, {name}", "forward to the cut and input backward, bare", "≤ 1.1",
+                    seconds["matched"], seconds["matching"], setting)
+    yield scale.row(f"speed of D_NR, {name}", "two forwards per step", "≥ 1.3", seconds["twice"], seconds["matched"],
+                    setting)
+    yield scale.row(f"time of D_det, {name}", "forward and input backward, bare", "≤ 1.1", seconds["relabelled"],
+                    seconds["targeted"], setting)
+
+
 @dataclass
 class BestCheckpoint:
     """An objective that also keeps the weights which did best on held-out images, looked at after every epoch."""
@@ -296,19 +327,19 @@ def _published(scale: Scale, name: str, target: float) -> Row:
     model.load_state_dict(best.weights)
     pgd, strong = (100 * evaluate(model, test, judge).accuracy for judge in (attack, robustness.AutoAttack(threat)))
     ratio = f"{pgd / target:.2f}" if abs(pgd - strong) <= 8 else "void: PGD and AutoAttack differ by over 8 points"
-    return Row(f"robust accuracy, {images.name}, {name}", f"published {target} %, PGD-10, {threat}", ">= 1", ratio, "",
+    return Row(f"robust accuracy, {images.name}, {name}", f"published {target} %, PGD-10, {threat}", "≥ 1", ratio, "",
                f"PGD-{steps} {pgd:.1f} %, AutoAttack {strong:.1f} % of {len(test)} test images; checkpoint chosen on "
                f"{held} held-out ones after {best.seconds / 60:.1f} minutes", scale.hardware())
 
 
 MEASURES: dict[str, Callable[[Scale], Iterator[Row]]] = {
     "pgd": pgd, "foolbox": foolbox, "training": training_epoch, "peak": peak, "linear": linear, "memory": memory,
-    "published": published}
+    "constructed": constructed, "published": published}
 ON_CUDA = {  # the measures that a CUDA GPU repeats, and what is asked of it
-    "foolbox": ("speed of PGD-10, vgg16", "foolbox LinfPGD, contiguous, float32", ">= 1.5; bfloat16 >= 3"),
-    "training": ("speed of an epoch, PGD-10 training", "plain script", ">= 4"),
+    "foolbox": ("speed of PGD-10, vgg16", "foolbox LinfPGD, contiguous, float32", "≥ 1.5; bfloat16 ≥ 3"),
+    "training": ("speed of an epoch, PGD-10 training", "plain script", "≥ 4"),
     "peak": ("arithmetic of PGD-10, wrn28_10", "float32 matrix product", ""),
-    "published": ("robust accuracy, CIFAR-10, vgg16 and wrn28_10", "published 44.7 % and 51.6 %, PGD-10", ">= 1"),
+    "published": ("robust accuracy, CIFAR-10, vgg16 and wrn28_10", "published 44.7 % and 51.6 %, PGD-10", "≥ 1"),
 }
 
 
@@ -319,4 +350,4 @@ def measure(name: str, tiny: bool = False) -> Iterator[Row]:
         if torch.cuda.is_available():
             yield from MEASURES[name](Scale("cuda"))
         else:
-            yield Row(*ON_CUDA[name], "not measured", "", f"python -m tests.benchmarks --only {name}", "a CUDA GPU")
+            yield Row(*ON_CUDA[name], "not measured", "", f"`python -m tests.benchmarks --only {name}`", "a CUDA GPU")

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from nbutils.networks import SplitClassifier
 from nbutils.vision import torchvision
 
 with warnings.catch_warnings():  # foolbox uses an old name of scipy
@@ -28,6 +29,28 @@ def bare_gradients(model: nn.Module, x: Tensor, y: Tensor, steps: int) -> None:
     x = x.detach().requires_grad_()
     for _ in range(steps):
         torch.autograd.grad(F.cross_entropy(model(x), y, reduction="sum"), x)
+
+
+def bare_matching(model: SplitClassifier, x: Tensor, steps: int) -> None:
+    """`steps` times forward to the pooled features and input backward, and nothing else."""
+    wanted, x = torch.zeros(()), x.detach().requires_grad_()
+    for _ in range(steps):
+        torch.autograd.grad((model.features(x, "pool") - wanted).flatten(1).norm(dim=1).sum(), x)
+
+
+def matching_with_two_forwards(model: SplitClassifier, x: Tensor, steps: int) -> Tensor:
+    """D_NR of images x (B, 3, H, W) with one pass for the value of the loss and another one for its gradient."""
+    with torch.no_grad():
+        wanted = model.features(x, "pool")
+    x = x.flip(0)
+    for _ in range(steps):
+        with torch.no_grad():
+            (model.features(x, "pool") - wanted).norm(dim=1)
+        x = x.requires_grad_()
+        (gradient,) = torch.autograd.grad((model.features(x, "pool") - wanted).norm(dim=1).sum(), x)
+        length = torch.linalg.vector_norm(gradient, dim=(1, 2, 3), keepdim=True).clamp_min(1e-18)
+        x = (x.detach() - 0.1 * gradient / length).clamp(0, 1)
+    return x
 
 
 def plain_pgd(model: nn.Module, x: Tensor, y: Tensor, eps: float, step_size: float, steps: int,

@@ -1,12 +1,14 @@
 """The peers do the same work as ours, and every measure runs. No time is asserted: a busy machine must not fail it."""
 
+import copy
 import csv
 
 import pytest
 import torch
 
 from nbutils import networks, robustness
-from nbutils.images import load
+from nbutils.features import D_NR
+from nbutils.images import PlantedWorld, load
 from nbutils.networks import SplitClassifier
 from nbutils.robustness import PGD, ThreatModel
 from tests.benchmarks import __main__ as command
@@ -47,6 +49,15 @@ def test_the_plain_epoch_trains() -> None:
     assert not any(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
 
 
+def test_two_forwards_find_the_same_images(network: SplitClassifier) -> None:
+    images = PlantedWorld().draw(2, seed=0)
+    model, x = copy.deepcopy(network), images.x.double()
+    found = peers.matching_with_two_forwards(model, x, 3)
+    ours = D_NR(images, model, steps=3)  # of two images, each starts from the other
+    torch.testing.assert_close(ours.x.double(), found, rtol=0, atol=1e-6)
+    assert (found - x.flip(0)).abs().amax() > 1e-3
+
+
 def test_both_matrix_products_are_the_product() -> None:
     products = peers.matrix_products(16, "cpu")
     torch.testing.assert_close(products["convolution"]().permute(0, 2, 3, 1).reshape(16, 16), products["product"]())
@@ -56,7 +67,7 @@ def test_every_measure_gives_complete_rows(monkeypatch: pytest.MonkeyPatch, caps
     monkeypatch.setattr(robustness, "AutoAttack", lambda threat: PGD(threat, 3, restarts=2))
     monkeypatch.setattr(command, "keep_freed_memory", lambda: None)  # it would last for all tests that follow
     rows = command.main(["--tiny"])
-    assert len(rows) == 20
+    assert len(rows) == 26
     for row in rows:
         assert all(text for name, text in vars(row).items() if name not in ("asked", "range")), row
         assert row.measured.startswith("void") or float(row.measured) >= 0

@@ -25,6 +25,14 @@ def carried(images: PlantedSet, view: str) -> Tensor | None:
             "independent": images.independent, "pattern_only": images.pattern}[view]
 
 
+def test_other_tiles_change_nothing_but_the_tiles(drawn: PlantedSet) -> None:
+    other, tiles = drawn.view("swapped").with_tiles(1), PlantedWorld(seed=1)
+    assert torch.equal(other.view("no_pattern").x, drawn.view("no_pattern").x)
+    assert torch.equal(other.x, drawn.base + drawn.noise + tiles.amplitude * tiles.patterns[drawn.wrong])
+    assert torch.equal(other.with_tiles(0).x, drawn.view("swapped").x)
+    assert other.provenance == {**drawn.provenance, "tiles": 1}
+
+
 @pytest.mark.parametrize("view", VIEWS)
 def test_every_view_is_exactly_the_sum_of_its_parts(view: str, drawn: PlantedSet) -> None:
     """In float64, so that only the rounding of two float32 sums is left, 2^-23 at most."""

@@ -10,7 +10,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
-from nbutils.lab.figures import SERIES, Picture, curves, dots, image_grid, magnify
+from nbutils.lab.figures import MARKERS, SERIES, Picture, curves, dots, image_grid, magnify, matrix, scatter
 from nbutils.lab.results import Result
 
 ALT = "Accuracy falls from 97 % to 0 % as eps grows to 8/255."
@@ -65,6 +65,17 @@ def test_curves_show_values_and_intervals() -> None:
     assert axes.get_ylim()[1] > 1
 
 
+@pytest.mark.parametrize(("count", "above"), [(4, False), (5, True)])
+def test_the_legend_of_many_lines_stands_above_them(count: int, above: bool) -> None:
+    lines = {f"line {i}": line(1.0 - 0.1 * i, 0.9 - 0.1 * i) for i in range(count)}
+    figure = curves(lines, [0, 1], **AXES, **TEXTS).figure
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    legend = axes.get_legend()
+    assert legend is not None
+    assert (legend.get_window_extent().y0 >= axes.get_window_extent().y1) == above
+
+
 def test_no_line_is_left_out_in_silence() -> None:
     lines = {f"model {k}": line(0.1 * k, 0.1 * k) for k in range(1, len(SERIES) + 2)}
     with pytest.raises(ValueError, match="7 lines"):
@@ -81,6 +92,38 @@ def test_dots_show_every_result_of_every_group() -> None:
     assert spans == sorted((result.low, result.high) for group in groups.values() for result in group.values())
     assert [label.get_text() for label in axes.get_yticklabels()] == ["natural", "swapped"]
     assert axes.yaxis_inverted()  # the first row stands on top
+
+
+def test_a_matrix_shows_every_value_and_frames_what_has_one_name() -> None:
+    cells = {"small": {"small": share(0.9), "wide": share(0.2)}, "wide": {"small": share(0.5), "wide": share(0.98)}}
+    (axes,) = matrix(cells, xlabel="target", ylabel="source", **TEXTS).figure.axes
+    assert np.allclose(axes.images[0].get_array(), [[0.91, 0.21], [0.51, 0.99]])
+    assert [text.get_text() for text in axes.texts] == ["91", "21", "51", "99"]
+    assert [patch.get_center().tolist() for patch in axes.patches] == [[0, 0], [1, 1]]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["small", "wide"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["small", "wide"]
+    assert {text.get_color() for text in axes.texts[:2]} == {"white", "black"}
+
+
+@pytest.mark.parametrize("row", [{"small": share(0.1)},
+                                 {"small": share(0.1), "wide": Result.of("a", "b", [1], unit="number")}])
+def test_a_matrix_has_shares_in_every_cell(row: dict[str, Result]) -> None:
+    with pytest.raises(ValueError, match="row 'wide': expected shares in the columns small, wide"):
+        matrix({"small": {"small": share(0.9), "wide": share(0.2)}, "wide": row}, xlabel="x", ylabel="y", **TEXTS)
+
+
+def test_a_scatter_shows_points_and_both_intervals() -> None:
+    points = {"small": (share(0.9), share(0.3)), "wide": (share(0.8), share(0.2))}
+    (axes,) = scatter(points, xlabel="learned", ylabel="transfer", **TEXTS).figure.axes
+    assert [(*drawn.get_xdata(), *drawn.get_ydata()) for drawn in axes.lines] == [(x.value, y.value)
+                                                                                 for x, y in points.values()]
+    drawn = [tuple(map(tuple, bar.get_segments()[0])) for bar in axes.collections]
+    assert drawn == [bar for x, y in points.values() for bar in (((x.low, y.value), (x.high, y.value)),
+                                                                 ((x.value, y.low), (x.value, y.high)))]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == list(points)
+    assert len(set(MARKERS)) == len(MARKERS)
+    with pytest.raises(ValueError, match="11 points"):
+        scatter({str(k): (share(0.5), share(0.5)) for k in range(11)}, xlabel="x", ylabel="y", **TEXTS)
 
 
 def test_an_image_grid_shows_the_pixels() -> None:

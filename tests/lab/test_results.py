@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from nbutils.lab.results import Result, Table, mcnemar, published, read, save, student_t, wilson
+from nbutils.lab.results import Result, Table, mcnemar, published, rank_correlation, read, save, student_t, wilson
 from nbutils.lab.store import ROOT
 from nbutils.robustness import Outcome
 
@@ -67,6 +67,24 @@ def test_mcnemar_is_the_exact_binomial(pairs: list[tuple[bool, bool]]) -> None:
     tail = sum(math.comb(one + two, i) for i in range(min(one, two) + 1)) / 2 ** (one + two)
     assert mcnemar(a, b) == pytest.approx(min(1.0, 2 * tail), rel=1e-9)
     assert mcnemar(a, b) == mcnemar(b, a)
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=2, max_size=6))
+def test_rank_correlation_is_spearmans_with_an_exact_permutation_test(pairs: list[tuple[int, int]]) -> None:
+    a, b = zip(*pairs, strict=True)
+    if len(set(a)) == 1 or len(set(b)) == 1:
+        assert rank_correlation(a, b) == (0.0, 1.0)
+        return
+    found, p = rank_correlation(a, b)
+    assert found == pytest.approx(stats.spearmanr(a, b).statistic, abs=1e-12)
+    exact = stats.permutation_test((a,), lambda order: stats.spearmanr(order, b).statistic, vectorized=False,
+                                   permutation_type="pairings", alternative="greater", n_resamples=np.inf)
+    assert p == pytest.approx(exact.pvalue, abs=1e-12)
+
+
+def test_a_perfect_order_has_the_smallest_p_there_is() -> None:
+    assert rank_correlation(range(8), [k**3 for k in range(8)]) == (pytest.approx(1), 1 / math.factorial(8))
+    assert rank_correlation(range(5), range(5, 0, -1)) == (pytest.approx(-1), 1)
 
 
 # --- the rules of a Result ----------------------------------------------------------------------------------------
@@ -162,9 +180,10 @@ def test_only_unbounded_attacks_report_norms(threat: str) -> None:
 def test_norms_stand_beside_the_accuracy() -> None:
     """An accuracy under an attack that may go as far as it likes is never shown alone."""
     result = Result.of("a.b", "w", [unbounded([False, True], [1.25, 0.0])])
-    assert str(result) == "50.0 % [9.5, 90.5] median L2 1.25, L_inf 0.125"
+    assert str(result) == "50.0 % [9.5, 90.5] median L2 1.25 median L_inf 0.125"
     table = Table({"standard": {"CW": result}}, "Accuracy")
-    assert "50.0 %<br><small>[9.5, 90.5]</small><br><small>median L2 1.25, L_inf 0.125</small>" in table._repr_html_()
+    assert ("50.0 %<br><small>[9.5, 90.5]</small><br><small>median L2 1.25</small><br>"
+            "<small>median L_inf 0.125</small>") in table._repr_html_()
     assert "median L2 1.25" in repr(table)
     assert "median" not in str(Result.of("a.b", "w", [outcome(1, 2)]))
 

@@ -343,6 +343,17 @@ def test_logits_that_are_not_numbers_are_named_before_the_search(attack: AutoAtt
         attack(model, grey(3), torch.tensor([1, 1, 1]))
 
 
+@pytest.mark.parametrize("attack", [FAB("Linf", None, 3), FAB("L2", 0.35, 3, 2), AutoAttack(LINF, "apgd", 3),
+                                    AutoAttack(L2, "standard", 2)], ids=repr)
+def test_images_may_lie_in_memory_as_they_like(attack: AutoAttack | FAB, network_pair: Pair, planted_test: PlantedSet,
+                                               few_queries: Callable[[], None]) -> None:
+    """Photographs are read channel by channel last; the library flattens what it is given."""
+    few_queries()
+    x, y = planted_test.x[:4], planted_test.y[:4]
+    found = attack(network_pair[0], x.contiguous(memory_format=torch.channels_last), y, generator())
+    assert torch.equal(found, attack(network_pair[0], x, y, generator()))
+
+
 @pytest.mark.parametrize("attack", [FAB("Linf", None, 3), FAB("L2", 0.2, 3), AutoAttack(LINF, "apgd", 3)], ids=repr)
 def test_models_in_float64_are_attacked_as_in_float32(attack: AutoAttack | FAB, network_pair: Pair,
                                                       planted_test: PlantedSet) -> None:

@@ -27,6 +27,7 @@ from nbutils.robustness import (
     health_checks,
     predict,
     transfer_matrix,
+    transfer_rate,
     worst_case,
 )
 
@@ -307,6 +308,22 @@ def test_a_transfer_matrix_attacks_each_model_once(network_pair: Pair, planted_t
     transfer_matrix([*network_pair, network_pair[0]], planted_test, Counted(None, 0.0))
     assert len(calls) == 3
     assert [call is model for call, model in zip(calls, [*network_pair, network_pair[0]], strict=True)] == [True] * 3
+
+
+def test_a_transfer_matrix_can_score_other_models_than_it_attacks(network_pair: Pair, planted_test: PlantedSet) -> None:
+    attack = PGD(LINF, 2)
+    (row,) = transfer_matrix(network_pair[:1], planted_test, attack, targets=network_pair)
+    whole = transfer_matrix(network_pair, planted_test, attack)
+    for outcome, expected in zip(row, whole[0], strict=True):
+        assert torch.equal(outcome.correct, expected.correct)
+        assert outcome.attack == expected.attack
+
+
+def test_a_transfer_rate_counts_only_images_that_were_right() -> None:
+    clean = Outcome(torch.tensor([1, 1, 1, 1, 0]).bool(), *[torch.zeros(5)] * 3, "none", "none", "net", "planted")
+    under = replace(clean, correct=torch.tensor([0, 1, 1, 0, 0]).bool(), attack="PGD")
+    assert transfer_rate(clean, under) == 0.5
+    assert transfer_rate(replace(clean, correct=torch.zeros(5).bool()), under) == 0
 
 
 def test_a_transfer_matrix_of_one_model_and_of_none(network_pair: Pair, planted_test: PlantedSet) -> None:
