@@ -341,7 +341,8 @@ def _cell(content: Result | Published | str) -> str:
     if isinstance(content, str):
         return html.escape(content)
     value, *small = (html.escape(part) for part in content.parts)
-    return value + "".join(f"<br><small>{part}</small>" for part in small)
+    place = ' class="place"' * isinstance(content, Published)  # which may be long, and may wrap
+    return value + "".join(f"<br><small{place}>{part}</small>" for part in small)
 
 
 def save(path: Path, header: Mapping[str, Any], results: Iterable[Result],
