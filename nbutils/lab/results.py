@@ -339,7 +339,7 @@ class Table:
 def _cell(content: Result | Published | str) -> str:
     """One table cell: the number, and below it its interval and norms, or its place."""
     if isinstance(content, str):
-        return html.escape(content)
+        return f'<span class="place">{html.escape(content)}</span>' if content else ""
     value, *small = (html.escape(part) for part in content.parts)
     place = ' class="place"' * isinstance(content, Published)  # which may be long, and may wrap
     return value + "".join(f"<br><small{place}>{part}</small>" for part in small)
