@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from nbutils.images.imageset import ImageSet
 from nbutils.lab.console import progress
 from nbutils.messages import check_counts, did_you_mean
-from nbutils.networks import GlobalAveragePool, SplitClassifier
+from nbutils.networks import GlobalAveragePool, SplitClassifier, suited
 from nbutils.robustness.attacks import check_finite, frozen
 
 CHOICES = {"threshold": ("image", "batch", "channel"), "kl": ("mean", "sum"), "noise": ("image", "batch")}
@@ -189,7 +189,7 @@ def masked_logits(model: SplitClassifier, images: ImageSet | Tensor, mask: Tenso
     with frozen(model), torch.no_grad():
         logits = torch.cat([model.logits_from(z * _fitting(part, z), at).cpu()
                             for pixels, part in zip(x.split(batch_size), masks.split(batch_size), strict=True)
-                            for z in [model.features(_for(model, pixels), at)]])
+                            for z in [model.features(suited(pixels, model), at)]])
     check_finite(logits, logits, f"masked features at {at}")
     return logits
 
@@ -422,15 +422,11 @@ def _pooled(model: SplitClassifier, z: Tensor, at: str) -> tuple[Tensor, Tensor,
 
 def _maps(model: SplitClassifier, x: Tensor, at: str) -> Tensor:
     """Features of the images at the cut, which must be maps (B, C, H, W) of at least two positions."""
-    z = model.features(_for(model, x), at)
+    z = model.features(suited(x, model), at)
     if z.ndim != 4 or z.shape[2:].numel() < 2:
         raise ValueError(f"cut = {at!r}: features {tuple(z.shape[1:])} of an image have no variance over positions; "
                          "expected maps (C, H, W) of at least two positions, from an earlier cut or larger images")
     return z
-
-
-def _for(model: nn.Module, x: Tensor) -> Tensor:
-    return x.to(next(model.parameters())).contiguous(memory_format=torch.channels_last)
 
 
 def _fitting(mask: Tensor, z: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from nbutils.images.imageset import DataError, ImageSet
 from nbutils.lab import store
 from nbutils.lab.console import progress
 from nbutils.messages import check_counts, did_you_mean
-from nbutils.networks import SplitClassifier
+from nbutils.networks import SplitClassifier, suited
 from nbutils.robustness.attacks import PGD, frozen
 from nbutils.robustness.threat import ThreatModel
 
@@ -144,8 +144,8 @@ def matched(images: ImageSet, model: nn.Module, name: str, objective: Objective 
     def change(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x0 = images.x[others[rows]] if start == "image" else torch.stack([noise(row) for row in rows.tolist()])
         with torch.no_grad():
-            loss = to_match(model, _for(model, images.x[rows]), torch.Generator().manual_seed(seeds[rows[0]]))
-        x_adv, first, last = _descend(loss, _for(model, x0), steps, step_size)
+            loss = to_match(model, suited(images.x[rows], model), torch.Generator().manual_seed(seeds[rows[0]]))
+        x_adv, first, last = _descend(loss, suited(x0, model), steps, step_size)
         if not torch.isfinite(first + last).all():
             raise ValueError(f"{name}: the loss went from {first.max():g} to {last.max():g}; expected finite numbers")
         return x0, x_adv, last / first.clamp_min(torch.finfo(first.dtype).tiny)  # 0 / 0: nothing was left to do
@@ -182,7 +182,7 @@ def relabelled(images: ImageSet, model: SplitClassifier, name: str, target: str,
     t = uniform if target == "uniform" else (images.y + 1) % images.num_classes
 
     def change(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x, label = _for(model, images.x[rows]), _for(model, t[rows])
+        x, label = suited(images.x[rows], model), t[rows].to(next(model.parameters()).device)
         x_adv = attack(model, x, label)
         with torch.no_grad():
             return images.x[rows], x_adv, model(x_adv).argmax(1) != label
@@ -260,14 +260,6 @@ def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def _for(model: nn.Module, values: Tensor) -> Tensor:
-    """Labels on the model's device; images also in its precision and channels_last, where convolutions run faster."""
-    like = next(model.parameters())
-    if values.ndim < 4:
-        return values.to(like.device)
-    return values.to(like).contiguous(memory_format=torch.channels_last)
-
-
 def _fingerprint(model: nn.Module) -> str:
     """SHA-256 over structure and weights. A key from the store would not do: a model can be trained on."""
     digest = hashlib.sha256(repr(model).encode())
@@ -292,7 +284,7 @@ def _check_teacher(model: nn.Module, images: ImageSet) -> None:
     size = f"{images.x.shape[3]} x {images.x.shape[2]} pixels"
     try:
         with frozen(model), torch.no_grad():
-            classes = model(_for(model, images.x[:2])).shape[1]
+            classes = model(suited(images.x[:2], model)).shape[1]
     except RuntimeError as error:
         cause = str(error).partition("\n")[0]
         raise DataError(f"{model.name}: cannot read images of {size} ({cause}); expected a teacher for "
