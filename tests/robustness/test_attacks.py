@@ -17,6 +17,7 @@ from nbutils import networks
 from nbutils.images import PlantedSet
 from nbutils.networks import SplitClassifier
 from nbutils.robustness import BIM, FGSM, LOSSES, PGD, Noise, ThreatModel
+from tests.helpers import Scores
 
 with warnings.catch_warnings():  # foolbox uses an old name of scipy
     warnings.simplefilter("ignore", DeprecationWarning)
@@ -388,18 +389,6 @@ def test_kl_with_keep_best_and_restarts_never_does_less_harm(planted_test: Plant
 
 
 # --- properties ---------------------------------------------------------------------------------------------------
-
-class Scores(nn.Module):
-    """Linear logits of any number of classes and precision."""
-
-    def __init__(self, classes: int, dtype: torch.dtype) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(classes)
-        self.weight = nn.Parameter(torch.randn(classes, 48, generator=generator, dtype=torch.float64).to(dtype))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (x.flatten(1) - 0.5) @ self.weight.T
-
 
 @given(norm=st.sampled_from(["Linf", "L2"]), eps=st.sampled_from([0.0, 0.03, 1.0]),
        loss=st.sampled_from(sorted(LOSSES)),

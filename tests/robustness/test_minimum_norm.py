@@ -18,6 +18,7 @@ from nbutils.images import PlantedSet
 from nbutils.networks import SplitClassifier
 from nbutils.robustness import CW, evaluate
 from nbutils.robustness.minimum_norm import from_tanh_space, to_tanh_space
+from tests.helpers import Scores
 
 with warnings.catch_warnings():  # foolbox uses an old name of scipy
     warnings.simplefilter("ignore", DeprecationWarning)
@@ -328,18 +329,6 @@ def test_model_and_random_state_are_left_as_they_were(pixels: tuple[Tensor, Tens
 
 
 # --- properties ---------------------------------------------------------------------------------------------------
-
-class Scores(nn.Module):
-    """Linear logits of any number of classes for images (3, 4, 4)."""
-
-    def __init__(self, classes: int, dtype: torch.dtype) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(classes)
-        self.weight = nn.Parameter(torch.randn(classes, 48, generator=generator, dtype=torch.float64).to(dtype))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (x.flatten(1) - 0.5) @ self.weight.T
-
 
 @given(classes=st.sampled_from([2, 3, 10, 200]), batch=st.sampled_from([0, 1, 5]), targeted=st.booleans(),
        dtype=st.sampled_from([torch.float32, torch.float64]), saturated=st.booleans(), searches=st.integers(1, 3),

@@ -1,0 +1,28 @@
+"""What several test files check in the same way."""
+
+from collections.abc import Callable, Iterable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+
+class Scores(nn.Module):
+    """Linear logits of any number of classes and precision, for images (B, 3, 4, 4)."""
+
+    def __init__(self, classes: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(classes)
+        self.weight = nn.Parameter(torch.randn(classes, 48, generator=generator, dtype=torch.float64).to(dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.flatten(1) - 0.5) @ self.weight.T
+
+
+def assert_one_line(call: Callable[[], object], words: Iterable[str]) -> None:
+    """The call raises a ValueError whose message is one line that holds the words."""
+    with pytest.raises(ValueError) as caught:  # noqa: PT011  (the words are checked below)
+        call()
+    assert "\n" not in str(caught.value)
+    for word in words:
+        assert word in str(caught.value)
