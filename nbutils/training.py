@@ -49,8 +49,9 @@ def fast_adversarial(threat: ThreatModel) -> Adversarial:
 
 
 def pgd_adversarial(threat: ThreatModel, steps: int) -> Adversarial:
-    """Adversarial training with the last iterate of PGD, step size 2.5 eps / steps (Madry et al. 2018)."""
-    return Adversarial(PGD(threat, steps, keep_best=False))
+    """Adversarial training with the last iterate of PGD, step size 2.5 eps / steps (Madry et al. 2018); with one step,
+    whose best size is another, `fast_adversarial`."""
+    return fast_adversarial(threat) if steps == 1 else Adversarial(PGD(threat, steps, keep_best=False))
 
 
 @dataclass(frozen=True)

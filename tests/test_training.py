@@ -86,6 +86,7 @@ def test_adversarial_objective_attacks_in_evaluation_mode_and_raises_the_loss(di
 def test_named_adversarial_objectives() -> None:
     threat = ThreatModel("Linf", 8 / 255)
     assert repr(fast_adversarial(threat).attack) == "FGSM(L_inf 8/255, 1 step of 10/255, 1 restart)"
+    assert pgd_adversarial(threat, 1) == fast_adversarial(threat)
     assert repr(pgd_adversarial(threat, 5).attack) == "PGD(L_inf 8/255, 5 steps of 4/255, 1 restart, last iterate)"
 
 
@@ -422,7 +423,6 @@ def test_whatever_decides_the_weights_is_in_the_key(digits: ImageSet, monkeypatc
         (digits, Standard(), Schedule(2), 0),
         (digits, Standard(), Schedule(1, weight_decay=0), 0),
         (digits, fast_adversarial(threat), schedule, 0),
-        (digits, pgd_adversarial(threat, 1), schedule, 0),
         (digits, pgd_adversarial(threat, 2), schedule, 0),
         (digits, Adversarial(PGD(threat, 2)), schedule, 0),
         (digits, pgd_adversarial(ThreatModel("Linf", 0.2), 2), schedule, 0),
