@@ -114,7 +114,7 @@ BOOK = claims.load()
 
 def test_the_books_claims_load_from_its_own_file() -> None:
     assert len(BOOK) >= 10
-    assert claims.find(next(iter(BOOK))) is BOOK[next(iter(BOOK))]
+    assert claims.find(next(iter(BOOK))) == BOOK[next(iter(BOOK))]
 
 
 @pytest.mark.parametrize("claim", BOOK.values(), ids=list(BOOK))
