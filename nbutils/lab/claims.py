@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+import pybtex.database as bibtex
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -18,6 +19,7 @@ from nbutils.lab.store import ROOT
 from nbutils.messages import did_you_mean
 
 Held = Literal["held", "not held", "undecided", "not comparable"]
+MARKS = {"held": "✓", "not held": "✗", "undecided": "?", "not comparable": "–", "not run": "·"}
 
 
 class Criterion(BaseModel):
@@ -103,13 +105,13 @@ class Verdict:
 
     def _repr_html_(self) -> str:
         attack = "" if self.result.attack == "none" else f"Attack: {html.escape(self.result.attack)}."
-        mark = {"held": "✓", "not held": "✗", "undecided": "?", "not comparable": "–"}[self.held]
-        return (f'<div class="verdict verdict-{self.held.replace(" ", "-")}"><p><strong>{mark} {self.words}</strong> '
+        return (f'<div class="verdict verdict-{self.held.replace(" ", "-")}" id="claim-{self.claim.id}">'
+                f'<p><strong>{MARKS[self.held]} {self.words}</strong> '
                 f'<span class="claim-id">{self.claim.id}</span></p><p>{self.claim.paraphrase}</p>'
                 f'<p>Measured: {self.claim.measures} {self.result} '
                 f'({len(self.result.values)} seed{"s" * (len(self.result.values) > 1)}, n = {self.result.n} each). '
                 f'{attack} Published: {html.escape(self.claim.published)} '
-                f'({html.escape(self.claim.paper)}, {html.escape(self.claim.place)}). '
+                f'({html.escape(paper_name(self.claim.paper))}, {html.escape(self.claim.place)}). '
                 f'Criterion, fixed {self.claim.fixed}: {self.claim.criterion}.</p></div>')
 
     def __repr__(self) -> str:
@@ -161,6 +163,20 @@ def find(id: str) -> Claim:
     if id not in claims:
         raise ValueError(f"claim {id!r}: not in book/claims.yml{did_you_mean(id, claims)}")
     return claims[id]
+
+
+@cache
+def paper_name(key: str) -> str:
+    """How the text names a paper, for example "Kim et al. 2021", from its key in book/references.bib.
+
+    Raises:
+        ValueError: unknown key.
+    """
+    papers = bibtex.parse_file(str(ROOT / "book" / "references.bib")).entries
+    if key not in papers:
+        raise ValueError(f"paper {key!r}: not in book/references.bib{did_you_mean(key, papers)}")
+    names = [" ".join(person.last_names) for person in papers[key].persons["author"]]
+    return f"{' and '.join(names) if len(names) < 3 else f'{names[0]} et al.'} {papers[key].fields['year']}"
 
 
 def judge(claim: Claim, result: Result) -> Verdict:

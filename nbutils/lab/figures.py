@@ -27,6 +27,7 @@ from nbutils.lab.results import Result
 SERIES = (("#000000", "o", "-"), ("#D55E00", "s", "--"), ("#0072B2", "^", "-."), ("#E69F00", "D", ":"),
           ("#56B4E9", "v", (0, (5, 1))), ("#009E73", "P", (0, (3, 1, 1, 1))))
 MARKERS = "os^DvPX*<>"
+FILLS = (("#0072B2", ""), ("#F0E442", ".."), ("#D55E00", "//"), ("#BBBBBB", "xx"), ("#FFFFFF", ""))
 STYLE: dict[Any, Any] = {
     "figure.dpi": 110, "savefig.bbox": "tight", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False,
     "axes.grid": True, "grid.alpha": 0.3, "legend.frameon": False, "axes.titlesize": 10, "lines.linewidth": 1.6,
@@ -199,6 +200,28 @@ def scatter(points: Mapping[str, tuple[Result, Result]], *, xlabel: str, ylabel:
         axes.set(xlabel=xlabel, ylabel=ylabel)
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
         return Picture(figure, alt, caption, stamp)
+
+
+def stacked(counts: Mapping[str, Mapping[str, int]], *, xlabel: str, alt: str, caption: str) -> Picture:
+    """Counts as stacked bars: one bar per row, one colour and hatch per part; each part shows its count."""
+    parts = list(dict.fromkeys(part for row in counts.values() for part in row))
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(6.2, 1.0 + 0.36 * len(counts)))
+        axes = figure.subplots()
+        ends = np.zeros(len(counts))
+        for part, (colour, hatch) in zip(parts, FILLS, strict=False):
+            lengths = np.array([row.get(part, 0) for row in counts.values()])
+            bars = axes.barh(range(len(counts)), lengths, left=ends, color=colour, hatch=hatch, edgecolor="0.25",
+                             linewidth=0.6, label=part)
+            axes.bar_label(bars, [str(n) if n else "" for n in lengths], label_type="center", fontsize=8,
+                           bbox={"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.85})
+            ends += lengths
+        axes.set_yticks(range(len(counts)), list(counts))
+        axes.set_ylim(len(counts) - 0.5, -0.5)
+        axes.grid(visible=False)
+        axes.set_xlabel(xlabel)
+        axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=len(parts), fontsize=8, columnspacing=1)
+        return Picture(figure, alt, caption, "")
 
 
 def _value_axis(axis: Axis, set_limits: Callable[[float, float], Any], results: Sequence[Result]) -> None:

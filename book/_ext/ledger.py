@@ -1,0 +1,58 @@
+"""Sphinx extension: the claims ledger as a table, as a picture and as a file, from the recorded results.
+
+``{claims-ledger}`` tabulates every claim; ``{claims-picture}`` counts them by paper and verdict. Beside the pages
+stands ``ledger.json`` with the same content. The profile is named in BOOK_PROFILE.
+"""
+
+import os
+from pathlib import Path
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+from nbutils.lab import claims, figures, ledger
+
+
+def entries() -> list[ledger.Entry]:
+    return ledger.entries(os.environ.get("BOOK_PROFILE", "quick"))
+
+
+def _raw(content: str) -> list[nodes.Node]:
+    return [nodes.raw("", content, format="html")]
+
+
+class ClaimsLedger(SphinxDirective):
+    """``{claims-ledger}``: a table of all claims, chapter by chapter."""
+
+    def run(self) -> list[nodes.Node]:
+        def page(docname: str) -> str:
+            return str(self.env.app.builder.get_relative_uri(self.env.docname, docname))
+
+        return _raw(ledger.table(entries(), page("notebooks/{chapter}")))
+
+
+class ClaimsPicture(SphinxDirective):
+    """``{claims-picture}``: how many claims of each paper came out how."""
+
+    def run(self) -> list[nodes.Node]:
+        counts = ledger.counts(entries())
+        words = "; ".join(f"{paper}: " + ", ".join(f"{n} {state}" for state, n in row.items() if n)
+                          for paper, row in counts.items())  # fmt: skip
+        picture = figures.stacked(counts, xlabel="number of claims", alt=f"Claims by paper and verdict. {words}.",
+                                  caption="Claims by paper and verdict, in the edition that this book shows.")  # fmt: skip
+        return _raw(picture._repr_html_())
+
+
+def write_file(app: Sphinx, error: Exception | None) -> None:
+    """On ``build-finished``: the ledger as a file that machines can read."""
+    if error is None and app.builder.format == "html":
+        ledger.write(Path(app.outdir) / "ledger.json", entries())
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    claims.load()  # a claim without a criterion stops the build here
+    app.add_directive("claims-ledger", ClaimsLedger)
+    app.add_directive("claims-picture", ClaimsPicture)
+    app.connect("build-finished", write_file)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
