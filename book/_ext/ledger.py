@@ -40,7 +40,7 @@ class ClaimsPicture(SphinxDirective):
         words = "; ".join(f"{paper}: " + ", ".join(f"{n} {state}" for state, n in row.items() if n)
                           for paper, row in counts.items())  # fmt: skip
         picture = figures.stacked(counts, xlabel="number of claims", alt=f"Claims by paper and verdict. {words}.",
-                                  caption="Claims by paper and verdict, in the edition that this book shows.")  # fmt: skip
+                                  caption="Claims by paper and verdict, in the edition shown here.")  # fmt: skip
         return _raw(picture._repr_html_())
 
 

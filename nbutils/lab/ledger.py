@@ -18,6 +18,7 @@ from nbutils.lab.claims import Claim, Verdict
 from nbutils.lab.store import ROOT, build_dir
 
 STATES = ("held", "undecided", "not held", "not comparable", "not run")
+PAPERS = ("ilyas2019", "kim2021", "li2023")  # those that the book is about
 CLAIMS = ROOT / "book" / "claims.yml"
 
 
@@ -45,6 +46,11 @@ class Entry:
         return self.verdict.held if self.verdict else "not run"
 
     @property
+    def words(self) -> str:
+        """The verdict, in the words that its data allow."""
+        return self.verdict.words if self.verdict else "not run"
+
+    @property
     def in_time(self) -> bool | None:
         """Whether the criterion is older than the result; None where that cannot be told."""
         if not self.run or self.committed is None:
@@ -61,7 +67,7 @@ class Entry:
                                                               "published", "statistic", "measures", "seen"}),
                 "criterion": str(self.claim.criterion), "criterion_commit": self.commit,
                 "criterion_committed": self.committed and self.committed.isoformat(), "criterion_older": self.in_time,
-                "state": self.state, "verdict": self.verdict.words if self.verdict else "not run", **measured,
+                "state": self.state, "verdict": self.words, **measured,
                 "code": self.run.get("commit", ""), "finished": self.run.get("finished", "")}
 
 
@@ -114,10 +120,11 @@ def write(path: Path, ledger: Sequence[Entry]) -> None:
 
 
 def counts(ledger: Sequence[Entry]) -> dict[str, dict[str, int]]:
-    """Paper -> state -> number of claims."""
-    papers = dict.fromkeys(claims.paper_name(entry.claim.paper) for entry in ledger)
-    found = Counter((claims.paper_name(entry.claim.paper), entry.state) for entry in ledger)
-    return {paper: {state: found[paper, state] for state in STATES} for paper in papers}
+    """Paper -> state -> number of claims, for each paper that the book is about and all others together."""
+    found: dict[str, Counter[str]] = {**{claims.paper_name(key): Counter() for key in PAPERS}, "other work": Counter()}
+    for entry in ledger:
+        found[claims.paper_name(entry.claim.paper) if entry.claim.paper in PAPERS else "other work"][entry.state] += 1
+    return {paper: {state: states[state] for state in STATES} for paper, states in found.items()}
 
 
 def table(ledger: Sequence[Entry], address: str) -> str:
@@ -137,12 +144,13 @@ def table(ledger: Sequence[Entry], address: str) -> str:
         fixed = f"fixed {claim.fixed}" + f", commit {entry.commit}" * bool(entry.commit)
         if entry.in_time is False:
             fixed += "; <strong>younger than the result</strong>"
-        words = html.escape(verdict.words if verdict else "not run")
+        words = f"{claims.MARKS[entry.state]} {html.escape(entry.words)}"
         rows.append(
-            f'<tr class="verdict-{entry.state.replace(" ", "-")}"><td>{claims.MARKS[entry.state]} {words}</td>'
+            f'<tr class="verdict-{entry.state.replace(" ", "-")}"><td>{words}</td>'
             f'<td>{html.escape(claim.paraphrase)}<br><a class="claim-id" href="{page}">{claim.id}</a></td>'
             f"<td>{measured}</td><td>{claim.criterion}<br><small>{fixed}</small></td>"
             f"<td>{html.escape(claim.published)}<br><small>{html.escape(claims.paper_name(claim.paper))}, "
             f"{html.escape(claim.place)}</small></td></tr>")
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("Verdict", "Claim", "Measured", "Criterion", "Published"))
+    columns = ("Verdict", "Claim", "Measured", "Criterion", "Published")
+    head = "".join(f'<th scope="col">{column}</th>' for column in columns)
     return f'<div class="ledger"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'

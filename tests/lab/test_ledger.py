@@ -1,0 +1,127 @@
+"""The ledger holds every claim once, computes its verdict and tells when its criterion was written."""
+
+import json
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from nbutils.lab import claims, ledger, results
+from nbutils.lab.results import Result
+
+CLAIM = claims.find("tile-is-useful")
+
+
+def record(build: Path, *values: float, schema: int = results.SCHEMA) -> None:
+    found = Result.of(CLAIM.statistic, "usefulness", values, unit="number", n=500, data="planted", profile="quick")
+    path = build / "results" / "quick" / f"{CLAIM.chapter}.json"
+    header = {"chapter": CLAIM.chapter, "commit": "abc", "finished": "2030-01-01T00:00:00+00:00"}
+    results.save(path, header, [found], [])
+    if schema != results.SCHEMA:
+        path.write_text(json.dumps({**json.loads(path.read_text()), "schema": schema}))
+
+
+@pytest.fixture
+def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("NBUTILS_BUILD", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize(("values", "state"), [((0.94, 0.95, 0.94), "held"), ((0.1, 0.1, 0.11), "not held"),
+                                               ((0.5, 0.8, 0.99), "undecided"), ((0.94, 0.95), "not comparable")])
+def test_a_verdict_is_computed_from_the_record(build: Path, values: tuple[float, ...], state: str) -> None:
+    record(build, *values)
+    first, *others = ledger.entries()
+    assert (first.claim, first.state, first.run["commit"]) == (CLAIM, state, "abc")
+    assert {entry.state for entry in others} == {"not run"}
+    assert [entry.claim.id for entry in (first, *others)] == list(claims.load())
+
+
+def test_claims_that_nobody_has_run_stand_in_the_ledger(build: Path) -> None:
+    entries = ledger.entries()
+    assert {entry.state for entry in entries} == {"not run"}
+    assert all(entry.in_time is None and entry.row["verdict"] == "not run" for entry in entries)
+    assert ledger.table(entries, "{chapter}.html").count("not yet") == len(claims.load())
+
+
+def test_a_record_of_another_schema_is_refused_by_name(build: Path) -> None:
+    record(build, 0.94, 0.95, 0.94, schema=99)
+    with pytest.raises(ValueError, match=r"01_known_features\.json: written with schema 99; expected"):
+        ledger.entries()
+
+
+def test_the_file_holds_what_the_page_holds(build: Path, tmp_path: Path) -> None:
+    record(build, 0.94, 0.95, 0.94)
+    entries = ledger.entries()
+    ledger.write(tmp_path / "ledger.json", entries)
+    rows = json.loads((tmp_path / "ledger.json").read_text())
+    assert len(rows) == len(claims.load())
+    assert rows[0]["value"] == pytest.approx(0.943333, abs=1e-6)
+    assert (rows[0]["n"], rows[0]["values"], rows[0]["state"]) == (500, [0.94, 0.95, 0.94], "held")
+    page = ledger.table(entries, "../notebooks/{chapter}.html")
+    for entry in entries:
+        assert f'href="../notebooks/{entry.claim.chapter}.html#claim-{entry.claim.id}"' in page
+    assert f'id="claim-{CLAIM.id}"' in entries[0].verdict._repr_html_()  # type: ignore[union-attr]  # where it leads
+
+
+def test_counts_add_up(build: Path) -> None:
+    record(build, 0.94, 0.95, 0.94)
+    counts = ledger.counts(ledger.entries())
+    assert list(counts) == ["Ilyas et al. 2019", "Kim et al. 2021", "Li et al. 2023", "other work"]
+    assert counts["Ilyas et al. 2019"]["held"] == 1
+    assert sum(sum(states.values()) for states in counts.values()) == len(claims.load())
+
+
+# --- when a criterion was written ------------------------------------------------------------------------------------
+
+def git(folder: Path, *words: str, date: str = "2026-01-01T00:00:00+00:00") -> str:
+    environment = {"GIT_COMMITTER_DATE": date, "GIT_AUTHOR_DATE": date, "HOME": str(folder), "PATH": "/usr/bin:/bin",
+                   "GIT_CONFIG_NOSYSTEM": "1"}
+    identity = ["-c", "user.name=A", "-c", "user.email=a@b"]
+    return subprocess.run(["git", *identity, *words], cwd=folder, check=True, capture_output=True, text=True,
+                          env=environment).stdout.strip()
+
+
+@pytest.fixture
+def history(tmp_path: Path) -> Path:
+    """Three commits: an unrelated one, two claims, then a new criterion for the second."""
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "commit", "-q", "--allow-empty", "-m", "begin")
+    path = tmp_path / "claims.yml"
+    (tmp_path / "other").write_text("a")
+    git(tmp_path, "add", "other")
+    git(tmp_path, "commit", "-qm", "other")
+    path.write_text("- id: one\n  criterion: {above: 1}\n- id: two\n  criterion: {above: 2}\n  seen: no\n")
+    git(tmp_path, "add", "claims.yml")
+    git(tmp_path, "commit", "-qm", "claims", date="2026-02-01T00:00:00+00:00")
+    path.write_text("- id: one\n  criterion: {above: 1}\n- id: two\n  criterion: {above: 3}\n  seen: yes\n")
+    git(tmp_path, "commit", "-qam", "change", date="2026-03-01T00:00:00+00:00")
+    return path
+
+
+def test_the_commit_that_last_changed_a_criterion(history: Path) -> None:
+    commits = git(history.parent, "log", "--format=%H").splitlines()
+    assert ledger.criterion_commits(history) == {"one": (commits[1][:10], datetime(2026, 2, 1, tzinfo=UTC)),
+                                                 "two": (commits[0][:10], datetime(2026, 3, 1, tzinfo=UTC))}
+
+
+def test_a_criterion_that_is_not_committed_has_no_commit(history: Path) -> None:
+    history.write_text(history.read_text() + "- id: three\n  criterion: {below: 0}\n")
+    assert set(ledger.criterion_commits(history)) == {"one", "two"}
+
+
+def test_without_a_history_nothing_is_claimed(tmp_path: Path) -> None:
+    (tmp_path / "claims.yml").write_text("- id: one\n  criterion: {above: 1}\n")
+    assert ledger.criterion_commits(tmp_path / "claims.yml") == {}
+
+
+@pytest.mark.parametrize(("day", "in_time"), [("2029-12-31", True), ("2030-01-02", False)])
+def test_a_criterion_younger_than_its_result_is_marked(build: Path, monkeypatch: pytest.MonkeyPatch, day: str,
+                                                       in_time: bool) -> None:
+    record(build, 0.94, 0.95, 0.94)
+    commits = {CLAIM.id: ("0123456789", datetime.fromisoformat(f"{day}T00:00:00+00:00"))}
+    monkeypatch.setattr(ledger, "criterion_commits", lambda: commits)
+    entries = ledger.entries()
+    assert entries[0].in_time is in_time
+    assert ("younger than the result" in ledger.table(entries, "{chapter}")) is not in_time
