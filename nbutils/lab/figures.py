@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor
 
 from nbutils.lab.results import Result
@@ -219,6 +219,7 @@ def stacked(counts: Mapping[str, Mapping[str, int]], *, xlabel: str, alt: str, c
         axes.set_yticks(range(len(counts)), list(counts))
         axes.set_ylim(len(counts) - 0.5, -0.5)
         axes.grid(visible=False)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel(xlabel)
         axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=len(parts), fontsize=8, columnspacing=1)
         return Picture(figure, alt, caption, "")

@@ -140,17 +140,18 @@ def table(ledger: Sequence[Entry], address: str) -> str:
         measured = "not yet"
         if verdict:
             seeds = len(verdict.result.values)
-            measured = f"{verdict.result}<br><small>n = {verdict.result.n}, {seeds} seed{'s' * (seeds > 1)}</small>"
+            attack = "" if verdict.result.attack == "none" else f" Attack: {html.escape(verdict.result.attack)}."
+            measured = (f"{verdict.result}<br><small>{html.escape(claim.measures.rstrip(','))}; n = {verdict.result.n}, "
+                        f"{seeds} seed{'s' * (seeds > 1)}.{attack}</small>")
         fixed = f"fixed {claim.fixed}" + f", commit {entry.commit}" * bool(entry.commit)
         if entry.in_time is False:
             fixed += "; <strong>younger than the result</strong>"
         words = f"{claims.MARKS[entry.state]} {html.escape(entry.words)}"
         rows.append(
             f'<tr class="verdict-{entry.state.replace(" ", "-")}"><td>{words}</td>'
-            f'<td>{html.escape(claim.paraphrase)}<br><a class="claim-id" href="{page}">{claim.id}</a></td>'
-            f"<td>{measured}</td><td>{claim.criterion}<br><small>{fixed}</small></td>"
-            f"<td>{html.escape(claim.published)}<br><small>{html.escape(claims.paper_name(claim.paper))}, "
-            f"{html.escape(claim.place)}</small></td></tr>")
-    columns = ("Verdict", "Claim", "Measured", "Criterion", "Published")
-    head = "".join(f'<th scope="col">{column}</th>' for column in columns)
+            f'<td>{html.escape(claim.paraphrase)}<br><a class="claim-id" href="{page}">{claim.id}</a><br>'
+            f"<small>{html.escape(claims.paper_name(claim.paper))}, {html.escape(claim.place)}. "
+            f"Published: {html.escape(claim.published)}</small></td>"
+            f"<td>{measured}<br><small>Criterion: {claim.criterion} ({fixed}).</small></td></tr>")
+    head = "".join(f'<th scope="col">{column}</th>' for column in ("Verdict", "Claim", "Measured"))
     return f'<div class="ledger"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'

@@ -10,7 +10,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
-from nbutils.lab.figures import MARKERS, SERIES, Picture, curves, dots, image_grid, magnify, matrix, scatter
+from nbutils.lab.figures import MARKERS, SERIES, Picture, curves, dots, image_grid, magnify, matrix, scatter, stacked
 from nbutils.lab.results import Result
 
 ALT = "Accuracy falls from 97 % to 0 % as eps grows to 8/255."
@@ -124,6 +124,15 @@ def test_a_scatter_shows_points_and_both_intervals() -> None:
     assert len(set(MARKERS)) == len(MARKERS)
     with pytest.raises(ValueError, match="11 points"):
         scatter({str(k): (share(0.5), share(0.5)) for k in range(11)}, xlabel="x", ylabel="y", **TEXTS)
+
+
+def test_stacked_bars_follow_each_other_and_show_their_counts() -> None:
+    counts = {"a": {"held": 3, "not held": 2}, "b": {"held": 1, "not held": 0}}
+    (axes,) = stacked(counts, xlabel="claims", alt=ALT, caption="").figure.axes
+    bars = [(bar.get_x(), bar.get_width()) for bar in axes.patches]
+    assert bars == [(0, 3), (0, 1), (3, 2), (1, 0)]
+    assert [text.get_text() for text in axes.texts] == ["3", "1", "2", ""]
+    assert len({(bar.get_facecolor(), bar.get_hatch()) for bar in axes.patches}) == 2
 
 
 def test_an_image_grid_shows_the_pixels() -> None:
