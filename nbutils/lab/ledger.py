@@ -141,8 +141,8 @@ def table(ledger: Sequence[Entry], address: str) -> str:
         if verdict:
             seeds = len(verdict.result.values)
             attack = "" if verdict.result.attack == "none" else f" Attack: {html.escape(verdict.result.attack)}."
-            measured = (f"{verdict.result}<br><small>{html.escape(claim.measures.rstrip(','))}; n = {verdict.result.n}, "
-                        f"{seeds} seed{'s' * (seeds > 1)}.{attack}</small>")
+            measured = (f"{verdict.result}<br><small>{html.escape(claim.measures.rstrip(','))}; "
+                        f"n = {verdict.result.n}, {seeds} seed{'s' * (seeds > 1)}.{attack}</small>")
         fixed = f"fixed {claim.fixed}" + f", commit {entry.commit}" * bool(entry.commit)
         if entry.in_time is False:
             fixed += "; <strong>younger than the result</strong>"
