@@ -26,10 +26,10 @@ class ClaimsLedger(SphinxDirective):
     """``{claims-ledger}``: a table of all claims, chapter by chapter."""
 
     def run(self) -> list[nodes.Node]:
-        def page(docname: str) -> str:
-            return str(self.env.app.builder.get_relative_uri(self.env.docname, docname))
+        def page(chapter: str) -> str:
+            return str(self.env.app.builder.get_relative_uri(self.env.docname, f"notebooks/{chapter}"))
 
-        return _raw(ledger.table(entries(), page("notebooks/{chapter}")))
+        return _raw(ledger.table(entries(), page))
 
 
 class ClaimsPicture(SphinxDirective):

@@ -21,7 +21,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor
 
-from nbutils.lab.results import Result
+from nbutils.lab.results import Result, address
 
 # Okabe and Ito's colours in an order of falling contrast in grey; marker and line differ as well.
 SERIES = (("#000000", "o", "-"), ("#D55E00", "s", "--"), ("#0072B2", "^", "-."), ("#E69F00", "D", ":"),
@@ -41,6 +41,7 @@ class Picture:
     Attributes:
         figure: the matplotlib figure. alt: what a reader who cannot see it needs to know.
         caption: shown below. stamp: profile and device, shown with the caption.
+        results: ids of the results that are drawn, so that the caption can lead to their records.
 
     Raises:
         ValueError: no alternative text.
@@ -50,6 +51,7 @@ class Picture:
     alt: str
     caption: str
     stamp: str
+    results: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.alt) < 20:
@@ -61,8 +63,12 @@ class Picture:
             self.figure.savefig(buffer, format="png", metadata={"Software": None})
         data = base64.b64encode(buffer.getvalue()).decode()
         stamp = f' <span class="stamp">({html.escape(self.stamp)})</span>' if self.stamp else ""
+        recorded = ""
+        if self.results:
+            more = f" and {len(self.results) - 1} more" * (len(self.results) > 1)
+            recorded = f"<small>Recorded as {address(self.results[0], html.escape(self.results[0]))}{more}.</small>"
         return (f'<figure class="picture"><img src="data:image/png;base64,{data}" alt="{html.escape(self.alt)}">'
-                f"<figcaption>{html.escape(self.caption)}{stamp}</figcaption></figure>")
+                f"<figcaption>{html.escape(self.caption)}{stamp} {recorded}</figcaption></figure>")
 
     def __repr__(self) -> str:
         return f"[figure: {self.alt}]"
@@ -104,7 +110,8 @@ def curves(lines: Mapping[str, Sequence[Result]], x: Sequence[float], *, xlabel:
             axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
         else:
             axes.legend(loc="best")
-        return Picture(figure, alt, caption, stamp)
+        ids = tuple(result.id for results in lines.values() for result in results)
+        return Picture(figure, alt, caption, stamp, ids)
 
 
 def dots(groups: Mapping[str, Mapping[str, Result]], *, xlabel: str, alt: str, caption: str, stamp: str = "",
@@ -136,7 +143,8 @@ def dots(groups: Mapping[str, Mapping[str, Result]], *, xlabel: str, alt: str, c
         _value_axis(axes.xaxis, axes.set_xlim, [result for group in groups.values() for result in group.values()])
         axes.set_xlabel(xlabel)
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(series))
-        return Picture(figure, alt, caption, stamp)
+        ids = tuple(result.id for group in groups.values() for result in group.values())
+        return Picture(figure, alt, caption, stamp, ids)
 
 
 def matrix(cells: Mapping[str, Mapping[str, Result]], *, xlabel: str, ylabel: str, alt: str, caption: str,
@@ -169,7 +177,8 @@ def matrix(cells: Mapping[str, Mapping[str, Result]], *, xlabel: str, ylabel: st
         axes.set_xticks(range(len(columns)), columns, rotation=35, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(len(rows)), rows)
         axes.set(xlabel=xlabel, ylabel=ylabel)
-        return Picture(figure, alt, caption, stamp)
+        ids = tuple(result.id for row in cells.values() for result in row.values())
+        return Picture(figure, alt, caption, stamp, ids)
 
 
 def scatter(points: Mapping[str, tuple[Result, Result]], *, xlabel: str, ylabel: str, alt: str, caption: str,
@@ -199,7 +208,8 @@ def scatter(points: Mapping[str, tuple[Result, Result]], *, xlabel: str, ylabel:
                 axis.set_major_formatter(PercentFormatter(1.0))
         axes.set(xlabel=xlabel, ylabel=ylabel)
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
-        return Picture(figure, alt, caption, stamp)
+        ids = tuple(result.id for pair in points.values() for result in pair)
+        return Picture(figure, alt, caption, stamp, ids)
 
 
 def stacked(counts: Mapping[str, Mapping[str, int]], *, xlabel: str, alt: str, caption: str) -> Picture:

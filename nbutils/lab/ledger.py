@@ -7,7 +7,7 @@ import json
 import re
 import subprocess
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -127,16 +127,16 @@ def counts(ledger: Sequence[Entry]) -> dict[str, dict[str, int]]:
     return {paper: {state: states[state] for state in STATES} for paper, states in found.items()}
 
 
-def table(ledger: Sequence[Entry], address: str) -> str:
+def table(ledger: Sequence[Entry], page: Callable[[str], str]) -> str:
     """The ledger as an HTML table.
 
     Args:
-        address: of a chapter's page, with {chapter} in the place of its name.
+        page: name of a chapter -> address of its page.
     """
     rows = []
     for entry in ledger:
         claim, verdict = entry.claim, entry.verdict
-        page = f"{address.format(chapter=claim.chapter)}#claim-{claim.id}"
+        place = f"{page(claim.chapter)}#claim-{claim.id}"
         measured = "not yet"
         if verdict:
             seeds = len(verdict.result.values)
@@ -149,7 +149,7 @@ def table(ledger: Sequence[Entry], address: str) -> str:
         words = f"{claims.MARKS[entry.state]} {html.escape(entry.words)}"
         rows.append(
             f'<tr class="verdict-{entry.state.replace(" ", "-")}"><td>{words}</td>'
-            f'<td>{html.escape(claim.paraphrase)}<br><a class="claim-id" href="{page}">{claim.id}</a><br>'
+            f'<td>{html.escape(claim.paraphrase)}<br><a class="claim-id" href="{place}">{claim.id}</a><br>'
             f"<small>{html.escape(claims.paper_name(claim.paper))}, {html.escape(claim.place)}. "
             f"Published: {html.escape(claim.published)}</small></td>"
             f"<td>{measured}<br><small>Criterion: {claim.criterion} ({fixed}).</small></td></tr>")

@@ -341,8 +341,15 @@ def _cell(content: Result | Published | str) -> str:
     if isinstance(content, str):
         return f'<span class="place">{html.escape(content)}</span>' if content else ""
     value, *small = (html.escape(part) for part in content.parts)
+    if isinstance(content, Result):
+        value = address(content.id, value)
     place = ' class="place"' * isinstance(content, Published)  # which may be long, and may wrap
     return value + "".join(f"<br><small{place}>{part}</small>" for part in small)
+
+
+def address(id: str, shown: str) -> str:
+    """HTML that the book turns into a link to the record of the result with this id."""
+    return f'<a data-result="{html.escape(id)}">{shown}</a>'
 
 
 def save(path: Path, header: Mapping[str, Any], results: Iterable[Result],

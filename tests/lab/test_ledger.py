@@ -42,7 +42,7 @@ def test_claims_that_nobody_has_run_stand_in_the_ledger(build: Path) -> None:
     entries = ledger.entries()
     assert {entry.state for entry in entries} == {"not run"}
     assert all(entry.in_time is None and entry.row["verdict"] == "not run" for entry in entries)
-    assert ledger.table(entries, "{chapter}.html").count("not yet") == len(claims.load())
+    assert ledger.table(entries, str).count("not yet") == len(claims.load())
 
 
 def test_a_record_of_another_schema_is_refused_by_name(build: Path) -> None:
@@ -59,7 +59,7 @@ def test_the_file_holds_what_the_page_holds(build: Path, tmp_path: Path) -> None
     assert len(rows) == len(claims.load())
     assert rows[0]["value"] == pytest.approx(0.943333, abs=1e-6)
     assert (rows[0]["n"], rows[0]["values"], rows[0]["state"]) == (500, [0.94, 0.95, 0.94], "held")
-    page = ledger.table(entries, "../notebooks/{chapter}.html")
+    page = ledger.table(entries, "../notebooks/{}.html".format)
     for entry in entries:
         assert f'href="../notebooks/{entry.claim.chapter}.html#claim-{entry.claim.id}"' in page
     assert f'id="claim-{CLAIM.id}"' in entries[0].verdict._repr_html_()  # type: ignore[union-attr]  # where it leads
@@ -124,4 +124,4 @@ def test_a_criterion_younger_than_its_result_is_marked(build: Path, monkeypatch:
     monkeypatch.setattr(ledger, "criterion_commits", lambda: commits)
     entries = ledger.entries()
     assert entries[0].in_time is in_time
-    assert ("younger than the result" in ledger.table(entries, "{chapter}")) is not in_time
+    assert ("younger than the result" in ledger.table(entries, str)) is not in_time

@@ -182,7 +182,7 @@ def test_norms_stand_beside_the_accuracy() -> None:
     result = Result.of("a.b", "w", [unbounded([False, True], [1.25, 0.0])])
     assert str(result) == "50.0 % [9.5, 90.5] median L2 1.25 median L_inf 0.125"
     table = Table({"standard": {"CW": result}}, "Accuracy")
-    assert ("50.0 %<br><small>[9.5, 90.5]</small><br><small>median L2 1.25</small><br>"
+    assert ('<a data-result="a.b">50.0 %</a><br><small>[9.5, 90.5]</small><br><small>median L2 1.25</small><br>'
             "<small>median L_inf 0.125</small>") in table._repr_html_()
     assert "median L2 1.25" in repr(table)
     assert "median" not in str(Result.of("a.b", "w", [outcome(1, 2)]))

@@ -1,0 +1,80 @@
+"""Numbers lead to their records, in a book rendered as the real one is."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from nbformat import v4, write
+
+from nbutils.lab import results
+from nbutils.lab.results import Result, Table
+from nbutils.lab.runs import ROOT
+
+NAME = "01_known_features"  # a chapter that exists: pages are made for chapters only
+CONF = f"""
+import sys
+sys.path.append({str(ROOT / "book" / "_ext")!r})
+extensions = ["myst_nb", "ledger", "records"]
+nb_execution_mode = "off"
+html_theme = "basic"
+"""
+PAGE = """# Book
+
+```{toctree}
+notebooks/01_known_features
+```
+
+```{claims-picture}
+```
+
+```{claims-ledger}
+```
+"""
+HEADER = {"chapter": NAME, "version": "0", "commit": "abc", "finished": "2030-01-01T00:00:00+00:00", "python": "3",
+          "torch": "2", "parameters": {"eps": "<8/255>"}}
+
+
+@pytest.fixture
+def pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Pages of a book whose one chapter shows a table of two results, one of them on record."""
+    known = Result.of("known.tile.usefulness", "usefulness", [0.94, 0.95, 0.94], unit="number", n=500, data="planted")
+    spaced = Result.of("a.PGD(L_inf 8/255, <5>)", "accuracy", [0.5, 0.25], n=8, attack="PGD", threat="L_inf 8/255")
+    lost = Result.of("lost", "accuracy", [0.125])
+    monkeypatch.setenv("NBUTILS_BUILD", str(tmp_path))
+    results.save(tmp_path / "results" / "quick" / f"{NAME}.json", HEADER, [known, spaced], [])
+    table = Table({"row": {"one": known, "two": spaced, "three": lost}}, "All")
+    shown = v4.new_output("display_data", data={"text/html": table._repr_html_()})
+    cells = [v4.new_markdown_cell("# Chapter"), v4.new_code_cell("table", outputs=[shown])]
+    (tmp_path / "notebooks").mkdir()
+    notebook = v4.new_notebook(cells=cells, metadata={"language_info": {"name": "python"}})
+    write(notebook, tmp_path / "notebooks" / f"{NAME}.ipynb")
+    (tmp_path / "conf.py").write_text(CONF)
+    (tmp_path / "index.md").write_text(PAGE)
+    words = [sys.executable, "-m", "sphinx", "-q", "-W", str(tmp_path), str(tmp_path / "html")]
+    subprocess.run(words, check=True, cwd=ROOT)
+    html = tmp_path / "html"
+    names = ("index.html", f"notebooks/{NAME}.html", f"records/{NAME}.html", "ledger.json")
+    return {name: (html / name).read_text() for name in names}
+
+
+def test_each_recorded_number_of_a_chapter_leads_to_its_row(pages: dict[str, str]) -> None:
+    chapter = pages[f"notebooks/{NAME}.html"]
+    links = re.findall(r'<a class="address" href="\.\./records/01_known_features\.html#([^"]+)">', chapter)
+    rows = re.findall(r'<tr id="([^"]+)">', pages[f"records/{NAME}.html"])
+    assert links == rows == ["known.tile.usefulness", "a.PGD-L_inf-8-255-5-"]
+    assert "<a>12.5 %</a>" in pages[f"notebooks/{NAME}.html"]  # it is not on record: no link that leads nowhere
+
+
+def test_a_row_says_what_is_needed_to_judge_its_number(pages: dict[str, str]) -> None:
+    page = pages[f"records/{NAME}.html"]
+    for words in ("L_inf 8/255; PGD", "n = 8; per seed: 0.5, 0.25", "commit abc", "eps = &lt;8/255&gt;",
+                  "a.PGD(L_inf 8/255, &lt;5&gt;)"):
+        assert words in page
+
+
+def test_the_ledger_leads_to_the_verdicts(pages: dict[str, str]) -> None:
+    assert f'href="notebooks/{NAME}.html#claim-tile-is-useful"' in pages["index.html"]
+    assert "Ilyas et al. 2019: 1 held" in pages["index.html"]  # the picture's alternative text
+    assert '"state": "held"' in pages["ledger.json"]
