@@ -14,7 +14,7 @@ import pybtex.database as bibtex
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from nbutils.lab.results import Result
+from nbutils.lab.results import Result, address
 from nbutils.lab.store import ROOT
 from nbutils.messages import did_you_mean
 
@@ -108,7 +108,7 @@ class Verdict:
         return (f'<div class="verdict verdict-{self.held.replace(" ", "-")}" id="claim-{self.claim.id}">'
                 f'<p><strong>{MARKS[self.held]} {self.words}</strong> '
                 f'<span class="claim-id">{self.claim.id}</span></p><p>{self.claim.paraphrase}</p>'
-                f'<p>Measured: {self.claim.measures} {self.result} '
+                f'<p>Measured: {self.claim.measures} {address(self.result.id, html.escape(str(self.result)))} '
                 f'({len(self.result.values)} seed{"s" * (len(self.result.values) > 1)}, n = {self.result.n} each). '
                 f'{attack} Published: {html.escape(self.claim.published)} '
                 f'({html.escape(paper_name(self.claim.paper))}, {html.escape(self.claim.place)}). '
