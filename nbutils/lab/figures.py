@@ -21,7 +21,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor
 
-from nbutils.lab.results import Result, address
+from nbutils.lab.results import Result, address, intervals
 
 # Okabe and Ito's colours in an order of falling contrast in grey; marker and line differ as well.
 SERIES = (("#000000", "o", "-"), ("#D55E00", "s", "--"), ("#0072B2", "^", "-."), ("#E69F00", "D", ":"),
@@ -41,7 +41,7 @@ class Picture:
     Attributes:
         figure: the matplotlib figure. alt: what a reader who cannot see it needs to know.
         caption: shown below. stamp: profile and device, shown with the caption.
-        results: ids of the results that are drawn, so that the caption can lead to their records.
+        results: those that are drawn; the caption says what their intervals are and leads to their records.
 
     Raises:
         ValueError: no alternative text.
@@ -51,7 +51,7 @@ class Picture:
     alt: str
     caption: str
     stamp: str
-    results: tuple[str, ...] = ()
+    results: tuple[Result, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.alt) < 20:
@@ -65,8 +65,9 @@ class Picture:
         stamp = f' <span class="stamp">({html.escape(self.stamp)})</span>' if self.stamp else ""
         recorded = ""
         if self.results:
-            more = f" and {len(self.results) - 1} more" * (len(self.results) > 1)
-            recorded = f"<small>Recorded as {address(self.results[0], html.escape(self.results[0]))}{more}.</small>"
+            first, more = self.results[0].id, f" and {len(self.results) - 1} more" * (len(self.results) > 1)
+            kinds = "; ".join(intervals(self.results))
+            recorded = f"<small>{kinds}. Recorded as {address(first, html.escape(first))}{more}.</small>"
         return (f'<figure class="picture"><img src="data:image/png;base64,{data}" alt="{html.escape(self.alt)}">'
                 f"<figcaption>{html.escape(self.caption)}{stamp} {recorded}</figcaption></figure>")
 
@@ -110,8 +111,8 @@ def curves(lines: Mapping[str, Sequence[Result]], x: Sequence[float], *, xlabel:
             axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
         else:
             axes.legend(loc="best")
-        ids = tuple(result.id for results in lines.values() for result in results)
-        return Picture(figure, alt, caption, stamp, ids)
+        drawn = tuple(result for results in lines.values() for result in results)
+        return Picture(figure, alt, caption, stamp, drawn)
 
 
 def dots(groups: Mapping[str, Mapping[str, Result]], *, xlabel: str, alt: str, caption: str, stamp: str = "",
@@ -143,8 +144,8 @@ def dots(groups: Mapping[str, Mapping[str, Result]], *, xlabel: str, alt: str, c
         _value_axis(axes.xaxis, axes.set_xlim, [result for group in groups.values() for result in group.values()])
         axes.set_xlabel(xlabel)
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(series))
-        ids = tuple(result.id for group in groups.values() for result in group.values())
-        return Picture(figure, alt, caption, stamp, ids)
+        drawn = tuple(result for group in groups.values() for result in group.values())
+        return Picture(figure, alt, caption, stamp, drawn)
 
 
 def matrix(cells: Mapping[str, Mapping[str, Result]], *, xlabel: str, ylabel: str, alt: str, caption: str,
@@ -177,8 +178,8 @@ def matrix(cells: Mapping[str, Mapping[str, Result]], *, xlabel: str, ylabel: st
         axes.set_xticks(range(len(columns)), columns, rotation=35, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(len(rows)), rows)
         axes.set(xlabel=xlabel, ylabel=ylabel)
-        ids = tuple(result.id for row in cells.values() for result in row.values())
-        return Picture(figure, alt, caption, stamp, ids)
+        drawn = tuple(result for row in cells.values() for result in row.values())
+        return Picture(figure, alt, caption, stamp, drawn)
 
 
 def scatter(points: Mapping[str, tuple[Result, Result]], *, xlabel: str, ylabel: str, alt: str, caption: str,
@@ -208,8 +209,8 @@ def scatter(points: Mapping[str, tuple[Result, Result]], *, xlabel: str, ylabel:
                 axis.set_major_formatter(PercentFormatter(1.0))
         axes.set(xlabel=xlabel, ylabel=ylabel)
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
-        ids = tuple(result.id for pair in points.values() for result in pair)
-        return Picture(figure, alt, caption, stamp, ids)
+        drawn = tuple(result for pair in points.values() for result in pair)
+        return Picture(figure, alt, caption, stamp, drawn)
 
 
 def stacked(counts: Mapping[str, Mapping[str, int]], *, xlabel: str, alt: str, caption: str) -> Picture:

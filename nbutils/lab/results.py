@@ -262,6 +262,20 @@ def published(paper: str, **where: str) -> Published:
     return Published(float(row["value"]), row["unit"], row["table"], row["certainty"])
 
 
+def intervals(results: Sequence[Result]) -> list[str]:
+    """What kinds of interval these results have, over how many seeds and images; one line for each kind."""
+    lines = []
+    for interval, words in ((THIS_METHOD, "mean over {seeds} seeds, 95 % Student t interval (this method)"),
+                            (THIS_MODEL, "one model; 95 % Wilson interval over its images (this model)"),
+                            (NO_INTERVAL, "one model, without an interval")):
+        group = [result for result in results if result.interval == interval]
+        if group:
+            seeds = "/".join(sorted({str(len(result.values)) for result in group}))
+            images = "/".join(str(n) for n in sorted({result.n for result in group if result.n}))
+            lines.append(words.format(seeds=seeds) + (f"; n = {images} images per seed" if images else ""))
+    return lines
+
+
 @dataclass(frozen=True)
 class Table:
     """Results in rows and columns, with a note that says what each number needs to be read.
@@ -292,15 +306,7 @@ class Table:
     def notes(self) -> list[str]:
         """How to read the numbers: interval, n, seeds, and every attack with its threat model."""
         results = [cell for cells in self.rows.values() for cell in cells.values() if isinstance(cell, Result)]
-        lines = []
-        for interval, words in ((THIS_METHOD, "mean over {seeds} seeds, 95 % Student t interval (this method)"),
-                                (THIS_MODEL, "one model; 95 % Wilson interval over its images (this model)"),
-                                (NO_INTERVAL, "one model, without an interval")):
-            group = [result for result in results if result.interval == interval]
-            if group:
-                seeds = "/".join(sorted({str(len(result.values)) for result in group}))
-                images = "/".join(str(n) for n in sorted({result.n for result in group if result.n}))
-                lines.append(words.format(seeds=seeds) + (f"; n = {images} images per seed" if images else ""))
+        lines = intervals(results)
         if any(result.low == result.high is not None for result in results):
             lines.append("an interval without width says that all seeds agree, not that there is nothing left to find: "
                          "with n images a share below 1/n goes unseen")

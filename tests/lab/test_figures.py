@@ -45,8 +45,9 @@ def test_a_picture_without_stamp_has_no_brackets() -> None:
 def test_a_figure_of_results_leads_to_their_records() -> None:
     first = Result.of('a."one"', "accuracy", [0.5])
     shown = dots({"a": {"x": first, "y": share(0.2)}}, xlabel="accuracy", **TEXTS)
-    assert shown.results == ('a."one"', "a.b")
-    assert 'Recorded as <a data-result="a.&quot;one&quot;">a.&quot;one&quot;</a> and 1 more.' in shown._repr_html_()
+    assert shown.results == (first, share(0.2))
+    assert ("mean over 3 seeds, 95 % Student t interval (this method); one model, without an interval. "
+            'Recorded as <a data-result="a.&quot;one&quot;">a.&quot;one&quot;</a> and 1 more.') in shown._repr_html_()
 
 
 def test_in_plain_text_a_picture_is_its_alternative_text() -> None:
