@@ -94,7 +94,7 @@ CUTS: list[tuple[str, str, int, Bottleneck]] = [
     ("small", "block4.bn", 32, replace(SHORT, draws=3, kl="sum", beta=0.01)),
     ("vgg_small", "block4.bn1", 32, Bottleneck()),  # ReLU, max-pool, mean over 4
     ("vgg_small", "block4.relu1", 16, replace(SHORT, beta=1.0, rate=0.05)),  # max-pool to one position
-    ("wrn_small", "group3.block1", 64, SHORT),  # BatchNorm, ReLU, mean over 64: sorted
+    ("wrn_small", "group3.block1", 64, SHORT),  # BatchNorm, ReLU, mean over 64
     ("wrn_small", "bn", 64, replace(SHORT, draws=2)),
     ("no ReLU", "conv", 32, SHORT),
     ("small", "block3.bn", 32, replace(SHORT, draws=2)),  # a convolution follows
