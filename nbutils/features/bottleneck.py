@@ -26,7 +26,6 @@ from nbutils.networks import GlobalAveragePool, SplitClassifier, suited
 from nbutils.robustness.attacks import check_finite, frozen
 
 CHOICES = {"threshold": ("image", "batch", "channel"), "kl": ("mean", "sum"), "noise": ("image", "batch")}
-FEW = 16  # positions up to which adding noise to each costs less than looking up their sum
 Gradient = Callable[[Tensor], Tensor]  # shift of the channels (B, D, C), D draws -> gradient of the cross-entropy in it
 
 
@@ -96,6 +95,19 @@ class Distilled:
 
     def __len__(self) -> int:
         return len(self.sigma)
+
+
+def last_cut(model: SplitClassifier) -> str:
+    """Where Kim et al. cut: the last BatchNorm over maps that is a stage of its own, whose ReLU comes after the cut.
+
+    Raises:
+        ValueError: the network has no such stage.
+    """
+    found = [name for name, stage in zip(model.cuts, model.stages, strict=True) if isinstance(stage, nn.BatchNorm2d)]
+    if not found:
+        raise ValueError(f"network {model.name!r}: none of its stages is a BatchNorm2d; expected one, or choose a cut "
+                         f"among {', '.join(model.cuts)}")
+    return found[-1]
 
 
 def distill(model: SplitClassifier, images: ImageSet | Tensor, labels: Tensor, at: str,
@@ -357,37 +369,19 @@ def _by_autograd(model: SplitClassifier, z: Tensor, y: Tensor, at: str, draws: i
 
 def _in_closed_form(levels: Tensor, last: nn.Linear, y: Tensor, draws: int) -> Gradient:
     """The gradient where a shift t of a channel makes its pooled value mean_p max(levels_p + t, 0), levels (P, B, C),
-    or levels + t without ReLU, levels (B, C).
-
-    With many positions both the mean and its slope, the share of positive terms, are read from the sorted levels.
+    or levels + t without ReLU, levels (B, C). The slope is the share of positive terms.
     """
-    count = len(levels) if levels.ndim == 3 else 1
     wanted = F.one_hot(y.repeat_interleave(draws), last.out_features).T.to(levels)
     bias = 0 if last.bias is None else last.bias[:, None]
-    if count > FEW:
-        ordered = levels.permute(1, 2, 0).sort(2).values.contiguous()
-        sums = F.pad(ordered.flip(2).double().cumsum(2).flip(2), (0, 1)).div_(count).to(levels)
-
-    def pooled(shift: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Values and slopes (B, D, C); no slope where it is 1."""
-        if levels.ndim == 2:
-            return levels[:, None] + shift, None
-        if count > FEW:
-            shift = shift.transpose(1, 2).contiguous()
-            below = torch.searchsorted(ordered, -shift, right=True)
-            slope = 1 - below.to(shift) / count
-            value = torch.addcmul(sums.gather(2, below), shift, slope)
-            return value.transpose(1, 2), slope.transpose(1, 2)
-        shifted = levels[:, :, None] + shift
-        slope = (shifted > 0).to(shift)
-        shifted.clamp_min_(0)
-        return (shifted[0], slope[0]) if count == 1 else (shifted.mean(0), slope.mean(0))
 
     def gradient(shift: Tensor) -> Tensor:
-        value, slope = pooled(shift)
+        slope: Tensor | float = 1.0
+        value = levels[..., None, :] + shift
+        if levels.ndim == 3:
+            rectified = value.clamp_min_(0)
+            value, slope = rectified.mean(0), rectified.sign_().mean(0)
         logits = last.weight @ value.flatten(0, 1).T + bias  # (K, B D): a softmax over few classes is faster this way
-        by_value = ((logits.softmax(0) - wanted).T @ last.weight).view_as(shift)
-        return by_value if slope is None else by_value.mul_(slope)
+        return ((logits.softmax(0) - wanted).T @ last.weight).view_as(shift).mul_(slope)
 
     return gradient
 

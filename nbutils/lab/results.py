@@ -189,7 +189,10 @@ class Result:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The estimate, its interval and the norms of an unbounded attack as text; the last two where there are any."""
+        """The estimate, its interval and the norms of an unbounded attack as text; the last two where there are any.
+        A share of no images at all, NaN, is "undefined"."""
+        if math.isnan(self.value):
+            return ("undefined",)
         scale, digits, tail = {"share": (100, 1, " %"), "points": (100, 1, " points")}.get(self.unit, (1, 3, ""))
         parts = [f"{scale * self.value:.{digits}f}{tail}"]
         if self.low is not None and self.high is not None:

@@ -17,12 +17,13 @@ from statistics import median
 from unittest import mock
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.profiler import profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from nbutils import networks, robustness, training
-from nbutils.features import D_NR, D_det
+from nbutils.features import D_NR, Bottleneck, D_det, bottleneck, distill, robust_channels
 from nbutils.images import ImageSet, load
 from nbutils.networks import SplitClassifier
 from nbutils.robustness import PGD, ThreatModel, attacked, evaluate, predict
@@ -69,17 +70,18 @@ class Scale:
         if self.device == "cuda":
             torch.cuda.synchronize()
 
-    def times(self, repetitions: int, **calls: Callable[[], object]) -> dict[str, list[float]]:
+    def times(self, repetitions: int, clock: Callable[[], float] = time.perf_counter,
+              **calls: Callable[[], object]) -> dict[str, list[float]]:
         """Seconds per call and repetition. The calls take turns, so that other work on the machine meets them all."""
         seconds: dict[str, list[float]] = {name: [] for name in calls}
         for repetition in range(-1, repetitions):  # the first one warms up
             for name in list(calls)[:: 1 if repetition % 2 else -1]:
                 self.wait()
-                began = time.perf_counter()
+                began = clock()
                 calls[name]()
                 self.wait()
                 if repetition >= 0:
-                    seconds[name].append(time.perf_counter() - began)
+                    seconds[name].append(clock() - began)
         return seconds
 
     def row(self, measure: str, against: str, asked: str, upper: list[float], lower: list[float], setting: str) -> Row:
@@ -281,6 +283,56 @@ def _constructed(scale: Scale, name: str, n: int, steps: int, repetitions: int) 
                     seconds["targeted"], setting)
 
 
+def masks(scale: Scale) -> Iterator[Row]:
+    """Masks of the bottleneck against equations 3 and 4 line by line, in CPU time, and whether they are the same.
+
+    Fewer iterations than the usual 200 are for cuts that convolutions follow. These are then nearly all of the time on
+    both sides.
+    """
+    yield _masks(scale, "small", 500, 200, 5, "≥ 30")
+    yield _masks(scale, "vgg_small", 500, 200, 5, "≥ 30")
+    yield _masks(scale, "vgg16", 100, 200, 5, "≥ 30")
+    yield _masks(scale, "wrn_small", 300, 200, 3, "≥ 30")
+    yield _masks(scale, "wrn_small", 200, 200, 3, "≥ 30", side=64)
+    yield _masks(scale, "small", 100, 50, 3, "≥ 8", back=1)
+    yield _masks(scale, "vgg16", 20, 20, 3, "≥ 8", back=2)
+
+
+def _masks(scale: Scale, name: str, n: int, iterations: int, repetitions: int, asked: str, back: int = 0,
+           side: int = 32) -> Row:
+    """The cut is the BatchNorm that is `back` before the last one. Images have `side` pixels a side."""
+    n, iterations, repetitions = scale(n, n, 4), scale(iterations, iterations, 2), scale(repetitions, repetitions, 1)
+    model, (x, y) = scale.network(name).requires_grad_(False), scale.batch(n)
+    at = [cut for cut, stage in zip(model.cuts, model.stages, strict=True) if isinstance(stage, nn.BatchNorm2d)][~back]
+    x, settings = F.interpolate(x, size=side), Bottleneck(iterations=iterations)
+    shared = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        batches = [(model.features(pixels, at), labels, bottleneck.image_seeds(pixels))
+                   for pixels, labels in zip(x.split(100), y.split(100), strict=True)]
+    channels, *positions = batches[0][0].shape[1:]
+
+    def plain() -> None:
+        for z, labels, _ in batches:
+            noise = (torch.randn(len(z), channels, generator=shared) for _ in range(iterations))
+            peers.plain_sigma(model, z, labels, noise, at)
+
+    def ours() -> None:
+        with torch.no_grad():
+            for z, labels, seeds in batches:
+                bottleneck._optimise(model, z, labels, at, settings, seeds, shared)
+
+    seconds = scale.times(repetitions, time.process_time, plain=plain, ours=ours)
+    found, sigmas = distill(model, x, y, at, settings), []
+    for z, labels, seeds in batches:
+        own = [torch.randn(iterations, channels, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        sigmas.append(peers.plain_sigma(model, z, labels, torch.stack(own, 1), at))
+    differ = (robust_channels(torch.cat(sigmas), found.variance) != found.robust).sum()
+    return scale.row(f"speed of masks in CPU time, {name} at {at}, {channels} x {' x '.join(map(str, positions))}",
+                     "equations 3 and 4 line by line", asked, seconds["plain"], seconds["ours"],
+                     f"{n} images, {iterations} iterations; under the same noise {differ} of {n * channels} mask "
+                     "entries differ")
+
+
 @dataclass
 class BestCheckpoint:
     """An objective that also keeps the weights which did best on held-out images, looked at after every epoch."""
@@ -334,7 +386,7 @@ def _published(scale: Scale, name: str, target: float) -> Row:
 
 MEASURES: dict[str, Callable[[Scale], Iterator[Row]]] = {
     "pgd": pgd, "foolbox": foolbox, "training": training_epoch, "peak": peak, "linear": linear, "memory": memory,
-    "constructed": constructed, "published": published}
+    "constructed": constructed, "masks": masks, "published": published}
 ON_CUDA = {  # the measures that a CUDA GPU repeats, and what is asked of it
     "foolbox": ("speed of PGD-10, vgg16", "foolbox LinfPGD, contiguous, float32", "≥ 1.5; bfloat16 ≥ 3"),
     "training": ("speed of an epoch, PGD-10 training", "plain script", "≥ 4"),

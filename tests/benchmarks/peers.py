@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -117,6 +117,30 @@ def plain_training_epoch(model: nn.Module, photographs: Photographs, eps: float,
         optimizer.zero_grad()
         F.cross_entropy(model(x_adv), y).backward()
         optimizer.step()
+
+
+def plain_sigma(model: SplitClassifier, z: Tensor, y: Tensor, noise: Iterable[Tensor], at: str, beta: float = 0.3,
+                rate: float = 0.1) -> Tensor:
+    """(B, C) sigma: equations 3 and 4 of Kim et al. (2021) line by line, by autograd through the whole head.
+
+    Written as well as the plain form allows: the variance is computed once, only lambda asks for gradients, and nothing
+    is copied. KL is averaged over channels, the loss summed over images.
+
+    Args:
+        model: in evaluation mode, its parameters without gradients.
+        z: (B, C, H, W) features at the cut. y: (B,) labels. noise: one (B, C) standard normal draw per iteration.
+    """
+    variance = z.var((2, 3))
+    lambda_ = torch.zeros_like(variance, requires_grad=True)
+    optimizer = torch.optim.Adam([lambda_], lr=rate)
+    for epsilon in noise:
+        sigma = F.softplus(lambda_)
+        logits = model.logits_from(z + (sigma * epsilon)[:, :, None, None], at)
+        kl = 0.5 * (variance / sigma**2 + (sigma**2 / variance).log() - 1)
+        loss = F.cross_entropy(logits, y, reduction="sum") + beta * kl.mean(1).sum()
+        (lambda_.grad,) = torch.autograd.grad(loss, lambda_)
+        optimizer.step()
+    return F.softplus(lambda_.detach())
 
 
 def matrix_products(side: int, device: str) -> dict[str, Callable[[], Tensor]]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nbutils import networks, robustness
-from nbutils.features import D_NR
+from nbutils.features import D_NR, bottleneck, distill, robust_channels
 from nbutils.images import PlantedWorld, load
 from nbutils.networks import SplitClassifier
 from nbutils.robustness import PGD, ThreatModel
@@ -58,6 +58,19 @@ def test_two_forwards_find_the_same_images(network: SplitClassifier) -> None:
     assert (found - x.flip(0)).abs().amax() > 1e-3
 
 
+@pytest.mark.parametrize("at", ["block4.bn", "block3.bn"])
+def test_the_plain_bottleneck_makes_the_same_masks(network: SplitClassifier, at: str) -> None:
+    images = PlantedWorld().draw(8, seed=0)
+    model, x = copy.deepcopy(network).requires_grad_(False), images.x.double()
+    ours, z = distill(model, x, images.y, at), model.features(x, at)
+    noise = torch.stack([torch.randn(200, z.shape[1], generator=torch.Generator().manual_seed(seed)).double()
+                         for seed in bottleneck.image_seeds(x)], 1)
+    plain = peers.plain_sigma(model, z, images.y, noise, at)
+    torch.testing.assert_close(ours.sigma, plain, rtol=0, atol=1e-6)
+    assert torch.equal(ours.robust, robust_channels(plain, ours.variance))
+    assert 0 < ours.robust.double().mean() < 1
+
+
 def test_both_matrix_products_are_the_product() -> None:
     products = peers.matrix_products(16, "cpu")
     torch.testing.assert_close(products["convolution"]().permute(0, 2, 3, 1).reshape(16, 16), products["product"]())
@@ -67,7 +80,7 @@ def test_every_measure_gives_complete_rows(monkeypatch: pytest.MonkeyPatch, caps
     monkeypatch.setattr(robustness, "AutoAttack", lambda threat: PGD(threat, 3, restarts=2))
     monkeypatch.setattr(command, "keep_freed_memory", lambda: None)  # it would last for all tests that follow
     rows = command.main(["--tiny"])
-    assert len(rows) == 26
+    assert len(rows) == 33
     for row in rows:
         assert all(text for name, text in vars(row).items() if name not in ("asked", "range")), row
         assert row.measured.startswith("void") or float(row.measured) >= 0
