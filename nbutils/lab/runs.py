@@ -61,10 +61,22 @@ def _networks(value: Any) -> str:
     return ", ".join(check_network(name.strip()) for name in str(value).split(","))
 
 
+def _methods(value: Any) -> str:
+    """Names of defences, ADV among them, to which chapters compare the others."""
+    names = [name.strip() for name in str(value).split(",")]
+    for name in names:
+        if name not in METHODS:
+            raise ValueError(f"{name!r}: expected some of {', '.join(METHODS)}{did_you_mean(name, METHODS)}")
+    if "ADV" not in names:
+        raise ValueError("expected ADV among them, with which the others are compared")
+    return ", ".join(names)
+
+
 def _autoattack(value: Any) -> str:
     return AutoAttack(ThreatModel("Linf", 0), str(value)).version
 
 
+METHODS = ("ADV", "TRADES", "MART")
 Count = Annotated[int, BeforeValidator(_whole)]
 
 
@@ -85,6 +97,7 @@ class Parameters(BaseModel):
     curve_steps: Count = Field(20, ge=2, le=10_000, description="PGD steps for curves and surveys")
     train_steps: Count = Field(3, ge=1, le=100, description="PGD steps inside adversarial training")
     table_networks: Annotated[str, BeforeValidator(_networks)] = "vgg_small, wrn_small"
+    table_methods: Annotated[str, BeforeValidator(_methods)] = ", ".join(METHODS)
     table_epochs: Count = Field(6, ge=1, description="passes over the training images for the table's networks")
     autoattack: Annotated[str, BeforeValidator(_autoattack)] = "standard"
     construct_size: Count = Field(2000, ge=20, description="training images that a constructed set is made from")
