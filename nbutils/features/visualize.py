@@ -86,17 +86,23 @@ def total_variation(x: Tensor) -> Tensor:
 
 
 def invert(model: SplitClassifier, targets: Tensor, at: str, mask: Tensor | None = None, *,
-           settings: PictureSearch = PictureSearch(), size: int = 32, batch_size: int = 64) -> tuple[Tensor, Tensor]:
+           along: bool = False, settings: PictureSearch = PictureSearch(), size: int = 32,
+           batch_size: int = 64) -> tuple[Tensor, Tensor]:
     """For each target z the picture x' that minimises ||m (f_l(x') - z)||^2 / ||m z||^2 + smoothness TV(x').
 
     What the channels outside the mask m do is left open, as in the released code. `invert(model, parts(z, mask)[0],
     at)` asks for zeros there, which is what f_{l+} is given when a part is classified. But no image need have such
     features: where channels move together, the residual then says that there is none.
 
+    The released code does not ask for the features themselves but for as much as possible along them: with
+    s = <m f_l(x'), m z> / ||m z||^2, which is 1 for the image itself, it maximises a multiple of s^3. `along=True`
+    maximises s.
+
     Args:
         model: left exactly as it was; it says on which device and in which precision to work.
         targets: (N, C, H, W) features. at: the cut that they come from.
         mask: (N, C) or (C,) bool; None for all channels.
+        along: go as far as possible in the direction of m z, instead of to it.
         size: side of the pictures in pixels, as the features ask for.
         batch_size: pictures at work at once; it bounds memory and changes results by no more than float rounding.
 
@@ -115,32 +121,33 @@ def invert(model: SplitClassifier, targets: Tensor, at: str, mask: Tensor | None
     parts(targets, chosen)  # a mask that does not fit stops here
     chosen = chosen.expand(len(targets), -1)
     with frozen(model), torch.no_grad(), counter(f"inversion at {at}", "step") as count:
-        found = [_inverted(model, z.to(next(model.parameters())), at, channels, settings, size, count)
+        found = [_inverted(model, z.to(next(model.parameters())), at, channels, along, settings, size, count)
                  for z, channels in zip(targets.split(batch_size), chosen.split(batch_size), strict=True)]
     pictures, residuals = (torch.cat(part) for part in zip(*found, strict=True))
     return pictures, residuals
 
 
-def _inverted(model: SplitClassifier, z: Tensor, at: str, mask: Tensor, settings: PictureSearch, size: int,
-              count: Callable[[int], None]) -> tuple[Tensor, Tensor]:
+def _inverted(model: SplitClassifier, z: Tensor, at: str, mask: Tensor, along: bool, settings: PictureSearch,
+              size: int, count: Callable[[int], None]) -> tuple[Tensor, Tensor]:
     """What `invert` returns, for one batch."""
     w, move = settings.start(len(z), size, z).requires_grad_(), settings.moves()
     optimizer = torch.optim.Adam([w], settings.rate)
-    asked = parts(z, mask)[0].flatten(1).norm(dim=1)
-    unit = asked.square().clamp_min(torch.finfo(z.dtype).tiny)
+    wanted = parts(z, mask)[0].flatten(1)
+    unit = wanted.square().sum(1).clamp_min(torch.finfo(z.dtype).tiny)
 
-    def gap(x: Tensor) -> Tensor:
-        return parts(model.features(x, at) - z, mask)[0].flatten(1)
+    def seen(x: Tensor) -> Tensor:
+        return parts(model.features(x, at), mask)[0].flatten(1)
 
     for _ in range(settings.steps):
         with torch.enable_grad():
             x = w.sigmoid()
-            loss = gap(move(x)).square().sum(1) / unit + settings.smoothness * total_variation(x)
-            (w.grad,) = torch.autograd.grad(loss.sum(), w)
+            found = seen(move(x))
+            loss = -(found * wanted).sum(1) if along else (found - wanted).square().sum(1)
+            (w.grad,) = torch.autograd.grad((loss / unit + settings.smoothness * total_variation(x)).sum(), w)
         optimizer.step()
         count(1)
     x = w.sigmoid()
-    return x.cpu().contiguous(), (gap(x).norm(dim=1) / asked).cpu()
+    return x.cpu().contiguous(), ((seen(x) - wanted).norm(dim=1) / wanted.norm(dim=1)).cpu()
 
 
 def activation_maximum(model: SplitClassifier, at: str, channels: Tensor, *,

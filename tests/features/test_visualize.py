@@ -92,6 +92,13 @@ def test_channels_outside_the_mask_are_left_open() -> None:
     assert residual < 0.02
 
 
+def test_along_the_features_the_answer_is_a_corner(planted_test: PlantedSet) -> None:
+    targets = planted_test.x[:2, :, :6, :6].double() - 0.5
+    pictures, residual = invert(of_maps(nn.Identity(), 3), targets, "maps", along=True, settings=PLAIN, size=6)
+    torch.testing.assert_close(pictures, (targets > 0).double(), rtol=0, atol=0.01)
+    assert (residual > 1).all()
+
+
 def test_the_maximum_of_a_linear_channel_is_a_corner() -> None:
     network = mixing((1, -1, 0), (0, 0, 1))
     first, second, mean = activation_maximum(network, "maps", torch.tensor([[1, 0], [0, 1], [1, 1]]).bool(),
@@ -129,11 +136,12 @@ def test_targets_outside_the_mask_play_no_part(model: SplitClassifier, z: Tensor
     torch.testing.assert_close(other, pictures, **EXACT)
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 64])
-def test_no_inversion_depends_on_its_company(model: SplitClassifier, z: Tensor, mask: Tensor, batch_size: int) -> None:
-    pictures, residual = invert(model, z, AT, mask, settings=QUICK)
+@pytest.mark.parametrize(("batch_size", "along"), [(1, False), (2, True), (64, False)])
+def test_no_inversion_depends_on_its_company(model: SplitClassifier, z: Tensor, mask: Tensor, batch_size: int,
+                                             along: bool) -> None:
+    pictures, residual = invert(model, z, AT, mask, along=along, settings=QUICK)
     order = torch.tensor([3, 0, 4])
-    again, left = invert(model, z[order], AT, mask[order], settings=QUICK, batch_size=batch_size)
+    again, left = invert(model, z[order], AT, mask[order], along=along, settings=QUICK, batch_size=batch_size)
     torch.testing.assert_close(again, pictures[order], **EXACT)
     torch.testing.assert_close(left, residual[order], **EXACT)
 
