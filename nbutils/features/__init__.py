@@ -40,10 +40,11 @@ from nbutils.features.usefulness import (
     tile_projections,
     usefulness,
 )
+from nbutils.features.visualize import PictureSearch, activation_maximum, invert
 
 __all__ = ["D_NR", "D_R", "NRF", "Bottleneck", "ConstructedSet", "D_det", "D_rand", "Distilled", "FeatureDistance",
-           "LinearFeature", "OneAgainstRest", "another_of_class", "channel_energy", "class_weights",
-           "closed_form_masks", "distill", "export", "global_mask", "last_cut", "least_squares", "masked_logits",
-           "masked_predictions", "matched", "matched_filter", "parts", "population_usefulness", "random_masks", "read",
-           "relabelled", "residuals", "robust_channels", "scene_response", "tile_projections", "usefulness",
-           "wrong_labels"]
+           "LinearFeature", "OneAgainstRest", "PictureSearch", "activation_maximum", "another_of_class",
+           "channel_energy", "class_weights", "closed_form_masks", "distill", "export", "global_mask", "invert",
+           "last_cut", "least_squares", "masked_logits", "masked_predictions", "matched", "matched_filter", "parts",
+           "population_usefulness", "random_masks", "read", "relabelled", "residuals", "robust_channels",
+           "scene_response", "tile_projections", "usefulness", "wrong_labels"]

@@ -23,7 +23,18 @@ from torch.profiler import profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from nbutils import networks, robustness, training
-from nbutils.features import D_NR, Bottleneck, D_det, bottleneck, distill, robust_channels
+from nbutils.features import (
+    D_NR,
+    Bottleneck,
+    D_det,
+    PictureSearch,
+    activation_maximum,
+    bottleneck,
+    distill,
+    invert,
+    last_cut,
+    robust_channels,
+)
 from nbutils.images import ImageSet, load
 from nbutils.networks import SplitClassifier
 from nbutils.robustness import PGD, ThreatModel, attacked, evaluate, predict
@@ -333,6 +344,27 @@ def _masks(scale: Scale, name: str, n: int, iterations: int, repetitions: int, a
                      "entries differ")
 
 
+def pictures(scale: Scale) -> Iterator[Row]:
+    """Pictures of features in one batch against one call for each."""
+    n, settings = scale(16, 256, 2), PictureSearch(steps=scale(20, 20, 2))
+    for name in ("vgg_small", "wrn_small"):
+        model, (x, _) = scale.network(name), scale.batch(n)
+        at = last_cut(model)
+        with torch.no_grad():
+            z = model.features(x, at)
+        channels = torch.eye(z.shape[1], dtype=torch.bool)[:n]
+        makers: dict[str, Callable[[slice], object]] = {
+            "inversion": lambda rows, z=z, model=model, at=at: invert(model, z[rows], at, settings=settings),
+            "activation maximisation": lambda rows, channels=channels, model=model, at=at: activation_maximum(
+                model, at, channels[rows], settings=settings)}
+        for maker, make in makers.items():
+            seconds = scale.times(
+                scale(7, 7, 1), together=lambda make=make: make(slice(None)),
+                alone=lambda make=make: [make(slice(row, row + 1)) for row in range(n)])
+            yield scale.row(f"speed of {maker} in one batch, {name}", "one call for each picture", "≥ 3",
+                            seconds["alone"], seconds["together"], f"{n} pictures, {settings.steps} steps")
+
+
 @dataclass
 class BestCheckpoint:
     """An objective that also keeps the weights which did best on held-out images, looked at after every epoch."""
@@ -386,7 +418,7 @@ def _published(scale: Scale, name: str, target: float) -> Row:
 
 MEASURES: dict[str, Callable[[Scale], Iterator[Row]]] = {
     "pgd": pgd, "foolbox": foolbox, "training": training_epoch, "peak": peak, "linear": linear, "memory": memory,
-    "constructed": constructed, "masks": masks, "published": published}
+    "constructed": constructed, "masks": masks, "pictures": pictures, "published": published}
 ON_CUDA = {  # the measures that a CUDA GPU repeats, and what is asked of it
     "foolbox": ("speed of PGD-10, vgg16", "foolbox LinfPGD, contiguous, float32", "≥ 1.5; bfloat16 ≥ 3"),
     "training": ("speed of an epoch, PGD-10 training", "plain script", "≥ 4"),
