@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nbutils import networks
 from nbutils.images.imageset import ImageSet
 from nbutils.lab.console import progress
 from nbutils.messages import check_counts, did_you_mean
@@ -99,16 +100,17 @@ class Distilled:
 
 
 def last_cut(model: SplitClassifier) -> str:
-    """Where Kim et al. cut: the last BatchNorm over maps that is a stage of its own, whose ReLU comes after the cut.
+    """Where Kim et al. cut: the BatchNorm stage after which only ReLU, pooling and one linear layer come.
 
     Raises:
         ValueError: the network has no such stage.
     """
-    found = [name for name, stage in zip(model.cuts, model.stages, strict=True) if isinstance(stage, nn.BatchNorm2d)]
-    if not found:
-        raise ValueError(f"network {model.name!r}: none of its stages is a BatchNorm2d; expected one, or choose a cut "
-                         f"among {', '.join(model.cuts)}")
-    return found[-1]
+    head = (nn.ReLU, nn.MaxPool2d, GlobalAveragePool, nn.Linear)
+    body = [(name, stage) for name, stage in zip(model.cuts, model.stages, strict=True) if not isinstance(stage, head)]
+    if not body or not isinstance(body[-1][1], nn.BatchNorm2d):
+        raise ValueError(f"network {model.name!r}: before its head stands no BatchNorm2d of its own; expected one, or "
+                         f"choose a cut among {', '.join(model.cuts)}")
+    return body[-1][0]
 
 
 def distill(model: SplitClassifier, images: ImageSet | Tensor, labels: Tensor, at: str,
@@ -265,6 +267,38 @@ def random_masks(robust: Tensor, images: ImageSet | Tensor, seed: int = 0, energ
         sums = F.pad(energy.double().gather(1, order).cumsum(1), (1, 0))
         size = (sums - (energy * robust).double().sum(1, keepdim=True)).abs().argmin(1, keepdim=True)
     return order.argsort(1) < size
+
+
+def untrained(network: str, images: ImageSet, seed: int = 0, passes: int = 3, batch_size: int = 100) -> SplitClassifier:
+    """A network that has learned nothing, in evaluation mode, whose BatchNorm statistics are those of the images.
+
+    Left as they are built, the statistics do not fit: features lose their scale from layer to layer, and the last bias
+    decides every prediction.
+
+    Args:
+        passes: how many batches of the images it is shown.
+    """
+    model = networks.build(network, images.num_classes, seed, images.x.shape[-1])
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # the average, not a moving one
+    model.train()
+    with torch.no_grad():
+        for x in images.x.split(batch_size)[:passes]:
+            model(suited(x, model))
+    model.name = f"{network}, untrained"
+    return model.eval()
+
+
+def features_at(model: SplitClassifier, images: ImageSet | Tensor, at: str, batch_size: int = 256) -> Tensor:
+    """Features f_l(x) of all images at the cut, on the CPU. At "pool", and times a mask, what the last layer reads.
+
+    Raises:
+        ValueError: an unknown cut.
+    """
+    x = images.x if isinstance(images, ImageSet) else images
+    with frozen(model), torch.no_grad():
+        return torch.cat([model.features(suited(pixels, model), at).cpu() for pixels in x.split(batch_size)])
 
 
 def channel_energy(model: SplitClassifier, images: ImageSet | Tensor, at: str, batch_size: int = 256) -> Tensor:

@@ -10,7 +10,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
-from nbutils.lab.figures import MARKERS, SERIES, Picture, curves, dots, image_grid, magnify, matrix, scatter
+from nbutils.lab.figures import MARKERS, SERIES, Picture, clouds, curves, dots, image_grid, magnify, matrix, scatter
 from nbutils.lab.results import Result
 
 ALT = "Accuracy falls from 97 % to 0 % as eps grows to 8/255."
@@ -124,6 +124,23 @@ def test_a_scatter_shows_points_and_both_intervals() -> None:
     assert len(set(MARKERS)) == len(MARKERS)
     with pytest.raises(ValueError, match="11 points"):
         scatter({str(k): (share(0.5), share(0.5)) for k in range(11)}, xlabel="x", ylabel="y", **TEXTS)
+
+
+def test_clouds_show_each_class_by_its_marker() -> None:
+    points, labels = torch.arange(12.0).view(6, 2), torch.tensor([0, 1, 1, 0, 2, 1])
+    picture = clouds({"robust": (points, labels), "rest": (-points, labels)}, ["disc", "ring", "L"], columns=3, alt=ALT,
+                     caption="c")
+    first, second, empty = picture.figure.axes
+    assert [axes.get_title() for axes in (first, second, empty)] == ["robust", "rest", ""]
+    for index, drawn in enumerate(first.lines):
+        assert np.array_equal(drawn.get_xydata(), points[labels == index].numpy())
+        assert drawn.get_marker() == MARKERS[index]
+    assert np.array_equal(second.lines[2].get_xydata(), -points[4:5].numpy())
+    assert not empty.lines
+    (legend,) = picture.figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["disc", "ring", "L"]
+    many = clouds({"all": (points, labels)}, [str(k) for k in range(200)], alt=ALT, caption="c")
+    assert len(many.figure.axes[0].lines) == len(MARKERS)
 
 
 def test_an_image_grid_shows_the_pixels() -> None:
