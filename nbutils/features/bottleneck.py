@@ -342,12 +342,24 @@ def closed_form_masks(model: SplitClassifier, images: ImageSet | Tensor, labels:
     return torch.cat(masks)
 
 
-def global_mask(robust: Tensor) -> Tensor:
+def global_mask(robust: Tensor, size: int | None = None) -> Tensor:
     """(C,) bool: the channels that are robust in more than half of the masks (N, C), such as those of training images.
 
     It cannot carry the label of the image that it is put on.
+
+    Args:
+        size: where masks differ so much that the majority calls few channels robust, or none: as many channels as
+            this, those that are robust most often.
+
+    Raises:
+        ValueError: a size that is no number of channels.
     """
-    return robust.double().mean(0) > 0.5
+    often = robust.double().mean(0)
+    if size is None:
+        return often > 0.5
+    if not 0 <= size <= len(often):
+        raise ValueError(f"size = {size!r}: expected 0 to {len(often)} channels")
+    return often.argsort(descending=True, stable=True).argsort() < size
 
 
 # --- the optimisation -------------------------------------------------------------------------------------------------

@@ -372,9 +372,11 @@ def test_random_masks_of_equal_energy_come_as_near_as_one_channel() -> None:
     assert gap.mean() < by_size.mean()
 
 
-def test_a_global_mask_is_a_majority() -> None:
+def test_a_global_mask_is_a_majority_or_has_a_size() -> None:
     robust = torch.tensor([[True, True, False], [True, False, False], [True, True, False], [False, False, True]])
     assert global_mask(robust).tolist() == [True, False, False]
+    for size, kept in enumerate(([], [0], [0, 1], [0, 1, 2])):  # robust 3, 2 and 1 times
+        assert global_mask(robust, size).nonzero()[:, 0].tolist() == kept
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------
@@ -411,6 +413,7 @@ MASK = torch.ones(96, dtype=torch.bool)
     (lambda: parts(torch.ones(2, 3, 4, 4), MASK), ("(96,)", "(2, 3)")),
     (lambda: wrong_labels(Y, 1), ("num_classes = 1", "at least 2")),
     (lambda: another_of_class(torch.tensor([0, 0, 1])), ("class 1", "one image")),
+    (lambda: global_mask(MASK.expand(2, -1), 97), ("size = 97", "0 to 96")),
     (lambda: random_masks(MASK.expand(2, -1), X), ("(2, 96)", "3 images")),
     (lambda: random_masks(MASK.expand(3, -1), X, energy=torch.ones(3, 9)), ("energy (3, 9)",)),
     (lambda: closed_form_masks(MODEL, X, Y, "block3.bn", Y), ("block3.bn", "one linear layer", "block4.bn")),
