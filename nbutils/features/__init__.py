@@ -7,6 +7,7 @@ from nbutils.features.bottleneck import (
     channel_energy,
     closed_form_masks,
     distill,
+    features_at,
     global_mask,
     last_cut,
     masked_logits,
@@ -14,6 +15,7 @@ from nbutils.features.bottleneck import (
     parts,
     random_masks,
     robust_channels,
+    untrained,
     wrong_labels,
 )
 from nbutils.features.constructed import (
@@ -27,6 +29,7 @@ from nbutils.features.constructed import (
     relabelled,
     residuals,
 )
+from nbutils.features.neighbours import neighbour_votes
 from nbutils.features.nrf import NRF
 from nbutils.features.saved import export, read
 from nbutils.features.usefulness import (
@@ -44,7 +47,7 @@ from nbutils.features.visualize import PictureSearch, activation_maximum, invert
 
 __all__ = ["D_NR", "D_R", "NRF", "Bottleneck", "ConstructedSet", "D_det", "D_rand", "Distilled", "FeatureDistance",
            "LinearFeature", "OneAgainstRest", "PictureSearch", "activation_maximum", "another_of_class",
-           "channel_energy", "class_weights", "closed_form_masks", "distill", "export", "global_mask", "invert",
-           "last_cut", "least_squares", "masked_logits", "masked_predictions", "matched", "matched_filter", "parts",
-           "population_usefulness", "random_masks", "read", "relabelled", "residuals", "robust_channels",
-           "scene_response", "tile_projections", "usefulness", "wrong_labels"]
+           "channel_energy", "class_weights", "closed_form_masks", "distill", "export", "features_at", "global_mask",
+           "invert", "last_cut", "least_squares", "masked_logits", "masked_predictions", "matched", "matched_filter",
+           "neighbour_votes", "parts", "population_usefulness", "random_masks", "read", "relabelled", "residuals",
+           "robust_channels", "scene_response", "tile_projections", "untrained", "usefulness", "wrong_labels"]

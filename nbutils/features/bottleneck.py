@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nbutils import networks
 from nbutils.images.imageset import ImageSet
 from nbutils.lab.console import progress
 from nbutils.messages import check_counts, did_you_mean
@@ -98,16 +99,17 @@ class Distilled:
 
 
 def last_cut(model: SplitClassifier) -> str:
-    """Where Kim et al. cut: the last BatchNorm over maps that is a stage of its own, whose ReLU comes after the cut.
+    """Where Kim et al. cut: the BatchNorm stage after which only ReLU, pooling and one linear layer come.
 
     Raises:
         ValueError: the network has no such stage.
     """
-    found = [name for name, stage in zip(model.cuts, model.stages, strict=True) if isinstance(stage, nn.BatchNorm2d)]
-    if not found:
-        raise ValueError(f"network {model.name!r}: none of its stages is a BatchNorm2d; expected one, or choose a cut "
-                         f"among {', '.join(model.cuts)}")
-    return found[-1]
+    head = (nn.ReLU, nn.MaxPool2d, GlobalAveragePool, nn.Linear)
+    body = [(name, stage) for name, stage in zip(model.cuts, model.stages, strict=True) if not isinstance(stage, head)]
+    if not body or not isinstance(body[-1][1], nn.BatchNorm2d):
+        raise ValueError(f"network {model.name!r}: before its head stands no BatchNorm2d of its own; expected one, or "
+                         f"choose a cut among {', '.join(model.cuts)}")
+    return body[-1][0]
 
 
 def distill(model: SplitClassifier, images: ImageSet | Tensor, labels: Tensor, at: str,
@@ -266,6 +268,38 @@ def random_masks(robust: Tensor, images: ImageSet | Tensor, seed: int = 0, energ
     return order.argsort(1) < size
 
 
+def untrained(network: str, images: ImageSet, seed: int = 0, passes: int = 3, batch_size: int = 100) -> SplitClassifier:
+    """A network that has learned nothing, in evaluation mode, whose BatchNorm statistics are those of the images.
+
+    Left as they are built, the statistics do not fit: features lose their scale from layer to layer, and the last bias
+    decides every prediction.
+
+    Args:
+        passes: how many batches of the images it is shown.
+    """
+    model = networks.build(network, images.num_classes, seed, images.x.shape[-1])
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # the average, not a moving one
+    model.train()
+    with torch.no_grad():
+        for x in images.x.split(batch_size)[:passes]:
+            model(suited(x, model))
+    model.name = f"{network}, untrained"
+    return model.eval()
+
+
+def features_at(model: SplitClassifier, images: ImageSet | Tensor, at: str, batch_size: int = 256) -> Tensor:
+    """Features f_l(x) of all images at the cut, on the CPU. At "pool", and times a mask, what the last layer reads.
+
+    Raises:
+        ValueError: an unknown cut.
+    """
+    x = images.x if isinstance(images, ImageSet) else images
+    with frozen(model), torch.no_grad():
+        return torch.cat([model.features(suited(pixels, model), at).cpu() for pixels in x.split(batch_size)])
+
+
 def channel_energy(model: SplitClassifier, images: ImageSet | Tensor, at: str, batch_size: int = 256) -> Tensor:
     """(N, C) sum of squares over the positions of each channel at the cut, on the CPU.
 
@@ -307,12 +341,24 @@ def closed_form_masks(model: SplitClassifier, images: ImageSet | Tensor, labels:
     return torch.cat(masks)
 
 
-def global_mask(robust: Tensor) -> Tensor:
+def global_mask(robust: Tensor, size: int | None = None) -> Tensor:
     """(C,) bool: the channels that are robust in more than half of the masks (N, C), such as those of training images.
 
     It cannot carry the label of the image that it is put on.
+
+    Args:
+        size: where masks differ so much that the majority calls few channels robust, or none: as many channels as
+            this, those that are robust most often.
+
+    Raises:
+        ValueError: a size that is no number of channels.
     """
-    return robust.double().mean(0) > 0.5
+    often = robust.double().mean(0)
+    if size is None:
+        return often > 0.5
+    if not 0 <= size <= len(often):
+        raise ValueError(f"size = {size!r}: expected 0 to {len(often)} channels")
+    return often.argsort(descending=True, stable=True).argsort() < size
 
 
 # --- the optimisation -------------------------------------------------------------------------------------------------

@@ -236,6 +236,31 @@ def stacked(counts: Mapping[str, Mapping[str, int]], *, xlabel: str, alt: str, c
         return Picture(figure, alt, caption, "")
 
 
+def clouds(panels: Mapping[str, tuple[Tensor, Tensor]], names: Sequence[str], *, columns: int = 3, alt: str,
+           caption: str, stamp: str = "") -> Picture:
+    """Points in the plane by class, one small panel per entry; the axes of an embedding have no unit and are not shown.
+
+    Args:
+        panels: title -> (points (N, 2), labels (N,)). names: of the classes; points of the first ten are drawn.
+    """
+    shown = list(names)[:len(MARKERS)]
+    with mpl.rc_context({**STYLE, "axes.grid": False, "axes.spines.left": False, "axes.spines.bottom": False}):
+        lines = -(-len(panels) // columns)
+        figure = Figure(figsize=(2.3 * columns, 2.25 * lines))
+        grid: np.ndarray = figure.subplots(lines, columns, squeeze=False)
+        for axes in grid.flat:
+            axes.set(xticks=[], yticks=[])
+        for axes, (title, (points, labels)) in zip(grid.flat, panels.items(), strict=False):
+            for index, name in enumerate(shown):
+                x, y = points[labels == index].T.tolist()
+                axes.plot(x, y, MARKERS[index], color=SERIES[index % len(SERIES)][0], markersize=3.5, alpha=0.8,
+                          markeredgewidth=0, label=name)
+            axes.set_title(title, fontsize=9)
+        figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="upper center", bbox_to_anchor=(0.5, 0.09), ncols=5,
+                      fontsize=8, markerscale=1.5)
+        return Picture(figure, alt, caption, stamp)
+
+
 def _value_axis(axis: Axis, set_limits: Callable[[float, float], Any], results: Sequence[Result]) -> None:
     if all(result.unit == "share" for result in results):
         set_limits(-0.03, 1.03)

@@ -21,6 +21,7 @@ from nbutils.features import (
     channel_energy,
     closed_form_masks,
     distill,
+    features_at,
     global_mask,
     last_cut,
     masked_logits,
@@ -28,6 +29,7 @@ from nbutils.features import (
     parts,
     random_masks,
     robust_channels,
+    untrained,
     wrong_labels,
 )
 from nbutils.images import PlantedSet, PlantedWorld
@@ -248,6 +250,16 @@ def test_the_parts_add_up_exactly(generator: torch.Generator) -> None:
         assert ((robust != 0).flatten(2).any(2) == mask.expand(4, 6)).all()
 
 
+@pytest.mark.parametrize("name", ["small", "vgg_small", "wrn_small"])
+def test_the_last_layer_reads_masked_pooled_features(name: str, generator: torch.Generator) -> None:
+    model, (x, _) = random_network(name), images(7)
+    at, pooled = last_cut(model), features_at(model, x, "pool", batch_size=3)
+    torch.testing.assert_close(pooled, model.features(x, "pool").detach(), rtol=0, atol=1e-12)
+    mask = torch.rand(pooled.shape, generator=generator) < 0.4
+    torch.testing.assert_close(model.logits_from(pooled * mask, "pool").detach(), masked_logits(model, x, mask, at),
+                               rtol=0, atol=1e-12)
+
+
 def test_masked_predictions_are_those_of_masked_features(generator: torch.Generator) -> None:
     model, (x, _) = random_network("small"), images(9)
     mask = torch.rand(9, 96, generator=generator) < 0.3
@@ -262,25 +274,27 @@ def test_masked_predictions_are_those_of_masked_features(generator: torch.Genera
 # --- what the label leaks ---------------------------------------------------------------------------------------------
 
 @pytest.fixture(scope="module")
-def untrained() -> tuple[SplitClassifier, PlantedSet]:
-    """Random weights; BatchNorm knows its statistics, or else the last bias would decide every prediction."""
-    model = networks.build("vgg_small", seed=0)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None  # the average, not a moving one
-            module.reset_running_stats()
-    with torch.no_grad():
-        model(PlantedWorld().draw(64, seed=9).x)
-    return model.eval(), PlantedWorld().draw(100, seed=5)
+def blank() -> tuple[SplitClassifier, PlantedSet]:
+    return untrained("vgg_small", PlantedWorld().draw(64, seed=9)), PlantedWorld().draw(100, seed=5)
 
 
 AT = "block4.bn1"
 
 
-def test_the_robust_part_of_an_untrained_network_knows_the_label(untrained: tuple[SplitClassifier, PlantedSet],
-                                                                 ) -> None:
+def test_an_untrained_network_knows_the_statistics_of_images() -> None:
+    drawn = PlantedWorld().draw(60, seed=1)
+    model = untrained("vgg_small", drawn, seed=4, passes=2, batch_size=30)
+    fresh = networks.build("vgg_small", seed=4)
+    assert not model.training
+    assert all(torch.equal(one, two) for one, two in zip(model.parameters(), fresh.parameters(), strict=True))
+    z = [features_at(fresh, x, "block1.conv1").var((0, 2, 3)) for x in drawn.x.split(30)]
+    bn = model.stages[model.cuts.index("block1.bn1")]
+    torch.testing.assert_close(bn.running_var, (z[0] + z[1]) / 2, rtol=1e-3, atol=1e-4)
+
+
+def test_the_robust_part_of_an_untrained_network_knows_the_label(blank: tuple[SplitClassifier, PlantedSet]) -> None:
     """By 40 points above the plain accuracy (about 10 %); and a wrong label in over half of the cases."""
-    model, drawn = untrained
+    model, drawn = blank
     plain = (predict(model, drawn.x) == drawn.y).double().mean()
     for labels, least in ((drawn.y, plain + 0.4), (wrong_labels(drawn.y, 10), torch.tensor(0.5))):
         found = distill(model, drawn, labels, AT)
@@ -291,9 +305,9 @@ def test_the_robust_part_of_an_untrained_network_knows_the_label(untrained: tupl
         assert random.double().mean() < least - 0.2
 
 
-def test_masks_resemble_the_closed_form(untrained: tuple[SplitClassifier, PlantedSet]) -> None:
+def test_masks_resemble_the_closed_form(blank: tuple[SplitClassifier, PlantedSet]) -> None:
     """By ten points more than masks of the same size that favour another class do."""
-    model, drawn = untrained
+    model, drawn = blank
     found = distill(model, drawn, drawn.y, AT)
     own, other = ((closed_form_masks(model, drawn, labels, AT, found.robust.sum(1)) == found.robust).double().mean()
                   for labels in (drawn.y, wrong_labels(drawn.y, 10)))
@@ -358,9 +372,11 @@ def test_random_masks_of_equal_energy_come_as_near_as_one_channel() -> None:
     assert gap.mean() < by_size.mean()
 
 
-def test_a_global_mask_is_a_majority() -> None:
+def test_a_global_mask_is_a_majority_or_has_a_size() -> None:
     robust = torch.tensor([[True, True, False], [True, False, False], [True, True, False], [False, False, True]])
     assert global_mask(robust).tolist() == [True, False, False]
+    for size, kept in enumerate(([], [0], [0, 1], [0, 1, 2])):  # robust 3, 2 and 1 times
+        assert global_mask(robust, size).nonzero()[:, 0].tolist() == kept
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------
@@ -397,10 +413,12 @@ MASK = torch.ones(96, dtype=torch.bool)
     (lambda: parts(torch.ones(2, 3, 4, 4), MASK), ("(96,)", "(2, 3)")),
     (lambda: wrong_labels(Y, 1), ("num_classes = 1", "at least 2")),
     (lambda: another_of_class(torch.tensor([0, 0, 1])), ("class 1", "one image")),
+    (lambda: global_mask(MASK.expand(2, -1), 97), ("size = 97", "0 to 96")),
     (lambda: random_masks(MASK.expand(2, -1), X), ("(2, 96)", "3 images")),
     (lambda: random_masks(MASK.expand(3, -1), X, energy=torch.ones(3, 9)), ("energy (3, 9)",)),
     (lambda: closed_form_masks(MODEL, X, Y, "block3.bn", Y), ("block3.bn", "one linear layer", "block4.bn")),
     (lambda: last_cut(unrectified()), ("network 'no ReLU'", "BatchNorm2d", "conv, pool, linear")),
+    (lambda: last_cut(networks.build("resnet18")), ("network 'resnet18'", "layer4.block2")),
     (lambda: channel_energy(MODEL, X, "linear"), ("cut = 'linear'", "maps")),
 ])
 def test_bad_input_is_one_line(call: Callable[[], object], words: tuple[str, ...]) -> None:

@@ -10,7 +10,19 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
-from nbutils.lab.figures import MARKERS, SERIES, Picture, curves, dots, image_grid, magnify, matrix, scatter, stacked
+from nbutils.lab.figures import (
+    MARKERS,
+    SERIES,
+    Picture,
+    clouds,
+    curves,
+    dots,
+    image_grid,
+    magnify,
+    matrix,
+    scatter,
+    stacked,
+)
 from nbutils.lab.results import Result
 
 ALT = "Accuracy falls from 97 % to 0 % as eps grows to 8/255."
@@ -141,6 +153,23 @@ def test_stacked_bars_follow_each_other_and_show_their_counts() -> None:
     assert bars == [(0, 3), (0, 1), (3, 2), (1, 0)]
     assert [text.get_text() for text in axes.texts] == ["3", "1", "2", ""]
     assert len({(bar.get_facecolor(), bar.get_hatch()) for bar in axes.patches}) == 2
+
+
+def test_clouds_show_each_class_by_its_marker() -> None:
+    points, labels = torch.arange(12.0).view(6, 2), torch.tensor([0, 1, 1, 0, 2, 1])
+    picture = clouds({"robust": (points, labels), "rest": (-points, labels)}, ["disc", "ring", "L"], columns=3, alt=ALT,
+                     caption="c")
+    first, second, empty = picture.figure.axes
+    assert [axes.get_title() for axes in (first, second, empty)] == ["robust", "rest", ""]
+    for index, drawn in enumerate(first.lines):
+        assert np.array_equal(drawn.get_xydata(), points[labels == index].numpy())
+        assert drawn.get_marker() == MARKERS[index]
+    assert np.array_equal(second.lines[2].get_xydata(), -points[4:5].numpy())
+    assert not empty.lines
+    (legend,) = picture.figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["disc", "ring", "L"]
+    many = clouds({"all": (points, labels)}, [str(k) for k in range(200)], alt=ALT, caption="c")
+    assert len(many.figure.axes[0].lines) == len(MARKERS)
 
 
 def test_an_image_grid_shows_the_pixels() -> None:
