@@ -8,6 +8,7 @@ from nbutils.features.bottleneck import (
     closed_form_masks,
     distill,
     global_mask,
+    last_cut,
     masked_logits,
     masked_predictions,
     parts,
@@ -42,7 +43,7 @@ from nbutils.features.usefulness import (
 
 __all__ = ["D_NR", "D_R", "NRF", "Bottleneck", "ConstructedSet", "D_det", "D_rand", "Distilled", "FeatureDistance",
            "LinearFeature", "OneAgainstRest", "another_of_class", "channel_energy", "class_weights",
-           "closed_form_masks", "distill", "export", "global_mask", "least_squares", "masked_logits",
+           "closed_form_masks", "distill", "export", "global_mask", "last_cut", "least_squares", "masked_logits",
            "masked_predictions", "matched", "matched_filter", "parts", "population_usefulness", "random_masks", "read",
            "relabelled", "residuals", "robust_channels", "scene_response", "tile_projections", "usefulness",
            "wrong_labels"]

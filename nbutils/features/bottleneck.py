@@ -98,6 +98,19 @@ class Distilled:
         return len(self.sigma)
 
 
+def last_cut(model: SplitClassifier) -> str:
+    """Where Kim et al. cut: the last BatchNorm over maps that is a stage of its own, whose ReLU comes after the cut.
+
+    Raises:
+        ValueError: the network has no such stage.
+    """
+    found = [name for name, stage in zip(model.cuts, model.stages, strict=True) if isinstance(stage, nn.BatchNorm2d)]
+    if not found:
+        raise ValueError(f"network {model.name!r}: none of its stages is a BatchNorm2d; expected one, or choose a cut "
+                         f"among {', '.join(model.cuts)}")
+    return found[-1]
+
+
 def distill(model: SplitClassifier, images: ImageSet | Tensor, labels: Tensor, at: str,
             settings: Bottleneck = Bottleneck(), *, batch_size: int = 100) -> Distilled:
     """The noise scales of equation 4 and the masks of equation 5, for each image by itself.

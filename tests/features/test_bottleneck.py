@@ -22,6 +22,7 @@ from nbutils.features import (
     closed_form_masks,
     distill,
     global_mask,
+    last_cut,
     masked_logits,
     masked_predictions,
     parts,
@@ -140,6 +141,14 @@ def test_where_pooled_features_are_enough(name: str, pooled: list[str]) -> None:
     model, x = networks.build(name).eval(), torch.rand(2, 3, 32, 32)
     with torch.no_grad():
         assert [at for at in model.cuts[:-2] if bottleneck._pooled(model, model.features(x, at), at)] == pooled
+
+
+@pytest.mark.parametrize(("name", "cut"), [("small", "block4.bn"), ("vgg_small", "block4.bn1"),
+                                           ("vgg_deep", "block4.bn2"), ("vgg16", "block5.bn3"), ("wrn_small", "bn")])
+def test_the_last_cut_is_followed_by_relu(name: str, cut: str) -> None:
+    model = networks.build(name)
+    assert last_cut(model) == cut
+    assert isinstance(model.stages[model.cuts.index(cut) + 1], nn.ReLU)
 
 
 def test_float32_makes_the_same_masks() -> None:
@@ -391,6 +400,7 @@ MASK = torch.ones(96, dtype=torch.bool)
     (lambda: random_masks(MASK.expand(2, -1), X), ("(2, 96)", "3 images")),
     (lambda: random_masks(MASK.expand(3, -1), X, energy=torch.ones(3, 9)), ("energy (3, 9)",)),
     (lambda: closed_form_masks(MODEL, X, Y, "block3.bn", Y), ("block3.bn", "one linear layer", "block4.bn")),
+    (lambda: last_cut(unrectified()), ("network 'no ReLU'", "BatchNorm2d", "conv, pool, linear")),
     (lambda: channel_energy(MODEL, X, "linear"), ("cut = 'linear'", "maps")),
 ])
 def test_bad_input_is_one_line(call: Callable[[], object], words: tuple[str, ...]) -> None:
