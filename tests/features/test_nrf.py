@@ -141,11 +141,13 @@ def test_the_norm_over_the_batch_is_one_number() -> None:
 def test_masks_are_those_of_the_clean_images(model: SplitClassifier, pixels: tuple[Tensor, Tensor]) -> None:
     robust = distill(model, *pixels, AT, QUICK).robust
     masks = {channels: replace(ATTACK, channels=channels).mask(model, *pixels)
-             for channels in ("none", "all", "random", "robust", "non-robust")}
+             for channels in ("none", "all", "random", "random-as-robust", "robust", "non-robust")}
     assert torch.equal(masks["robust"], robust)
     assert torch.equal(masks["non-robust"], ~robust)
     assert torch.equal(masks["random"].sum(1), (~robust).sum(1))
     assert not torch.equal(masks["random"], ~robust)
+    assert torch.equal(masks["random-as-robust"].sum(1), robust.sum(1))
+    assert not torch.equal(masks["random-as-robust"], robust)
     assert masks["all"].all()
     assert not masks["none"].any()
 
