@@ -22,8 +22,8 @@ class NRF(CW):
     """CW that also changes the length of the gradient in some channels (equations 7 and 8).
 
     With z = f_l(x_adv) and G = mask * dL/dz, where L = c max(f_y - max_{i != y} f_i, 0) is CW's loss without its
-    distance term (the paper prints L with the opposite sign, which would protect y), the objective of CW gets one term
-    more. It comes in two forms:
+    distance term (the paper prints L with the opposite sign: zero where y is still right), the objective of CW gets
+    one term more. It comes in two forms:
 
     second_order = True: minus ||G|| as equation 8 is printed, differentiated through the gradient. In a network of
     ReLU, max-pool and affine layers G is constant in pieces, so the term has no gradient almost everywhere, and the
@@ -33,7 +33,7 @@ class NRF(CW):
     but its gradient in z is the unit vector G / ||G||: the features are pulled along the steepest descent of L in the
     masked channels, with a force of 1 that depends neither on c nor on the length of G. It is added where the
     magnitude is "up", against the minus of equation 8: this sign makes the attack stronger than CW, and the opposite
-    one protects y. Both are inferred: Table 4 has the same order of up and down, but "down" stronger than CW.
+    one protects y. The sign is inferred from the order of up and down in Table 4, where "down" beats CW all the same.
 
     Attributes (beside those of `CW`):
         at: the cut l; must have maps of at least two positions.
