@@ -13,8 +13,8 @@ from nbutils.networks import SplitClassifier
 from nbutils.robustness.minimum_norm import CW, INSIDE, Loss, from_tanh_space, to_tanh_space
 from nbutils.robustness.threat import ThreatModel
 
-CHOICES = {"channels": ("none", "all", "random", "robust", "non-robust"), "magnitude": ("up", "down"),
-           "norm_over": ("image", "batch")}
+CHOICES = {"channels": ("none", "all", "random", "random-as-robust", "robust", "non-robust"),
+           "magnitude": ("up", "down"), "norm_over": ("image", "batch")}
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
@@ -22,8 +22,8 @@ class NRF(CW):
     """CW that also changes the length of the gradient in some channels (equations 7 and 8).
 
     With z = f_l(x_adv) and G = mask * dL/dz, where L = c max(f_y - max_{i != y} f_i, 0) is CW's loss without its
-    distance term (the paper prints L with the opposite sign, which would protect y), the objective of CW gets one term
-    more. It comes in two forms:
+    distance term (the paper prints L with the opposite sign: zero where y is still right), the objective of CW gets
+    one term more. It comes in two forms:
 
     second_order = True: minus ||G|| as equation 8 is printed, differentiated through the gradient. In a network of
     ReLU, max-pool and affine layers G is constant in pieces, so the term has no gradient almost everywhere, and the
@@ -33,12 +33,12 @@ class NRF(CW):
     but its gradient in z is the unit vector G / ||G||: the features are pulled along the steepest descent of L in the
     masked channels, with a force of 1 that depends neither on c nor on the length of G. It is added where the
     magnitude is "up", against the minus of equation 8: this sign makes the attack stronger than CW, and the opposite
-    one protects y, which is the order of Table 4.
+    one protects y. The sign is inferred from the order of up and down in Table 4, where "down" beats CW all the same.
 
     Attributes (beside those of `CW`):
         at: the cut l; must have maps of at least two positions.
         channels: those in the mask: "non-robust" or "robust" ones, as `distill` finds them on the clean images with the
-            labels given; "random" ones, as many as non-robust; "all" or "none", which is CW.
+            labels given; "random" ones, as many as non-robust, or "random-as-robust"; "all"; or "none", which is CW.
         magnitude: of the gradient: "up" or "down". With the channels this gives the four variants of Table 4.
         second_order: see above.
         norm_over: the length of the gradient of each "image", or one of the whole "batch", as released.
@@ -74,7 +74,7 @@ class NRF(CW):
         parts = [str(self.within) if self.within else "unbounded L2", *self._settings(),
                  f"{self.channels} channels at {self.at}", f"gradient {self.magnitude}"]
         parts += ["second order"] * self.second_order + ["norm over batch"] * (self.norm_over == "batch")
-        if self.channels in ("robust", "non-robust", "random") and self.bottleneck != Bottleneck():
+        if self.channels not in ("none", "all") and self.bottleneck != Bottleneck():
             parts.append(repr(self.bottleneck))
         return f"NRF({', '.join(parts)})"
 
@@ -97,8 +97,8 @@ class NRF(CW):
         if self.channels in ("none", "all"):
             return torch.full((1, 1), self.channels == "all", device=x.device)
         robust = distill(model, x, y, self.at, self.bottleneck, batch_size=len(x)).robust
-        chosen = {"robust": robust, "non-robust": ~robust}
-        mask = chosen[self.channels] if self.channels in chosen else random_masks(~robust, x, self.bottleneck.seed)
+        chosen = robust if self.channels in ("robust", "random-as-robust") else ~robust
+        mask = random_masks(chosen, x, self.bottleneck.seed) if self.channels.startswith("random") else chosen
         return mask.to(x.device)
 
     def loss(self, model: nn.Module, x: Tensor, y: Tensor) -> Loss:

@@ -136,16 +136,31 @@ def test_the_norm_over_the_batch_is_one_number() -> None:
     assert (gap - whole).sum().item() == pytest.approx(lengths.square().sum().sqrt().item(), abs=1e-12)
 
 
+def test_with_all_channels_it_is_cw_at_a_higher_price(model: SplitClassifier, pixels: tuple[Tensor, Tensor]) -> None:
+    x, y = pixels[0].clone().requires_grad_(), pixels[1]
+    z = model.features(x, AT)
+    (g,) = torch.autograd.grad(CW().gap(model.logits_from(z, AT), y)[0].sum(), z)
+    c = torch.linspace(0.1, 2, len(x)).double()
+    for magnitude, sign in (("up", 1), ("down", -1)):
+        value, _ = replace(ATTACK, channels="all", magnitude=magnitude).loss(model, x, y)(x, c)
+        priced, _ = CW().loss(model, x, y)(x, c + sign / g.flatten(1).norm(dim=1))
+        (found,), (wanted,) = (torch.autograd.grad(total.sum(), x) for total in (value, priced))
+        assert wanted.abs().max() > 1e-3
+        torch.testing.assert_close(found, wanted, **EXACT)
+
+
 # --- masks ------------------------------------------------------------------------------------------------------------
 
 def test_masks_are_those_of_the_clean_images(model: SplitClassifier, pixels: tuple[Tensor, Tensor]) -> None:
     robust = distill(model, *pixels, AT, QUICK).robust
     masks = {channels: replace(ATTACK, channels=channels).mask(model, *pixels)
-             for channels in ("none", "all", "random", "robust", "non-robust")}
+             for channels in ("none", "all", "random", "random-as-robust", "robust", "non-robust")}
     assert torch.equal(masks["robust"], robust)
     assert torch.equal(masks["non-robust"], ~robust)
     assert torch.equal(masks["random"].sum(1), (~robust).sum(1))
     assert not torch.equal(masks["random"], ~robust)
+    assert torch.equal(masks["random-as-robust"].sum(1), robust.sum(1))
+    assert not torch.equal(masks["random-as-robust"], robust)
     assert masks["all"].all()
     assert not masks["none"].any()
 
