@@ -57,7 +57,7 @@ CASES: dict[str, tuple[Callable[[], object], tuple[str, ...]]] = {
     "no patch": (lambda: MAE(patch=0), ("patch = 0", ">= 1")),
     "half a layer": (lambda: MAE(depth=1.5), ("depth = 1.5", "whole number")),  # type: ignore[arg-type]
     "width and heads": (lambda: MAE(width=66), ("width = 66", "multiple of 4", "4 heads")),
-    "width of the decoder": (lambda: MAE(width=12, decoder_width=30, heads=3), ("decoder_width = 30", "multiple of 12")),
+    "width of the decoder": (lambda: MAE(width=12, decoder_width=30, heads=3), ("decoder_width = 30", "of 12")),
     "mask in percent": (lambda: MAE(mask=75), ("mask = 75", "0.75")),
     "no mask": (lambda: MAE(mask=0), ("mask = 0", "(0, 1)")),
     "mask of a reading": (lambda: untrained(MAE()).reading(mask=1), ("mask = 1", "[0, 1)")),
