@@ -10,9 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nbutils.features.constructed import Loss
 from nbutils.messages import check_counts, did_you_mean
-from nbutils.paradigms.encoder import Encoder
+from nbutils.paradigms.encoder import Encoder, Loss
 
 STEPS = 1000  # T
 

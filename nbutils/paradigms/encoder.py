@@ -16,12 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nbutils import training
-from nbutils.features.constructed import Loss
 from nbutils.images.imageset import ImageSet
 from nbutils.lab import store
 from nbutils.messages import did_you_mean
 from nbutils.networks import SplitClassifier
 
+Loss = Callable[[Tensor], Tensor]  # x' (B, 3, H, W) -> (B,), what an objective of `features.matched` returns
 View = Callable[[Tensor, torch.Generator], Tensor]  # (x (B, 3, H, W), CPU generator) -> images of the same shape
 
 

@@ -9,10 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nbutils.features.constructed import Loss
 from nbutils.messages import check_counts
 from nbutils.networks import Normalize
-from nbutils.paradigms.encoder import Encoder
+from nbutils.paradigms.encoder import Encoder, Loss
 
 
 def check_patch(patch: int, image_size: int) -> None:

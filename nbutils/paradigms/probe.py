@@ -6,12 +6,14 @@ convex problem on the cached features. Encoder and head together are a classifie
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nbutils import training
 from nbutils.features.constructed import _fingerprint as fingerprint
 from nbutils.images.imageset import ImageSet
 from nbutils.lab import store
@@ -66,14 +68,30 @@ def extract(encoder: Encoder, images: ImageSet, batch_size: int = 250) -> Featur
     return Features(z, images.y, images.num_classes, encoder.name, recipe["encoder"], images.name)
 
 
+class Standardize(nn.Module):
+    """Features z (B, D) to mean 0 and variance 1 on those from which `z` (N, D) came; a constant channel becomes 0."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, z: Tensor) -> None:
+        super().__init__()
+        z = z.double()
+        mean, std = z.mean(0), z.std(0, correction=0)
+        self.register_buffer("mean", mean.float())
+        self.register_buffer("std", torch.where(std > 1e-6 * (1 + mean.abs()), std, torch.inf).float())
+
+    def forward(self, z: Tensor) -> Tensor:
+        return (z - self.mean) / self.std
+
+
 def linear_probe(encoder: Encoder, data: ImageSet | Features, penalty: float = 1e-4, iterations: int = 500,
                  name: str = "") -> SplitClassifier:
-    """The encoder with the best linear head on it, a classifier with the cuts "encoder" and "linear".
+    """The encoder with the best linear head on it, a classifier with the cuts "encoder", "standardize" and "linear".
 
     The head minimises mean cross-entropy + penalty / 2 times the squared weights (not the biases) on features that are
     first standardised, channel by channel; L-BFGS on all of them at once, from zero, so nothing is random. The
-    standardisation is then folded into the head. The weights of the encoder are shared, not copied: training the
-    classifier further (fine-tuning) changes the encoder.
+    encoder's weights are shared, not copied; `finetuned` copies.
 
     Args:
         encoder: in the reading that `features` came from. data: images with labels, or what `extract` made of them.
@@ -91,12 +109,13 @@ def linear_probe(encoder: Encoder, data: ImageSet | Features, penalty: float = 1
     if not penalty > 0:
         raise ValueError(f"penalty = {penalty!r}: expected a number > 0, such as 1e-4")
     check_counts(iterations=iterations)
-    weight, bias = logistic_regression(features.z, features.y, features.num_classes, penalty, iterations)
-    head = nn.Linear(encoder.width, features.num_classes)
+    scale, head = Standardize(features.z), nn.Linear(encoder.width, features.num_classes)
+    weight, bias = logistic_regression(scale(features.z), features.y, features.num_classes, penalty, iterations)
     with torch.no_grad():
         head.weight.copy_(weight)
         head.bias.copy_(bias)
-    model = SplitClassifier({"encoder": encoder, "linear": head.to(next(encoder.parameters()))},
+    like = next(encoder.parameters())
+    model = SplitClassifier({"encoder": encoder, "standardize": scale.to(like), "linear": head.to(like)},
                             name or encoder.name)
     model.key = encoder.key
     return model.eval()
@@ -104,7 +123,8 @@ def linear_probe(encoder: Encoder, data: ImageSet | Features, penalty: float = 1
 
 def logistic_regression(z: Tensor, y: Tensor, num_classes: int, penalty: float,
                         iterations: int = 500) -> tuple[Tensor, Tensor]:
-    """Weights (K, D) and biases (K,) in float64 for features z (N, D) and labels y (N,); see `linear_probe`.
+    """Weights (K, D) and biases (K,) in float64 for features z (N, D), of about unit scale, and labels y (N,); see
+    `linear_probe`.
 
     Raises:
         ValueError: labels that do not fit the features or the classes.
@@ -112,9 +132,6 @@ def logistic_regression(z: Tensor, y: Tensor, num_classes: int, penalty: float,
     if y.shape != z.shape[:1] or not len(y) or y.min() < 0 or y.max() >= num_classes:
         raise ValueError(f"labels {tuple(y.shape)} for {len(z)} features: expected one each, in 0 to {num_classes - 1}")
     z = z.double()
-    mean, std = z.mean(0), z.std(0, correction=0)
-    std = torch.where(std > 1e-12 * (1 + mean.abs()), std, 1)  # a constant channel says nothing
-    z = (z - mean) / std
     weight = torch.zeros(num_classes, z.shape[1], dtype=z.dtype, requires_grad=True)
     bias = torch.zeros(num_classes, dtype=z.dtype, requires_grad=True)
     optimizer = torch.optim.LBFGS([weight, bias], max_iter=iterations, tolerance_grad=1e-7, tolerance_change=1e-12,
@@ -128,8 +145,35 @@ def logistic_regression(z: Tensor, y: Tensor, num_classes: int, penalty: float,
 
     with torch.enable_grad():
         optimizer.step(closure)
-    folded = weight.detach() / std
-    return folded, bias.detach() - folded @ mean
+    return weight.detach(), bias.detach()
+
+
+def finetuned(encoder: Encoder, images: ImageSet, schedule: training.Schedule, seed: int = 0,
+              name: str = "") -> SplitClassifier:
+    """The encoder as the start of supervised training, with a fresh linear head on its features: trained once, then
+    read from the store. The encoder itself is left as it was.
+
+    Args:
+        seed: of the head, the data order and augmentation.
+
+    Raises:
+        FloatingPointError: training diverged.
+    """
+    recipe = {"encoder": fingerprint(encoder), "code": store.code_version(type(encoder).__module__),
+              "images": images.fingerprint, "schedule": schedule, "seed": seed}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        head = nn.Linear(encoder.width, images.num_classes).to(next(encoder.parameters()))
+    model = SplitClassifier({"encoder": copy.deepcopy(encoder), "linear": head}, name or f"{encoder.name}, fine-tuned")
+
+    def train() -> dict[str, Tensor]:
+        training.fit(model, images, training.Standard(), schedule, seed, model.name)
+        return {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+
+    artifact = store.load_or_build("model", recipe, train)
+    model.load_state_dict(artifact.tensors)
+    model.key = artifact.key
+    return model.eval()
 
 
 class _Redrawn(nn.Module):

@@ -100,6 +100,35 @@ def test_flip_and_grey_happen_as_often_as_told(change: str) -> None:
     assert changed.double().mean().item() == pytest.approx(0.3, abs=4 * math.sqrt(0.21 / 4000))
 
 
+def test_jitter_happens_as_often_as_told_and_its_factors_are_uniform() -> None:
+    """Half-grey images of brightness factor f have the value f / 2."""
+    x = torch.full((4000, 3, 4, 4), 0.5, dtype=torch.float64)
+    view = replace(OFF, brightness=0.4, jitter=0.3)(x, seeded(1))
+    assert torch.equal(view, view[:, :1, :1, :1].expand_as(view))
+    factor = 2 * view[:, 0, 0, 0]
+    changed = factor != 1
+    assert changed.double().mean().item() == pytest.approx(0.3, abs=4 * math.sqrt(0.21 / 4000))
+    assert stats.kstest(factor[changed], "uniform", (0.6, 0.8)).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(("change", "strength"), [("contrast", 0.4), ("saturation", 0.4), ("hue", 0.1)])
+def test_each_change_of_colour_has_its_own_strength(change: str, strength: float, generator: torch.Generator) -> None:
+    """What a change must leave alone stays; the most extreme of 500 draws is near the strength."""
+    x = (0.4 + 0.2 * torch.rand(1, 3, 4, 4, generator=generator, dtype=torch.float64)).expand(500, -1, -1, -1)
+    view = replace(OFF, **{change: strength, "jitter": 1})(x, seeded())
+    if change == "hue":
+        torch.testing.assert_close(view.amax(1), x.amax(1))
+        largest = rotate_hue(x[:1], torch.tensor([strength]))
+        assert (view - largest).abs().amax((1, 2, 3)).min() < 0.01
+        return
+    level = grey(x)
+    torch.testing.assert_close(grey(view).mean((2, 3)), level.mean((2, 3)))  # contrast and saturation keep the mean
+    spread = (grey(view) if change == "contrast" else view - grey(view)).std((1, 2, 3))
+    before = (level if change == "contrast" else x - level).std((1, 2, 3))
+    assert (spread / before).max().item() == pytest.approx(1 + strength, abs=0.01)
+    assert (spread / before).min().item() == pytest.approx(1 - strength, abs=0.01)
+
+
 def test_crops_follow_their_law() -> None:
     """Area uniform in [.2, 1] and width / height log-uniform in [3/4, 4/3], given that the crop fits; place uniform."""
     side, n = 4000, 20000
