@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -119,19 +119,33 @@ def pretrained(paradigm: Paradigm, images: ImageSet, schedule: training.Schedule
     Raises:
         ValueError: a setting of the paradigm that does not fit the images. FloatingPointError: training diverged.
     """
-    name = name or type(paradigm).__name__
-    recipe = {"paradigm": paradigm, "code": store.code_version(type(paradigm).__module__),
+    model = untrained(paradigm, images.x.shape[-1], seed).to(device)
+    model.name = name or model.name
+    return fitted_once(model, "none", paradigm, images, schedule, seed)
+
+
+Model = TypeVar("Model", bound=Encoder | SplitClassifier)
+
+
+def fitted_once(model: Model, start: str, objective: Any, images: ImageSet, schedule: training.Schedule,
+                seed: int) -> Model:
+    """The model, trained in place by `training.fit` or with the weights that this recipe once gave, in evaluation mode.
+
+    Args:
+        start: fingerprint of trained weights from which the model starts, "none" if `seed` decides all of them.
+    """
+    recipe = {"start": start, "objective": objective, "code": store.code_version(type(objective).__module__),
               "images": images.fingerprint, "schedule": schedule, "seed": seed}
-    model = untrained(paradigm, images.x.shape[-1], seed)
 
     def train() -> dict[str, Tensor]:
-        training.fit(model.to(device), images, paradigm, schedule, seed, name)  # type: ignore[arg-type]
+        training.fit(model, images, objective, schedule, seed, model.name)  # type: ignore[arg-type]
         return {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
 
     artifact = store.load_or_build("encoder", recipe, train)
     model.load_state_dict(artifact.tensors)
-    model.name, model.key = name, artifact.key
-    return model.to(device).eval()
+    model.key = artifact.key
+    model.eval()
+    return model
 
 
 @dataclass(frozen=True)

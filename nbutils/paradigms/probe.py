@@ -20,7 +20,8 @@ from nbutils.lab import store
 from nbutils.lab.console import progress
 from nbutils.messages import check_counts
 from nbutils.networks import SplitClassifier, suited
-from nbutils.paradigms.encoder import Encoder
+from nbutils.paradigms.encoder import Encoder, fitted_once
+from nbutils.paradigms.simclr import ContrastiveEncoder, SimCLR
 from nbutils.robustness.attacks import frozen
 
 
@@ -109,7 +110,7 @@ def linear_probe(encoder: Encoder, data: ImageSet | Features, penalty: float = 1
     if not penalty > 0:
         raise ValueError(f"penalty = {penalty!r}: expected a number > 0, such as 1e-4")
     check_counts(iterations=iterations)
-    scale, head = Standardize(features.z), nn.Linear(encoder.width, features.num_classes)
+    scale, head = Standardize(features.z), nn.utils.skip_init(nn.Linear, encoder.width, features.num_classes)
     weight, bias = logistic_regression(scale(features.z), features.y, features.num_classes, penalty, iterations)
     with torch.no_grad():
         head.weight.copy_(weight)
@@ -159,21 +160,29 @@ def finetuned(encoder: Encoder, images: ImageSet, schedule: training.Schedule, s
     Raises:
         FloatingPointError: training diverged.
     """
-    recipe = {"encoder": fingerprint(encoder), "code": store.code_version(type(encoder).__module__),
-              "images": images.fingerprint, "schedule": schedule, "seed": seed}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         head = nn.Linear(encoder.width, images.num_classes).to(next(encoder.parameters()))
     model = SplitClassifier({"encoder": copy.deepcopy(encoder), "linear": head}, name or f"{encoder.name}, fine-tuned")
+    return fitted_once(model, fingerprint(encoder), training.Standard(), images, schedule, seed)
 
-    def train() -> dict[str, Tensor]:
-        training.fit(model, images, training.Standard(), schedule, seed, model.name)
-        return {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
 
-    artifact = store.load_or_build("model", recipe, train)
-    model.load_state_dict(artifact.tensors)
-    model.key = artifact.key
-    return model.eval()
+def with_projector(encoder: Encoder, paradigm: SimCLR, images: ImageSet, schedule: training.Schedule,
+                   seed: int = 0) -> ContrastiveEncoder:
+    """A projector trained on an encoder that stays as it is, so that the contrastive loss of a supervised encoder
+    (`Backbone`) can be measured and attacked (Li et al. 2023, section 5.1). The encoder itself is left as it was.
+
+    Args:
+        paradigm: its projector, views and temperature are taken. seed: of the projector, data order and views.
+
+    Raises:
+        FloatingPointError: training diverged.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = ContrastiveEncoder(copy.deepcopy(encoder), paradigm.projector, fixed=True)
+    model.name = f"{encoder.name}, with projector"
+    return fitted_once(model.to(next(encoder.parameters())), fingerprint(encoder), paradigm, images, schedule, seed)
 
 
 class _Redrawn(nn.Module):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -159,19 +160,28 @@ def nt_xent(z: Tensor, temperature: float) -> Tensor:
 
 
 class ContrastiveEncoder(Encoder):
-    """A network of `networks.NETWORKS` up to its pooled features, and a projector that only the loss uses."""
+    """An encoder and a projector that only the loss uses.
 
-    def __init__(self, network: str, image_size: int, projector: tuple[int, ...]) -> None:
+    Args:
+        backbone: its features are those of this encoder. projector: widths of the layers.
+        fixed: only the projector is trained; the backbone stays in evaluation mode, without gradients for its weights.
+    """
+
+    def __init__(self, backbone: Encoder, projector: tuple[int, ...], fixed: bool = False) -> None:
         super().__init__()
-        self.backbone = Backbone(networks.build(network, seed=int(torch.randint(2**31, ())), image_size=image_size))
-        self.width = self.backbone.width
+        self.backbone, self.width, self.fixed = backbone.requires_grad_(not fixed), backbone.width, fixed
         layers: list[nn.Module] = []
         for before, after in zip((self.width, *projector), projector, strict=False):
             layers += [nn.Linear(before, after), nn.BatchNorm1d(after), nn.ReLU()]
         self.projector = nn.Sequential(*layers[:-2])  # the last layer is linear
 
     def features(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return self.backbone(x)
+        return self.backbone.features(x, generator)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        self.backbone.train(mode and not self.fixed)
+        return self
 
     def project(self, x: Tensor) -> Tensor:
         """(B, projector[-1]) what the loss compares, for pixels x (B, 3, H, W)."""
@@ -222,7 +232,8 @@ class SimCLR:
             raise ValueError(f"attack = {self.attack!r}: expected keep_best=False and one restart")
 
     def encoder(self, image_size: int) -> ContrastiveEncoder:
-        return ContrastiveEncoder(self.network, image_size, self.projector)
+        seed = int(torch.randint(2**31, ()))  # networks.build leaves the global state as it was
+        return ContrastiveEncoder(Backbone(networks.build(self.network, 10, seed, image_size)), self.projector)
 
     def __call__(self, model: ContrastiveEncoder, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
         views = torch.cat([self.view(x, generator), self.view(x, generator)])
@@ -261,3 +272,23 @@ class InfoNCE(nn.Module):
         """(B, B) logits for the images x (B, 3, H, W)."""
         seen = [self._seen(x) for _ in range(self.passes if self.view else 1)]
         return torch.stack(seen).mean(0) @ self.partners.T / self.temperature
+
+
+class Alignment(nn.Module):
+    """The distance ||h(x') - h(x)||_2 to the clean images as logits (-distance, 0), for attacks that only move the
+    features (Li et al. 2023, equation 15): with labels 0 the "margin" loss is the distance.
+
+    Args:
+        model: any encoder, left as it is. x: (B, 3, H, W) clean images.
+    """
+
+    def __init__(self, model: Encoder, x: Tensor) -> None:
+        super().__init__()
+        self.model = model
+        with frozen(model), torch.no_grad():
+            self.clean = model.features(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 2) for the images x (B, 3, H, W)."""
+        distance = (self.model.features(x) - self.clean).norm(dim=1)
+        return torch.stack([-distance, torch.zeros_like(distance)], 1)

@@ -25,6 +25,7 @@ from nbutils.paradigms import (
     probe,
     randomised,
     untrained,
+    with_projector,
 )
 from nbutils.paradigms.probe import Standardize, logistic_regression
 from nbutils.robustness import PGD, AutoAttack, ThreatModel, evaluate, predict
@@ -167,6 +168,21 @@ def test_fine_tuning_trains_a_copy_once(digits: ImageSet, monkeypatch: pytest.Mo
     assert (again.name, again.key) == ("called otherwise", first.key)
 
 
+def test_a_projector_is_trained_on_a_fixed_encoder(encoder: Encoder) -> None:
+    images = load("planted", "train", 100)
+    before = {key: value.clone() for key, value in encoder.state_dict().items()}
+    paradigm, schedule = SimCLR(projector=(32, 16)), training.Schedule(6, batch_size=25, peak_rate=0.1)
+    model = with_projector(encoder, paradigm, images, schedule)
+    fresh = with_projector(encoder, paradigm, images, training.Schedule(1, peak_rate=1e-9))
+    for state in (encoder.state_dict(), model.backbone.state_dict()):
+        assert all(torch.equal(value, before[key]) for key, value in state.items())
+    losses = [paradigm(part, images.x, images.y, torch.Generator().manual_seed(9)).item() for part in (fresh, model)]
+    assert losses[1] < losses[0] - 0.05, losses
+    assert all(parameter.requires_grad for parameter in encoder.parameters())
+    assert torch.equal(model.features(images.x), encoder.features(images.x))
+    assert with_projector(encoder, paradigm, images, schedule).key == model.key != fresh.key
+
+
 def test_a_probe_can_be_a_teacher(digits: ImageSet) -> None:
     encoder = untrained(SimCLR("small_narrow", (8,)))
     model = linear_probe(encoder, digits)
@@ -200,6 +216,8 @@ def test_the_random_version_draws_anew(paradigm: MAE | DDPM, digits: ImageSet) -
 
 def test_probing_does_not_train_the_encoder(encoder: Encoder, digits: ImageSet) -> None:
     before = {key: value.clone() for key, value in encoder.state_dict().items()}
+    state = torch.get_rng_state()
     linear_probe(encoder, digits)
+    assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, before[key]) for key, value in encoder.state_dict().items())
     assert probe.fingerprint(encoder) == extract(encoder, digits).fingerprint

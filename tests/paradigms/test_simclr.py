@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from nbutils import training
 from nbutils.images import ImageSet, load
-from nbutils.paradigms import Augmentation, InfoNCE, SimCLR, nt_xent, untrained
+from nbutils.paradigms import Alignment, Augmentation, InfoNCE, SimCLR, nt_xent, untrained
 from nbutils.paradigms.simclr import TRIES, crop_boxes, grey, resize_weights, rotate_hue
 from nbutils.robustness import PGD, ThreatModel
 
@@ -213,7 +213,7 @@ def test_attacked_views_are_harder_and_the_model_is_left_in_training(images: Ima
     assert robust(model, images.x, images.y, seeded()) > plain(model, images.x, images.y, seeded()) + 0.05
     model.train()
     modes: list[tuple[bool, int]] = []
-    model.backbone.register_forward_pre_hook(  # type: ignore[union-attr]
+    model.backbone.stages.register_forward_pre_hook(  # type: ignore[union-attr]
         lambda module, inputs: modes.append((module.training, len(inputs[0]))))
     robust(model, images.x, images.y, seeded()).backward()
     assert modes == [(False, 80)] * 3 + [(True, 80)]
@@ -225,7 +225,7 @@ def test_the_attack_follows_the_gradient_of_nt_xent(images: ImageSet) -> None:
     attack = PGD(LINF, 1, LINF.eps, random_start=False, keep_best=False)
     model = untrained(SimCLR())
     seen: list[Tensor] = []
-    model.backbone.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))  # type: ignore[union-attr]
+    model.backbone.stages.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))  # type: ignore[union-attr]
     SimCLR(view=OFF, attack=attack)(model, images.x, images.y, seeded())
     x = torch.cat([images.x, images.x]).requires_grad_()
     (gradient,) = torch.autograd.grad(nt_xent(model.project(x), 0.5), x)  # type: ignore[operator]
@@ -255,15 +255,39 @@ def test_infonce_is_cross_entropy_against_clean_partners(images: ImageSet) -> No
     torch.testing.assert_close(part, classifier(x)[2:3])  # row by row
 
 
+def test_infonce_draws_a_view_for_the_partners_and_new_ones_in_each_pass(images: ImageSet) -> None:
+    model, x, view = untrained(SimCLR()).train(), images.x[:6], Augmentation()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    classifier = InfoNCE(model, x, view=view, passes=2, seed=4)  # type: ignore[arg-type]
+    assert model.training
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    model.eval()
+    draws = seeded(4)
+    partners, *passes = (F.normalize(model.project(view(x, draws))) for _ in range(3))  # type: ignore[operator]
+    torch.testing.assert_close(classifier(x), (passes[0] + passes[1]) / 2 @ partners.T / 0.5)
+    assert not torch.equal(classifier(x), classifier(x))
+
+
 def test_an_attack_on_infonce_goes_through_the_augmentation(images: ImageSet) -> None:
     model, x = untrained(SimCLR()), images.x[:10]
     classifier = InfoNCE(model, x, view=Augmentation(), passes=3)  # type: ignore[arg-type]
     y = torch.arange(10)
     calls: list[int] = []
-    model.backbone.register_forward_pre_hook(lambda module, inputs: calls.append(1))  # type: ignore[union-attr]
+    model.backbone.stages.register_forward_pre_hook(lambda module, inputs: calls.append(1))  # type: ignore[union-attr]
     x_adv = PGD(LINF, 5, keep_best=False)(classifier, x, y, seeded())
     assert len(calls) == 15
     assert LINF.distance(x_adv - x).max() <= LINF.eps + 1e-6
     plain = InfoNCE(model, x)  # type: ignore[arg-type]
     harm = [F.cross_entropy(plain(images), y) for images in (x, x_adv)]
     assert harm[1] > harm[0]
+
+
+def test_an_attack_on_alignment_moves_the_features(images: ImageSet) -> None:
+    model, x, y = untrained(SimCLR()), images.x[:10], torch.zeros(10, dtype=torch.int64)
+    distance = Alignment(model, x)
+    assert (distance(x) == 0).all()
+    x_adv = PGD(LINF, 10, loss="margin")(distance, x, y, seeded())
+    noisy = LINF.random_start(x, seeded())
+    moved = [(model.features(images) - model.features(x)).norm(dim=1) for images in (noisy, x_adv)]
+    torch.testing.assert_close(distance(x_adv)[:, 0], -moved[1])
+    assert (moved[1] > 2 * moved[0]).all()
