@@ -80,7 +80,7 @@ class Standardize(nn.Module):
         z = z.double()
         mean, std = z.mean(0), z.std(0, correction=0)
         self.register_buffer("mean", mean.float())
-        self.register_buffer("std", torch.where(std > 1e-6 * (1 + mean.abs()), std, torch.inf).float())
+        self.register_buffer("std", torch.where(std > 1e-6 * (1 + mean.abs()), std, 1).float())
 
     def forward(self, z: Tensor) -> Tensor:
         return (z - self.mean) / self.std
