@@ -46,7 +46,9 @@ def test_the_minimum_with_an_undefined_value_is_undefined() -> None:
     found = cross_paradigm_relative({"SL": [0.3, 0.3], "CL": [0.4, 0.4]}, natural)
     assert shown(found[0]) == "undefined"
     assert found[1] == pytest.approx(0.8)
-    assert math.isnan(cross_paradigm({"SL": [UNDEFINED], "CL": [0.1]})[0])
+    for order in (("SL", "CL"), ("CL", "SL")):
+        values = {"SL": [UNDEFINED], "CL": [0.1]}
+        assert math.isnan(cross_paradigm({name: values[name] for name in order})[0])
 
 
 def test_table_1_of_the_paper_is_not_the_minimum_of_its_rows() -> None:
