@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Any, Protocol, Self, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nbutils import training
+from nbutils import networks, training
 from nbutils.images.imageset import ImageSet
 from nbutils.lab import store
 from nbutils.messages import did_you_mean
@@ -132,10 +132,12 @@ def fitted_once(model: Model, start: str, objective: Any, images: ImageSet, sche
     """The model, trained in place by `training.fit` or with the weights that this recipe once gave, in evaluation mode.
 
     Args:
-        start: fingerprint of trained weights from which the model starts, "none" if `seed` decides all of them.
+        start: what the objective does not say of the model: fingerprint of trained weights from which it starts, or
+            name of its network.
     """
-    recipe = {"start": start, "objective": objective, "code": store.code_version(type(objective).__module__),
-              "images": images.fingerprint, "schedule": schedule, "seed": seed}
+    parts = {type(part).__module__ for part in (objective, *vars(objective).values()) if is_dataclass(part)}
+    recipe = {"start": start, "objective": objective, "images": images.fingerprint, "schedule": schedule, "seed": seed,
+              "code": [store.code_version(module) for module in sorted(parts)]}
 
     def train() -> dict[str, Tensor]:
         training.fit(model, images, objective, schedule, seed, model.name)  # type: ignore[arg-type]
@@ -162,6 +164,20 @@ class Labelled:
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
         return F.cross_entropy(model(self.view(x, generator)), y)
+
+
+def supervised(network: str, view: View, images: ImageSet, schedule: training.Schedule, seed: int = 0,
+               device: torch.device | str = "cpu", name: str = "") -> SplitClassifier:
+    """A network of `networks.NETWORKS` trained with labels on what `view` leaves: once, then read from the store.
+
+    `training.trained` with `Labelled(view)` is the same training; this key also knows the code of the view.
+
+    Raises:
+        ValueError: unknown network. FloatingPointError: training diverged.
+    """
+    model = networks.build(network, images.num_classes, seed, images.x.shape[-1]).to(device)
+    model.name = name or f"{network} through {type(view).__name__}"
+    return fitted_once(model, network, Labelled(view), images, schedule, seed)
 
 
 @dataclass(frozen=True)

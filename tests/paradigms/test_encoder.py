@@ -11,6 +11,7 @@ from torch import Tensor
 from nbutils import networks, training
 from nbutils.features import matched
 from nbutils.images import ImageSet, load
+from nbutils.lab import store
 from nbutils.paradigms import (
     DDPM,
     MAE,
@@ -26,6 +27,7 @@ from nbutils.paradigms import (
     Reconstruct,
     SimCLR,
     pretrained,
+    supervised,
     untrained,
 )
 from nbutils.paradigms.encoder import View
@@ -161,8 +163,20 @@ def test_labelled_is_cross_entropy_on_the_view(view: View, images: ImageSet) -> 
     found = Labelled(view)(model, images.x, images.y, torch.Generator().manual_seed(2))
     wanted = F.cross_entropy(model(view(images.x, torch.Generator().manual_seed(2))), images.y)
     torch.testing.assert_close(found, wanted)
-    trained = training.trained("small_narrow", images, Labelled(view), SCHEDULE)  # type: ignore[arg-type]
-    assert trained.key
+    once = supervised("small_narrow", view, images, SCHEDULE, seed=2)
+    same = training.trained("small_narrow", images, Labelled(view), SCHEDULE, seed=2)  # type: ignore[arg-type]
+    assert torch.equal(once(images.x), same(images.x))
+    assert once.name == f"small_narrow through {type(view).__name__}"
+
+
+def test_the_key_of_supervised_training_holds_the_view(images: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "fit", lambda *arguments: [])
+    cases = [("small_narrow", Masked(8)), ("small", Masked(8)), ("small_narrow", Masked(4)), ("small_narrow", Noised(8))]
+    keys = [supervised(network, view, images, SCHEDULE).key for network, view in cases]
+    code = store.code_version
+    monkeypatch.setattr(store, "code_version", lambda module: code(module) + "changed" * module.endswith("mae"))
+    keys.append(supervised("small_narrow", Masked(8), images, SCHEDULE).key)
+    assert len(set(keys)) == 5
 
 
 # --- sets made by encoders ----------------------------------------------------------------------------------------
