@@ -2,14 +2,14 @@
 
 from nbutils.paradigms.ddpm import DDPM, Noised, PredictDifference
 from nbutils.paradigms.encoder import (
-           Backbone,
-           Encoder,
-           Labelled,
-           MatchFeatures,
-           Paradigm,
-           pretrained,
-           supervised,
-           untrained,
+    Backbone,
+    Encoder,
+    Labelled,
+    MatchFeatures,
+    Paradigm,
+    pretrained,
+    supervised,
+    untrained,
 )
 from nbutils.paradigms.mae import MAE, Masked, Reconstruct
 from nbutils.paradigms.measures import above_chance, cross_paradigm, cross_paradigm_relative, relative, shown

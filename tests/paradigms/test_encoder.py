@@ -171,7 +171,8 @@ def test_labelled_is_cross_entropy_on_the_view(view: View, images: ImageSet) -> 
 
 def test_the_key_of_supervised_training_holds_the_view(images: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "fit", lambda *arguments: [])
-    cases = [("small_narrow", Masked(8)), ("small", Masked(8)), ("small_narrow", Masked(4)), ("small_narrow", Noised(8))]
+    cases = [("small_narrow", Masked(8)), ("small", Masked(8)), ("small_narrow", Masked(4)),
+             ("small_narrow", Noised(8))]
     keys = [supervised(network, view, images, SCHEDULE).key for network, view in cases]
     code = store.code_version
     monkeypatch.setattr(store, "code_version", lambda module: code(module) + "changed" * module.endswith("mae"))
