@@ -1,5 +1,6 @@
 # make book    run every chapter and render the book     make test    all checks
 # make serve   look at the book on this machine          make clean   remove everything generated but .venv
+# make oracles compare the learning paradigms with kornia, lightly, timm and diffusers
 #
 # make book PROFILE=smoke CHAPTER=02 SET="eps=4/255 steps=20"
 
@@ -18,7 +19,7 @@ build := $(or $(NBUTILS_BUILD),build)
 # --nolock: a run killed at any moment leaves no lock behind; each chapter has its own (nbutils.lab.execute).
 snakemake := $(python) -m snakemake --quiet all --cores all --nolock --rerun-incomplete --keep-going
 
-.PHONY: book test serve clean
+.PHONY: book test oracles serve clean
 
 book: $(env)
 	@$(snakemake) all; status=$$?; \
@@ -35,12 +36,21 @@ test: $(env)
 	$(python) -m pytest || status=1; \
 	exit $$status
 
+# The peers lie in a folder of their own, which only this run sees: the book pins an old kornia.
+peers := $(build)/oracles
+oracles: $(env)
+	@test "$(peers)/complete" -nt tests/oracles/requirements.txt || { \
+	  rm -rf "$(peers)" && \
+	  $(python) -m pip install --quiet --disable-pip-version-check --no-deps --target "$(peers)" \
+	    -r tests/oracles/requirements.txt && touch "$(peers)/complete"; }
+	@PYTHONPATH="$(peers)" $(python) -m pytest -W default tests/oracles
+
 serve: $(env)
 	@test -f "$(build)/_build/html/index.html" || { echo "There is no book yet: run 'make book' first."; exit 1; }
 	@$(python) -m http.server $(PORT) --bind 127.0.0.1 --directory "$(build)/_build/html"
 
 clean:
-	rm -rf "$(build)/store" "$(build)/executed" "$(build)/results" "$(build)/_build"
+	rm -rf "$(build)/store" "$(build)/executed" "$(build)/results" "$(build)/_build" "$(build)/oracles"
 	rmdir "$(build)" 2>/dev/null || true
 	rm -rf .snakemake .mypy_cache .ruff_cache .pytest_cache .hypothesis
 

@@ -1,0 +1,189 @@
+"""Encoders and how they are pre-trained: what the four learning paradigms of Li et al. (2023) have in common.
+
+A paradigm is an encoder h and a loss that needs no labels (equation 5). Here it is one frozen value that makes the
+encoder and is the objective of `training.fit`; what was learned is read out by `probe`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, is_dataclass
+from typing import Any, Protocol, Self, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nbutils import networks, training
+from nbutils.images.imageset import ImageSet
+from nbutils.lab import store
+from nbutils.messages import did_you_mean
+from nbutils.networks import SplitClassifier
+
+Loss = Callable[[Tensor], Tensor]  # x' (B, 3, H, W) -> (B,), what an objective of `features.matched` returns
+View = Callable[[Tensor, torch.Generator], Tensor]  # (x (B, 3, H, W), CPU generator) -> images of the same shape
+
+
+class Encoder(nn.Module):
+    """A network that turns images into features.
+
+    Features are deterministic. An encoder that draws masks or noise draws them from its own `seed`, the same for every
+    image, so that no image depends on its batch; given a generator it draws new ones for each image.
+
+    Attributes:
+        width: D, numbers per image. name, key: for tables, and of the artifact that holds the weights.
+        settings: attributes that say how features are read, beside the weights; `reading` changes them.
+    """
+
+    width: int
+    name: str = ""
+    key: str = ""
+    settings: tuple[str, ...] = ()
+
+    @property
+    def random(self) -> bool:
+        """Whether features depend on random draws."""
+        return False
+
+    def features(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """(B, D) for pixels x (B, 3, H, W) in [0, 1]."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.features(x)
+
+    def check(self) -> None:
+        """Raise a ValueError if a setting is out of range."""
+
+    def reading(self, **settings: Any) -> Self:
+        """The same weights, shared, read in another way: another layer, timestep, mask or seed.
+
+        Raises:
+            ValueError: a setting that this encoder does not have, or out of range.
+        """
+        other = copy.copy(self)
+        for setting, value in settings.items():
+            if setting not in self.settings:
+                known = ", ".join(self.settings) or "none"
+                raise ValueError(f"{setting} = {value!r}: a {type(self).__name__} has the settings {known}"
+                                 f"{did_you_mean(setting, self.settings)}")
+            setattr(other, setting, value)
+        other.check()
+        return other
+
+    def extra_repr(self) -> str:  # also told apart by it: `features.matched` and `probe` hash the printed form
+        return ", ".join(f"{setting}={getattr(self, setting)!r}" for setting in self.settings)
+
+
+class Backbone(Encoder):
+    """A classifier up to the input of its last layer (the pooled features of all `networks.NETWORKS`)."""
+
+    def __init__(self, classifier: SplitClassifier) -> None:
+        super().__init__()
+        *stages, head = classifier.stages
+        self.stages, self.width = nn.Sequential(*stages), int(head.in_features)  # type: ignore[arg-type]
+        self.name, self.key = classifier.name, classifier.key
+
+    def features(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return self.stages(x)
+
+
+class Paradigm(Protocol):
+    """A frozen dataclass: its fields are part of the recipe of the encoders that it makes."""
+
+    def encoder(self, image_size: int) -> Encoder:
+        """A fresh encoder for images of that many pixels a side."""
+
+    def __call__(self, model: Any, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+        """The loss, an objective of `training.fit`; the labels y play no part."""
+
+
+def untrained(paradigm: Paradigm, image_size: int = 32, seed: int = 0) -> Encoder:
+    """An encoder with random weights that depend only on `seed`, in evaluation mode: the first control of a probe."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = paradigm.encoder(image_size)
+    model.name = type(paradigm).__name__
+    return model.eval()
+
+
+def pretrained(paradigm: Paradigm, images: ImageSet, schedule: training.Schedule, seed: int = 0,
+               device: torch.device | str = "cpu", name: str = "") -> Encoder:
+    """The encoder that this recipe gives, in evaluation mode: trained once by `training.fit`, then read from the store.
+
+    Args:
+        images: their labels play no part. seed: of initialisation, data order and all random draws of the loss.
+        name: how tables call the encoder; by default the paradigm's name.
+
+    Raises:
+        ValueError: a setting of the paradigm that does not fit the images. FloatingPointError: training diverged.
+    """
+    model = untrained(paradigm, images.x.shape[-1], seed).to(device)
+    model.name = name or model.name
+    return fitted_once(model, "none", paradigm, images, schedule, seed)
+
+
+Model = TypeVar("Model", bound=Encoder | SplitClassifier)
+
+
+def fitted_once(model: Model, start: str, objective: Any, images: ImageSet, schedule: training.Schedule,
+                seed: int) -> Model:
+    """The model, trained in place by `training.fit` or with the weights that this recipe once gave, in evaluation mode.
+
+    Args:
+        start: what the objective does not say of the model: fingerprint of trained weights from which it starts, or
+            name of its network.
+    """
+    parts = {type(part).__module__ for part in (objective, *vars(objective).values()) if is_dataclass(part)}
+    recipe = {"start": start, "objective": objective, "images": images.fingerprint, "schedule": schedule, "seed": seed,
+              "code": [store.code_version(module) for module in sorted(parts)]}
+
+    def train() -> dict[str, Tensor]:
+        training.fit(model, images, objective, schedule, seed, model.name)  # type: ignore[arg-type]
+        return {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+
+    artifact = store.load_or_build("encoder", recipe, train)
+    model.load_state_dict(artifact.tensors)
+    model.key = artifact.key
+    model.eval()
+    return model
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Supervised training through the input pipeline of another paradigm: cross-entropy on what `view` leaves.
+
+    If a paradigm fails where this does as well, its input is to blame and not its loss.
+
+    Attributes:
+        view: `simclr.Augmentation`, `mae.Masked` or `ddpm.Noised`.
+    """
+
+    view: View
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+        return F.cross_entropy(model(self.view(x, generator)), y)
+
+
+def supervised(network: str, view: View, images: ImageSet, schedule: training.Schedule, seed: int = 0,
+               device: torch.device | str = "cpu", name: str = "") -> SplitClassifier:
+    """A network of `networks.NETWORKS` trained with labels on what `view` leaves: once, then read from the store.
+
+    `training.trained` with `Labelled(view)` is the same training; this key also knows the code of the view.
+
+    Raises:
+        ValueError: unknown network. FloatingPointError: training diverged.
+    """
+    model = networks.build(network, images.num_classes, seed, images.x.shape[-1]).to(device)
+    model.name = name or f"{network} through {type(view).__name__}"
+    return fitted_once(model, network, Labelled(view), images, schedule, seed)
+
+
+@dataclass(frozen=True)
+class MatchFeatures:
+    """||h(x') - h(x)||_2, for `features.matched`: sets made by an encoder (equation 16, there contrastive)."""
+
+    def __call__(self, model: Encoder, x: Tensor, generator: torch.Generator) -> Loss:
+        wanted = model.features(x)
+        return lambda x_adv: (model.features(x_adv) - wanted).norm(dim=1)

@@ -1,0 +1,219 @@
+"""Linear probes: what a linear classifier can read from an encoder that no longer learns.
+
+The encoder runs once over the images, in evaluation mode, so its BatchNorm is frozen; the head is then the optimum of a
+convex problem on the cached features. Encoder and head together are a classifier that attacks can be aimed at.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nbutils import training
+from nbutils.features.constructed import _fingerprint as fingerprint
+from nbutils.images.imageset import ImageSet
+from nbutils.lab import store
+from nbutils.lab.console import progress
+from nbutils.messages import check_counts
+from nbutils.networks import SplitClassifier, suited
+from nbutils.paradigms.encoder import Encoder, fitted_once
+from nbutils.paradigms.simclr import ContrastiveEncoder, SimCLR
+from nbutils.robustness.attacks import frozen
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """What an encoder says about the images of a set; `dataclasses.replace(features, y=...)` relabels them.
+
+    Attributes:
+        z: (N, D) float32, on the CPU. y: (N,) int64. num_classes: of the set.
+        encoder: name of the encoder. fingerprint: of its weights and settings. images: name of the set.
+    """
+
+    z: Tensor
+    y: Tensor
+    num_classes: int
+    encoder: str
+    fingerprint: str
+    images: str
+
+    def __len__(self) -> int:
+        return len(self.z)
+
+
+def extract(encoder: Encoder, images: ImageSet, batch_size: int = 250) -> Features:
+    """The features of all images, without augmentation: computed once per encoder, setting and image set, then read
+    from the store. The encoder is left as it was.
+
+    Raises:
+        ValueError: no images, or features that are not finite or not as many as the encoder says.
+    """
+    check_counts(images=len(images), batch_size=batch_size)
+    code = store.code_version(type(encoder).__module__)
+    recipe = {"encoder": fingerprint(encoder), "images": images.fingerprint, "code": code}
+
+    def compute() -> dict[str, Tensor]:
+        with frozen(encoder), torch.no_grad():
+            parts = progress(images.x.split(batch_size), f"features of {images.name}")
+            z = torch.cat([encoder.features(suited(x, encoder)).float().cpu() for x in parts])
+        if z.shape != (len(images), encoder.width) or not torch.isfinite(z).all():
+            raise ValueError(f"{encoder.name}: features {tuple(z.shape)}, all finite: {bool(torch.isfinite(z).all())}; "
+                             f"expected finite ({len(images)}, {encoder.width})")
+        return {"z": z}
+
+    z = store.load_or_build("features", recipe, compute).tensors["z"]
+    return Features(z, images.y, images.num_classes, encoder.name, recipe["encoder"], images.name)
+
+
+class Standardize(nn.Module):
+    """Features z (B, D) to mean 0 and variance 1 on those from which `z` (N, D) came; a constant channel becomes 0."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, z: Tensor) -> None:
+        super().__init__()
+        z = z.double()
+        mean, std = z.mean(0), z.std(0, correction=0)
+        self.register_buffer("mean", mean.float())
+        self.register_buffer("std", torch.where(std > 1e-6 * (1 + mean.abs()), std, 1).float())
+
+    def forward(self, z: Tensor) -> Tensor:
+        return (z - self.mean) / self.std
+
+
+def linear_probe(encoder: Encoder, data: ImageSet | Features, penalty: float = 1e-4, iterations: int = 500,
+                 name: str = "") -> SplitClassifier:
+    """The encoder with the best linear head on it, a classifier with the cuts "encoder", "standardize" and "linear".
+
+    The head minimises mean cross-entropy + penalty / 2 times the squared weights (not the biases) on features that are
+    first standardised, channel by channel; L-BFGS on all of them at once, from zero, so nothing is random. The
+    encoder's weights are shared, not copied; `finetuned` copies.
+
+    Args:
+        encoder: in the reading that `features` came from. data: images with labels, or what `extract` made of them.
+        penalty: > 0, which makes the optimum unique. iterations: of L-BFGS, at most.
+        name: how tables call the classifier; by default the encoder's name.
+
+    Raises:
+        ValueError: features of another encoder or setting, labels that do not fit, a penalty that is not positive.
+    """
+    features = extract(encoder, data) if isinstance(data, ImageSet) else data
+    if features.z.shape[1] != encoder.width or features.fingerprint != fingerprint(encoder):
+        raise ValueError(f"features of {features.encoder or 'an encoder'} ({features.z.shape[1]} numbers each, "
+                         f"{features.fingerprint}): expected those of this {encoder.name or type(encoder).__name__} "
+                         f"({encoder.width}, {fingerprint(encoder)}) with its settings")
+    if not penalty > 0:
+        raise ValueError(f"penalty = {penalty!r}: expected a number > 0, such as 1e-4")
+    check_counts(iterations=iterations)
+    scale, head = Standardize(features.z), nn.utils.skip_init(nn.Linear, encoder.width, features.num_classes)
+    weight, bias = logistic_regression(scale(features.z), features.y, features.num_classes, penalty, iterations)
+    with torch.no_grad():
+        head.weight.copy_(weight)
+        head.bias.copy_(bias)
+    like = next(encoder.parameters())
+    model = SplitClassifier({"encoder": encoder, "standardize": scale.to(like), "linear": head.to(like)},
+                            name or encoder.name)
+    model.key = encoder.key
+    return model.eval()
+
+
+def logistic_regression(z: Tensor, y: Tensor, num_classes: int, penalty: float,
+                        iterations: int = 500) -> tuple[Tensor, Tensor]:
+    """Weights (K, D) and biases (K,) in float64 for features z (N, D), of about unit scale, and labels y (N,); see
+    `linear_probe`.
+
+    Raises:
+        ValueError: labels that do not fit the features or the classes.
+    """
+    if y.shape != z.shape[:1] or not len(y) or y.min() < 0 or y.max() >= num_classes:
+        raise ValueError(f"labels {tuple(y.shape)} for {len(z)} features: expected one each, in 0 to {num_classes - 1}")
+    z = z.double()
+    weight = torch.zeros(num_classes, z.shape[1], dtype=z.dtype, requires_grad=True)
+    bias = torch.zeros(num_classes, dtype=z.dtype, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=iterations, tolerance_grad=1e-7, tolerance_change=1e-12,
+                                  history_size=20, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(F.linear(z, weight, bias), y) + penalty / 2 * weight.square().sum()
+        loss.backward()
+        return loss
+
+    with torch.enable_grad():
+        optimizer.step(closure)
+    return weight.detach(), bias.detach()
+
+
+def finetuned(encoder: Encoder, images: ImageSet, schedule: training.Schedule, seed: int = 0,
+              name: str = "") -> SplitClassifier:
+    """The encoder as the start of supervised training, with a fresh linear head on its features: trained once, then
+    read from the store. The encoder itself is left as it was.
+
+    Args:
+        seed: of the head, the data order and augmentation.
+
+    Raises:
+        FloatingPointError: training diverged.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        head = nn.Linear(encoder.width, images.num_classes).to(next(encoder.parameters()))
+    model = SplitClassifier({"encoder": copy.deepcopy(encoder), "linear": head}, name or f"{encoder.name}, fine-tuned")
+    return fitted_once(model, fingerprint(encoder), training.Standard(), images, schedule, seed)
+
+
+def with_projector(encoder: Encoder, paradigm: SimCLR, images: ImageSet, schedule: training.Schedule,
+                   seed: int = 0) -> ContrastiveEncoder:
+    """A projector trained on an encoder that stays as it is, so that the contrastive loss of a supervised encoder
+    (`Backbone`) can be measured and attacked (Li et al. 2023, section 5.1). The encoder itself is left as it was.
+
+    Args:
+        paradigm: its projector, views and temperature are taken. seed: of the projector, data order and views.
+
+    Raises:
+        FloatingPointError: training diverged.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = ContrastiveEncoder(copy.deepcopy(encoder), paradigm.projector, fixed=True)
+    model.name = f"{encoder.name}, with projector"
+    return fitted_once(model.to(next(encoder.parameters())), fingerprint(encoder), paradigm, images, schedule, seed)
+
+
+class _Redrawn(nn.Module):
+    """The mean features over new draws, taken from torch's global generator."""
+
+    def __init__(self, encoder: Encoder, passes: int) -> None:
+        super().__init__()
+        self.encoder, self.passes = encoder, passes
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([self.encoder.features(x, torch.default_generator) for _ in range(self.passes)]).mean(0)
+
+
+def randomised(model: SplitClassifier, passes: int = 1) -> SplitClassifier:
+    """The probe with new masks or noise for each image in each forward pass, sharing all weights.
+
+    With several passes the features, and so the logits, are their mean: a gradient through it is an expectation over
+    transformation (Athalye et al. 2018). AutoAttack's version "rand" averages by itself and takes passes = 1. An attack
+    on the deterministic probe knows the draw, one on this classifier does not.
+
+    Raises:
+        ValueError: not a probe, or one whose encoder draws no random numbers; passes below 1.
+    """
+    check_counts(passes=passes)
+    encoder = model.stages[0]
+    if not isinstance(encoder, Encoder):
+        raise ValueError(f"{model.name}: a classifier of {', '.join(model.cuts)}; expected one from linear_probe")
+    if not encoder.random:
+        raise ValueError(f"{model.name}: its features draw no random numbers; "
+                         "expected a masked or a diffusion encoder, for others attack the probe itself")
+    stages = {"encoder": _Redrawn(encoder, passes), **dict(zip(model.cuts[1:], model.stages[1:], strict=True))}
+    other = SplitClassifier(stages, f"{model.name}, random")
+    other.key = model.key
+    return other.eval()
