@@ -183,7 +183,8 @@ def judge(claim: Claim, result: Result) -> Verdict:
     """Hold a result against a claim, by the claim's own criterion."""
     if len(result.values) < claim.least_seeds:
         found = len(result.values)
-        return Verdict(claim, result, "not comparable", f"{found} seeds, the claim asks for {claim.least_seeds}")
+        few = f"{found} seed{'s' * (found > 1)}, the claim asks for {claim.least_seeds}"
+        return Verdict(claim, result, "not comparable", few)
     if result.n < claim.least_n:
         return Verdict(claim, result, "not comparable", f"n = {result.n}, the claim asks for {claim.least_n}")
     if claim.threat and result.threat != claim.threat:

@@ -54,6 +54,7 @@ def test_above_and_below_mirror_each_other(bound: float, ends: tuple[float, floa
 
 @pytest.mark.parametrize(("measured", "reason"), [
     (result([0.9, 0.9], 0.8, 1.0), "2 seeds, the claim asks for 3"),
+    (result([0.9], 0.8, 1.0), "1 seed, the claim asks for 3"),
     (result([0.9] * 3, 0.8, 1.0, n=99), "n = 99, the claim asks for 100"),
     (result([0.9] * 3), "the result has no interval"),
 ])
