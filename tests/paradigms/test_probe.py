@@ -171,13 +171,13 @@ def test_fine_tuning_trains_a_copy_once(digits: ImageSet, monkeypatch: pytest.Mo
 def test_a_projector_is_trained_on_a_fixed_encoder(encoder: Encoder) -> None:
     images = load("planted", "train", 100)
     before = {key: value.clone() for key, value in encoder.state_dict().items()}
-    paradigm, schedule = SimCLR(projector=(32, 16)), training.Schedule(6, batch_size=25, peak_rate=0.1)
+    paradigm, schedule = SimCLR(projector=(32, 16), temperature=0.1), training.Schedule(6, batch_size=25, peak_rate=0.1)
     model = with_projector(encoder, paradigm, images, schedule)
     fresh = with_projector(encoder, paradigm, images, training.Schedule(1, peak_rate=1e-9))
     for state in (encoder.state_dict(), model.backbone.state_dict()):
         assert all(torch.equal(value, before[key]) for key, value in state.items())
     losses = [paradigm(part, images.x, images.y, torch.Generator().manual_seed(9)).item() for part in (fresh, model)]
-    assert losses[1] < losses[0] - 0.05, losses
+    assert losses[1] < losses[0] - 0.1, losses
     assert all(parameter.requires_grad for parameter in encoder.parameters())
     assert torch.equal(model.features(images.x), encoder.features(images.x))
     assert with_projector(encoder, paradigm, images, schedule).key == model.key != fresh.key
