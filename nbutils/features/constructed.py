@@ -231,7 +231,7 @@ def _in_chunks(images: ImageSet, model: nn.Module, name: str, how: Mapping[str, 
                change: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]) -> ConstructedSet:
     """The set that `change` makes: rows of the source -> start images, images and residuals of a batch."""
     objective = how.get("objective")
-    recipe = {"source": images.fingerprint, "teacher": _fingerprint(model), **how,
+    recipe = {"source": images.fingerprint, "teacher": fingerprint(model), **how,
               "code": [store.code_version(type(part).__module__) for part in (model, objective) if part is not None]}
     settings = how["settings"]
 
@@ -260,7 +260,7 @@ def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def _fingerprint(model: nn.Module) -> str:
+def fingerprint(model: nn.Module) -> str:
     """SHA-256 over structure and weights. A key from the store would not do: a model can be trained on."""
     digest = hashlib.sha256(repr(model).encode())
     for name, tensor in model.state_dict().items():

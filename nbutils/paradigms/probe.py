@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nbutils import training
-from nbutils.features.constructed import _fingerprint as fingerprint
+from nbutils.features.constructed import fingerprint
 from nbutils.images.imageset import ImageSet
 from nbutils.lab import store
 from nbutils.lab.console import progress
