@@ -104,6 +104,7 @@ class Parameters(BaseModel):
     match_steps: Count = Field(1000, ge=1, description="steps that make an image of D_R or D_NR")
     match_step_size: float = Field(0.1, gt=0, description="their L2 length, pixels in [0, 1]")
     relabel_steps: Count = Field(100, ge=1, description="steps that make an image of D_rand or D_det")
+    pretrain_epochs: Count = Field(60, ge=1, description="passes of contrastive pre-training; others make a share")
     transfer_networks: Annotated[str, BeforeValidator(_networks)] = "small, vgg_small, wrn_small"
     transfer_epochs: Count = Field(4, ge=1, description="passes over the training images for these networks")
     costly_size: Count = Field(50, ge=4, description="test images under CW, FAB and AutoAttack, per seed")
