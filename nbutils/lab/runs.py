@@ -91,6 +91,7 @@ class Parameters(BaseModel):
     attack_size: Count = Field(250, ge=10, description="test images under the costlier attacks, per seed")
     seeds: Count = Field(3, ge=1, le=100, description="independent repetitions")
     network: Annotated[str, BeforeValidator(lambda value: check_network(str(value)))] = "small"
+    encoder_network: Annotated[str, BeforeValidator(lambda value: check_network(str(value)))] = "wrn_small"
     epochs: Count = Field(10, ge=1, description="passes over the training images")
     eps: Annotated[float, BeforeValidator(_radius)] = Field(8 / 255, description="L_inf radius, pixels in [0, 1]")
     steps: Count = Field(50, ge=1, le=10_000, description="PGD steps of the judging attack")
