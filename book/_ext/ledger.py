@@ -55,7 +55,8 @@ class ClaimRole(SphinxRole):
             message = self.inliner.reporter.error(str(error), line=self.lineno)
             return [self.inliner.problematic(self.rawtext, self.rawtext, message)], [message]
         page = self.env.app.builder.get_relative_uri(self.env.docname, "book/ledger")
-        return [nodes.reference("", self.text, refuri=f"{page}#claim-{self.text}", classes=["claim-id"])], []
+        return [nodes.reference("", self.text, refuri=f"{page}#claim-{self.text}", internal=True,
+                                classes=["claim-id"])], []
 
 
 def write_file(app: Sphinx, error: Exception | None) -> None:

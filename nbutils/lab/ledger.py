@@ -160,12 +160,14 @@ def table(ledger: Sequence[Entry], page: Callable[[str], str]) -> str:
         chapter = page(claim.chapter)
         place = chapter if claim.setting else f"{chapter}#claim-{claim.id}"  # a chapter shows no verdict on those
         setting = " ".join(f"{name}={value}" for name, value in claim.setting.items())
-        needed = f" Needs {html.escape(setting)}, n = {claim.least_n}, {claim.least_seeds} seeds." if setting else ""
+        needed = (f" Setting: {html.escape(setting)}, n = {claim.least_n} and {claim.least_seeds} seeds, or more."
+                  if setting else "")
         measured = "not yet"
         if verdict:
             seeds = len(verdict.result.values)
             attack = "" if verdict.result.attack == "none" else f" Attack: {html.escape(verdict.result.attack)}."
-            measured = (f"{verdict.result}<br><small>{html.escape(claim.measures.rstrip(','))}; "
+            edition = html.escape(f"{verdict.result.data}, profile {verdict.result.profile}")
+            measured = (f"{verdict.result}<br><small>{html.escape(claim.measures.rstrip(','))}; {edition}, "
                         f"n = {verdict.result.n}, {seeds} seed{'s' * (seeds > 1)}.{attack}</small>")
         fixed = f"<div>Fixed {claim.fixed}</div>"
         if entry.commit:
