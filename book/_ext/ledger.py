@@ -38,7 +38,7 @@ class ClaimsPicture(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         counts = ledger.counts(entries())
-        words = "; ".join(f"{paper}: " + ", ".join(f"{n} {state}" for state, n in row.items() if n)
+        words = "; ".join(f"{paper}: " + (", ".join(f"{n} {state}" for state, n in row.items() if n) or "no claim yet")
                           for paper, row in counts.items())  # fmt: skip
         picture = figures.stacked(counts, xlabel="number of claims", alt=f"Claims by paper and verdict. {words}.",
                                   caption="Claims by paper and verdict, in the edition shown here.")  # fmt: skip

@@ -49,7 +49,7 @@ def test_claims_that_nobody_has_run_stand_in_the_ledger(build: Path) -> None:
     page = ledger.table(entries, str)
     assert page.count("not yet") == len(claims.load())
     assert "dataset=svhn table_networks=vgg16 train_size=73257 table_epochs=60, n = 1000 and 3 seeds, or" in page
-    assert {entry.claim.paper for entry in entries if entry.state == "not tested"} == {"ilyas2019", "kim2021"}
+    assert {entry.claim.paper for entry in entries if entry.state == "not tested"} >= {"ilyas2019", "kim2021"}
 
 
 def own_entry() -> ledger.Entry:
