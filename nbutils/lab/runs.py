@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import html
+import json
 import os
 import platform
 import re
@@ -277,7 +279,7 @@ class Run:
             if claim.statistic not in self.found:
                 raise ValueError(f"claim {id!r}: its statistic {claim.statistic!r} has not been measured"
                                  f"{did_you_mean(claim.statistic, self.found)}")
-            self.verdicts[id] = claims.judge(claim, self.found[claim.statistic])
+            self.verdicts[id] = claims.judge(claim, self.found[claim.statistic], self.parameters.model_dump())
         self._save()
         return Verdicts(tuple(self.verdicts[id] for id in ids))
 
@@ -307,9 +309,10 @@ class Run:
 
     @property
     def record(self) -> Path:
-        """Where results and verdicts are kept; a run with changed parameters does not replace the profile's own."""
-        name = f"{self.chapter}.changed.json" if self.changed else f"{self.chapter}.json"
-        return build_dir() / "results" / self.parameters.profile / name
+        """Where results and verdicts are kept; a run with other parameters replaces no run but its like."""
+        changes = json.dumps(self.parameters.model_dump(include=set(self.changed)), sort_keys=True)
+        mark = f".changed-{hashlib.sha256(changes.encode()).hexdigest()[:8]}" if self.changed else ""
+        return build_dir() / "results" / self.parameters.profile / f"{self.chapter}{mark}.json"
 
     def _save(self) -> None:
         rows = [{"claim": name, "held": verdict.held, "words": verdict.words, "result": verdict.result.id}

@@ -26,6 +26,8 @@ PAGE = """# Book
 notebooks/01_known_features
 ```
 
+One sentence names {claim}`tile-is-useful`.
+
 ```{claims-picture}
 ```
 
@@ -34,6 +36,11 @@ notebooks/01_known_features
 """
 HEADER = {"chapter": NAME, "version": "0", "commit": "abc", "finished": "2030-01-01T00:00:00+00:00", "python": "3",
           "torch": "2", "parameters": {"eps": "<8/255>"}}
+
+
+def sphinx(folder: Path) -> list[str]:
+    """The command that renders a folder, with warnings as errors."""
+    return [sys.executable, "-m", "sphinx", "-q", "-W", str(folder), str(folder / "html")]
 
 
 @pytest.fixture
@@ -52,8 +59,7 @@ def pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     write(notebook, tmp_path / "notebooks" / f"{NAME}.ipynb")
     (tmp_path / "conf.py").write_text(CONF)
     (tmp_path / "index.md").write_text(PAGE)
-    words = [sys.executable, "-m", "sphinx", "-q", "-W", str(tmp_path), str(tmp_path / "html")]
-    subprocess.run(words, check=True, cwd=ROOT)
+    subprocess.run(sphinx(tmp_path), check=True, cwd=ROOT)
     html = tmp_path / "html"
     names = ("index.html", f"notebooks/{NAME}.html", f"records/{NAME}.html", "ledger.json")
     return {name: (html / name).read_text() for name in names}
@@ -76,5 +82,15 @@ def test_a_row_says_what_is_needed_to_judge_its_number(pages: dict[str, str]) ->
 
 def test_the_ledger_leads_to_the_verdicts(pages: dict[str, str]) -> None:
     assert f'href="notebooks/{NAME}.html#claim-tile-is-useful"' in pages["index.html"]
+    assert 'id="claim-tile-is-useful"' in pages["index.html"]  # where the names in sentences lead
+    assert re.search('href="book/ledger.html#claim-tile-is-useful">tile-is-useful<', pages["index.html"])
     assert "Ilyas et al. 2019: 1 held" in pages["index.html"]  # the picture's alternative text
     assert '"state": "held"' in pages["ledger.json"]
+
+
+def test_an_unknown_claim_in_the_prose_stops_the_book(tmp_path: Path) -> None:
+    (tmp_path / "conf.py").write_text(CONF)
+    (tmp_path / "index.md").write_text("# Book\n\nOne sentence names {claim}`tile-is-usefull`.\n")
+    run = subprocess.run(sphinx(tmp_path), cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode != 0
+    assert "claim 'tile-is-usefull': not in book/claims.yml; did you mean 'tile-is-useful'?" in run.stderr
