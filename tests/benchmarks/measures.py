@@ -246,7 +246,6 @@ MEMORY = """
 import re, sys, torch
 from nbutils import networks
 from nbutils.images import ImageSet
-from nbutils.paradigms import DDPM, MAE, Augmentation, Encoder, InfoNCE, SimCLR, linear_probe, untrained
 from nbutils.robustness import PGD, ThreatModel, attacked
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
@@ -406,8 +405,8 @@ def _pretraining(scale: Scale, name: str, model: Any, objective: Any, loss: Call
         yield scale.row(f"speed {name}",
                         f"plain loop, torchvision's transforms, DataLoader with {loader.num_workers} workers", "≥ 1.3",
                         seconds[way], seconds["ours"],
-                        f"{n} images, batch {size}; its forward and backward passes alone take {share:.2f} of our "
-                        "time")
+                        f"{n} images, batch {size}; the loop's forward and backward passes alone take {share:.2f} "
+                        "of our time")
 
 
 def probe(scale: Scale) -> Iterator[Row]:
@@ -421,26 +420,28 @@ def _probe(scale: Scale, name: str, encoder: Encoder, n: int) -> Row:
     penalty, epochs, images = 1e-3, scale(90, 90, 2), load("planted", "train", scale(n, n, 16))
     loader, other = DataLoader(TensorDataset(images.x, images.y), 64, shuffle=True), contiguous(encoder)
 
-    def ours() -> nn.Module:
-        with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, NBUTILS_BUILD=folder):
-            return linear_probe(encoder, images, penalty)
+    found: dict[str, nn.Module] = {}
 
-    def plain() -> nn.Module:
-        return peers.plain_probe(other, loader, images.num_classes, epochs, penalty)
+    def ours() -> None:
+        with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, NBUTILS_BUILD=folder):
+            found["ours"] = linear_probe(encoder, images, penalty)
+
+    def plain() -> None:
+        found["plain"] = peers.plain_probe(other, loader, images.num_classes, epochs, penalty)
 
     seconds = scale.times(scale(3, 3, 1), ours=ours, plain=plain)
-    right = [(predict(classifier, images.x) == images.y).double().mean() for classifier in (ours(), plain())]
+    right = {way: (predict(probe, images.x) == images.y).double().mean() for way, probe in found.items()}
     return scale.row(f"speed of a linear probe, {name}", f"the encoder run in each of {epochs} epochs of SGD", "≥ 10",
                      seconds["plain"], seconds["ours"],
                      f"{len(images)} images, ours with the extraction of features; right on these images: "
-                     f"{right[0]:.1%} and {right[1]:.1%}")
+                     f"{right['ours']:.1%} and {right['plain']:.1%}")
 
 
 def augmented(scale: Scale) -> Iterator[Row]:
     """PGD on InfoNCE through the augmentation against the same attack without."""
     steps, n = scale(10, 10, 2), scale(128, 512, 4)
-    model, (x, _) = untrained(CONTRASTIVE).to(scale.device), scale.batch(n)
-    attack, itself = PGD(THREAT, steps, keep_best=False), torch.arange(n, device=scale.device)
+    model, (x, _) = untrained(CONTRASTIVE), scale.batch(n)
+    attack, itself = PGD(THREAT, steps, keep_best=False), torch.arange(n)
     losses = [InfoNCE(model, x, temperature=CONTRASTIVE.temperature, view=view) for view in (VIEW, None)]
     through, without = (lambda loss=loss: attack(loss, x, itself) for loss in losses)
     seconds = scale.times(scale(15, 20, 1), through=through, without=without)
