@@ -112,8 +112,8 @@ def test_the_plain_contrastive_loss_is_ours() -> None:
 
 STATISTICS = (
     lambda x: x.mean((1, 2, 3)),  # brightness
-    lambda x: x.std((1, 2, 3)),  # contrast
-    lambda x: (x.amax(1) - x.amin(1)).mean((1, 2)),  # saturation
+    lambda x: x.mean(1).std((1, 2)) / x.mean((1, 2, 3)),  # contrast
+    lambda x: (x.amax(1) - x.amin(1)).mean((1, 2)) / x.mean(1).std((1, 2)),  # saturation
     lambda x: (x[:, 0] - x[:, 1]).mean((1, 2)),  # hue
     lambda x: (x[..., :16] - x[..., 16:]).mean((1, 2, 3)),  # mirror images, place
     lambda x: x.diff(dim=3).abs().mean((1, 2, 3)),  # size of the crop
