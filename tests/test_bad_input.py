@@ -238,6 +238,8 @@ CASES = [
     Bad("number for a dataset", resolving(dataset=10), ("'10'", "planted"), ParameterError),
     Bad("missing folder as a parameter", resolving(dataset="folder:/nowhere"), ("/nowhere", "<class>"), ParameterError),
     Bad("network as a parameter", resolving(network="vgg"), ("'vgg'", "small"), ParameterError),
+    Bad("size of encoders", resolving(encoder_size="papers"),
+        ("encoder_size = 'papers': expected one of small, paper; did you mean 'paper'",), ParameterError),
     Bad("device", resolving(device="gpu"), ("device = 'gpu'", "auto, cpu, mps or cuda"), ParameterError),
     Bad("list for a count", resolving(steps=[1]), ("steps = [1]", "integer"), ParameterError),
     # the store

@@ -78,6 +78,12 @@ def _autoattack(value: Any) -> str:
     return AutoAttack(ThreatModel("Linf", 0), str(value)).version
 
 
+def _encoder_size(value: Any) -> str:
+    from nbutils.paradigms.recipes import check_size  # here, because paradigms stand on this wing
+
+    return check_size(str(value))
+
+
 METHODS = ("ADV", "TRADES", "MART")
 Count = Annotated[int, BeforeValidator(_whole)]
 
@@ -94,6 +100,7 @@ class Parameters(BaseModel):
     seeds: Count = Field(3, ge=1, le=100, description="independent repetitions")
     network: Annotated[str, BeforeValidator(lambda value: check_network(str(value)))] = "small"
     encoder_network: Annotated[str, BeforeValidator(lambda value: check_network(str(value)))] = "wrn_small"
+    encoder_size: Annotated[str, BeforeValidator(_encoder_size)] = "small"
     epochs: Count = Field(10, ge=1, description="passes over the training images")
     eps: Annotated[float, BeforeValidator(_radius)] = Field(8 / 255, description="L_inf radius, pixels in [0, 1]")
     steps: Count = Field(50, ge=1, le=10_000, description="PGD steps of the judging attack")
@@ -157,6 +164,7 @@ def resolve(given: Mapping[str, Any], allowed: Collection[str]) -> Parameters:
         message = first["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
         where = "" if name in chosen else f" (from profile {profile!r})"
         message = message.removeprefix(f"{first['input']}: ")  # a folder's errors name it already
+        message = re.sub(rf"^\w+ = {re.escape(repr(first['input']))}: ", "", message)  # as a function's argument
         if not message.startswith(f"{name} ="):
             message = f"{name} = {first['input']!r}: {message[0].lower()}{message[1:]}"
         raise ParameterError(message + where) from None
