@@ -211,6 +211,7 @@ CASES = [
     Bad("paper", lambda: published("kim2020"), ("'kim2020'", "kim2021")),
     Bad("column", lambda: published("kim2021", tables="Table 1"), ("tables", "table, dataset, model")),
     Bad("several numbers", lambda: published("kim2021", table="Table 1"), ("kim2021", "Table 1", "exactly one")),
+    Bad("cell", lambda: published("kim2021", "Table 1", "VGG16"), ("'VGG16'", "did you mean 'VGG-16'")),
     Bad("no number", lambda: published("kim2021", table="Table 99"), ("0 published numbers", "exactly one")),
     Bad("claim", lambda: claims.find("tile-is-usefull"), ("'tile-is-usefull'", "did you mean 'tile-is-useful'")),
     # figures
