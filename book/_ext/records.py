@@ -85,36 +85,52 @@ def link(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any],
     context["body"] = re.sub('<a data-result="([^"]+)">', address, context["body"])
 
 
-class MeasuredNumber(SphinxRole):
-    """``{result}``: the value of a recorded result, with a link to its record.
+def unbroken(number: str) -> str:
+    """A number that keeps its unit on its line."""
+    return number.replace(" ", "\N{NO-BREAK SPACE}")
 
-    It is "not run" where there is no record, and "not measured" where a run on other images than the planted ones has
-    left it out; in a run on planted images an unknown id is an error.
+
+def look_up(recorded: dict[str, Record], page: str, text: str) -> tuple[str, Result | str]:
+    """The chapter and the result that ``{result}`` names on a page, or a word in place of a result.
+
+    It is "not run" where the chapter has no record, and "not measured" where a run on other images than the planted
+    ones has left it out; in a run on planted images an unknown id is an error.
+
+    Raises:
+        ValueError: no such chapter or id (the nearest is suggested), or a page that is no chapter and names none.
     """
+    named = re.fullmatch(r"(\d\d_\w+):(.+)", text)
+    chapter, id = named.groups() if named else (page.removeprefix("notebooks/"), text)
+    chapters = [known.name for known in every("")]
+    if chapter not in chapters:
+        raise ValueError(f"no chapter {chapter!r}{did_you_mean(chapter, chapters)}" if named else
+                         f"this page is no chapter; name one before the id, as in {chapters[0]}:{id}")
+    if chapter not in recorded:
+        return chapter, "not run"
+    header, measured = recorded[chapter]
+    found = {result.id: result for result in measured}
+    if id not in found and header["parameters"].get("dataset", "planted") != "planted":
+        return chapter, "not measured"
+    if id not in found:
+        raise ValueError(f"no such result in the record of {chapter}{did_you_mean(id, found)}")
+    return chapter, found[id]
+
+
+class MeasuredNumber(SphinxRole):
+    """``{result}``: the value of a recorded result, with a link to its record."""
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
-        here = self.env.docname
-        named = re.fullmatch(r"(\d\d_\w+):(.+)", self.text)
-        chapter, id = named.groups() if named else (here.removeprefix("notebooks/"), self.text)
-        chapters = [known.name for known in every("")]
-        if chapter not in chapters:
-            problem = f"no chapter {chapter!r}{did_you_mean(chapter, chapters)}" if named else (
-                f"this page is no chapter; expected the chapter's name before the id, as in {chapters[0]}:{id}")
-            raise ExtensionError(f"{here}: {{{self.name}}}`{self.text}`: {problem}")
-        recorded = self.env.app.records  # type: ignore[attr-defined]
-        if chapter not in recorded:
-            return [nodes.emphasis("", "not run")], []
-        header, measured = recorded[chapter]
-        found = {result.id: result for result in measured}
-        if id not in found and header["parameters"].get("dataset", "planted") != "planted":
-            return [nodes.emphasis("", "not measured")], []
-        if id not in found:
-            raise ExtensionError(f"{here}: {{{self.name}}}`{self.text}`: no such result in the record of {chapter}"
-                                 f"{did_you_mean(id, found)}")
-        result = found[id]
-        address = f"{self.env.app.builder.get_relative_uri(here, f'records/{chapter}')}#{anchor(id)}"
+        app, page = self.env.app, self.env.docname
+        try:
+            chapter, result = look_up(app.records, page, self.text)  # type: ignore[attr-defined]
+        except ValueError as error:
+            raise ExtensionError(f"{page}: {{{self.name}}}`{self.text}`: {error}") from None
+        if isinstance(result, str):
+            return [nodes.emphasis("", result)], []
+        address = f"{app.builder.get_relative_uri(page, f'records/{chapter}')}#{anchor(result.id)}"
         title = "; ".join([result.what, str(result), *results.intervals([result])])
-        shown = nodes.reference("", result.parts[0], internal=True, refuri=address, reftitle=title, classes=["address"])
+        shown = nodes.reference("", unbroken(result.parts[0]), internal=True, refuri=address, reftitle=title)
+        shown["classes"].append("address")
         return [shown], []
 
 
@@ -128,7 +144,7 @@ class PublishedNumber(SphinxRole):
         except ValueError as error:
             raise ExtensionError(f"{self.env.docname}: {{{self.name}}}`{self.text}`: {error}") from None
         place = f"{paper_name(paper)}: {'; '.join(cells)} ({number.certainty})"
-        return [nodes.abbreviation("", number.parts[0], explanation=place)], []
+        return [nodes.abbreviation("", unbroken(number.parts[0]), explanation=place)], []
 
 
 def read(app: Sphinx) -> None:

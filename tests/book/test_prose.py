@@ -11,7 +11,7 @@ from nbutils.lab.runs import ROOT
 from tests.helpers import pages
 
 PAGES = pages()
-# What is not prose, or no number that could be measured. Each is replaced by a space, in this order.
+# What is not prose, or no number that could be measured. Each is replaced, in this order.
 LEFT_OUT = (
     r"(?ms)^(`{3,})(?:\w+|\{math\}|\{code-cell\}.*?)\n.*?^\1\s*$",  # blocks of code and formulas
     r"(?m)^[`:]{3,}.*$",  # the fences of boxes, whose content is prose
@@ -25,9 +25,9 @@ NUMBER = r"(?<![\w.,/])[\d.,]*\d\s*(?:%|per ?cent|points?\b)|(?<![\w.])\d*\.\d+"
 
 
 def typed(text: str) -> list[str]:
-    """Percentages, points and decimals in the prose of a text, each with the words around it."""
+    """Percentages, points and decimals in the prose of a text, with the words around; "…" is what was left out."""
     for left_out in LEFT_OUT:
-        text = re.sub(left_out, " ", text)
+        text = re.sub(left_out, " … ", text)
     text = " ".join(text.split())
     return [text[max(0, found.start() - 40) : found.end() + 40] for found in re.finditer(NUMBER, text)]
 

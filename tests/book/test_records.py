@@ -1,14 +1,17 @@
 """Numbers lead to their records, in a book rendered as the real one is."""
 
-import json
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from nbformat import v4, write
+from sphinx.errors import ExtensionError
 
+from book._ext import records
 from nbutils.lab import results
 from nbutils.lab.results import Result, Table
 from nbutils.lab.runs import ROOT
@@ -47,13 +50,13 @@ def sphinx(folder: Path) -> list[str]:
     return [sys.executable, "-m", "sphinx", "-q", "-W", str(folder), str(folder / "html")]
 
 
-@pytest.fixture
-def pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Pages of a book whose one chapter shows a table of two results, one of them on record."""
     known = Result.of("known.tile.usefulness", "usefulness", [0.94, 0.95, 0.94], unit="number", n=500, data="planted")
     spaced = Result.of("a.PGD(L_inf 8/255, <5>)", "accuracy", [0.5, 0.25], n=8, attack="PGD", threat="L_inf 8/255")
     lost = Result.of("lost", "accuracy", [0.125])
-    monkeypatch.setenv("NBUTILS_BUILD", str(tmp_path))
+    tmp_path = tmp_path_factory.mktemp("book")
     results.save(tmp_path / "results" / "quick" / f"{NAME}.json", HEADER, [known, spaced], [])
     table = Table({"row": {"one": known, "two": spaced, "three": lost}}, "All")
     shown = v4.new_output("display_data", data={"text/html": table._repr_html_()})
@@ -64,7 +67,8 @@ def pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     write(notebook, tmp_path / "notebooks" / f"{NAME}.ipynb")
     (tmp_path / "conf.py").write_text(CONF)
     (tmp_path / "index.md").write_text(PAGE)
-    subprocess.run(sphinx(tmp_path), check=True, cwd=ROOT)
+    environment = os.environ | {"NBUTILS_BUILD": str(tmp_path)}
+    subprocess.run(sphinx(tmp_path), check=True, cwd=ROOT, env=environment)
     html = tmp_path / "html"
     names = ("index.html", f"notebooks/{NAME}.html", f"records/{NAME}.html", "ledger.json")
     return {name: (html / name).read_text() for name in names}
@@ -82,50 +86,50 @@ def test_a_number_in_the_text_leads_to_its_row(pages: dict[str, str]) -> None:
     page, chapter = pages["index.html"], pages[f"notebooks/{NAME}.html"]
     title = r'title="usefulness; 0.943 \[0.929, 0.958\]; mean over 3 seeds, [^"]*; n = 500 images per seed"'
     assert re.search(rf'href="records/{NAME}.html#known.tile.usefulness" {title}>0.943</a>, there <em>not run<', page)
-    assert re.search(rf'href="../records/{NAME}.html#a.PGD-L_inf-8-255-5-" title="[^"]*">37.5 %</a> of', chapter)
-    assert '<abbr title="Kim et al. 2021: Table 2; CIFAR-10; VGG-16; PGD (certain)">93.43 %</abbr>' in page
+    assert re.search(rf'href="../records/{NAME}.html#a.PGD-L_inf-8-255-5-" title="[^"]*">37.5\xa0%</a> of', chapter)
+    assert '<abbr title="Kim et al. 2021: Table 2; CIFAR-10; VGG-16; PGD (certain)">93.43\xa0%</abbr>' in page
 
 
-def rendered(tmp_path: Path, text: str, dataset: str = "planted", schema: int = results.SCHEMA) -> tuple[str, str]:
-    """A page of prose beside the record of one chapter: its HTML, and the last line of what was said."""
-    path = tmp_path / "build" / "results" / "quick" / f"{NAME}.json"
-    header = HEADER | {"parameters": {"dataset": dataset}}
-    results.save(path, header, [Result.of("known.tile", "share", [0.5, 0.25])], [])
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": schema}))
-    (tmp_path / "conf.py").write_text(CONF)
-    (tmp_path / "index.md").write_text(f"# Book\n\n{text}")
-    words = [sys.executable, "-m", "sphinx", "-q", str(tmp_path), str(tmp_path / "html")]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=ROOT)
-    page = tmp_path / "html" / "index.html"
-    assert (done.returncode == 0) == page.exists()
-    return page.read_text() if page.exists() else "", (done.stderr.strip().splitlines() or [""])[-1]
+KNOWN = {NAME: ({"parameters": {"dataset": "planted"}}, [Result.of("known.tile", "share", [0.5])])}
+OTHER_IMAGES = {NAME: ({"parameters": {"dataset": "cifar10"}}, [])}
 
 
 @pytest.mark.parametrize(("text", "words"), [
-    (f"{{result}}`{NAME}:known.tle`", f"index: {{result}}`{NAME}:known.tle`: no such result in the record of {NAME}; "
-                                      "did you mean 'known.tile'?"),
-    ("{result}`known.tile`", "index: {result}`known.tile`: this page is no chapter; expected the chapter's name before "
-                             "the id, as in 01_known_features:known.tile"),
-    ("{result}`01_known:known.tile`", "no chapter '01_known'; did you mean '01_known_features'?"),
-    ("{published}`kim2012; Table 2`", "index: {published}`kim2012; Table 2`: paper = 'kim2012': expected one of"),
-    ("{published}`kim2021; Table 2; VGG16`", "kim2021 'VGG16': in no row of its published numbers; "
-                                           "did you mean 'VGG-16'?"),
-    ("{published}`kim2021; Table 2; VGG-16; PGD`", "2 published numbers fit, expected exactly one; they differ in "
-                                                   "dataset"),
+    (f"{NAME}:known.tle", f"no such result in the record of {NAME}; did you mean 'known.tile'?"),
+    ("known.tile", f"this page is no chapter; name one before the id, as in {NAME}:known.tile"),
+    ("01_known:known.tile", f"no chapter '01_known'; did you mean '{NAME}'?"),
 ])  # fmt: skip
-def test_a_wrong_name_in_the_text_stops_the_build_in_one_line(tmp_path: Path, text: str, words: str) -> None:
-    _, said = rendered(tmp_path, text)
-    assert words in said
+def test_a_wrong_name_in_the_text_is_told_in_one_line(text: str, words: str) -> None:
+    with pytest.raises(ValueError, match="^" + re.escape(words) + "$"):
+        records.look_up(KNOWN, "book/intro", text)
 
 
-def test_a_record_of_another_schema_stops_the_build_in_one_line(tmp_path: Path) -> None:
-    _, said = rendered(tmp_path, "Nothing.", schema=0)
-    assert re.search(rf"{NAME}.json: written with schema 0; expected 1, run the chapter again$", said)
+def test_what_there_is_no_result_for() -> None:
+    assert records.look_up(KNOWN, "02_adversarial_training", "an.id")[1] == "not run"
+    assert records.look_up(OTHER_IMAGES, f"notebooks/{NAME}", "known.tile")[1] == "not measured"
 
 
-def test_what_other_images_left_out_is_not_measured(tmp_path: Path) -> None:
-    page, _ = rendered(tmp_path, f"{{result}}`{NAME}:known.tle`", dataset="cifar10")
-    assert "<em>not measured</em>" in page
+@pytest.mark.parametrize(("text", "words"), [
+    (f"{{result}}`{NAME}:an.id`", f"index: {{result}}`{NAME}:an.id`: no such result in the record of {NAME}"),
+    ("{published}`kim2021; Table 2; VGG-16; PGD`", "index: {published}`kim2021; Table 2; VGG-16; PGD`: kim2021 "
+     "Table 2, VGG-16, PGD: 2 published numbers fit, expected exactly one; they differ in dataset, certainty"),
+])  # fmt: skip
+def test_a_wrong_name_in_the_text_stops_the_build(tmp_path: Path, own_build: Path, text: str, words: str) -> None:
+    results.save(own_build / "results" / "quick" / f"{NAME}.json", HEADER | {"parameters": {}}, [], [])
+    (tmp_path / "conf.py").write_text(CONF)
+    (tmp_path / "index.md").write_text(f"# Book\n\n{text}")
+    build = [sys.executable, "-m", "sphinx", "-q", str(tmp_path), str(tmp_path / "html")]
+    done = subprocess.run(build, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode != 0
+    assert done.stderr.strip().splitlines()[-1] == words
+
+
+def test_a_record_of_another_schema_stops_the_build_in_one_line(own_build: Path) -> None:
+    path = own_build / "results" / "quick" / f"{NAME}.json"
+    path.parent.mkdir(parents=True)
+    path.write_text('{"schema": 0, "results": []}')
+    with pytest.raises(ExtensionError, match=f"{NAME}.json: written with schema 0; expected 1, run the chapter again"):
+        records.read(SimpleNamespace())  # type: ignore[arg-type]
 
 
 def test_a_row_says_what_is_needed_to_judge_its_number(pages: dict[str, str]) -> None:
