@@ -15,10 +15,8 @@ from sphinx.application import Sphinx
 
 from nbutils.lab import results
 from nbutils.lab.chapters import every
-from nbutils.lab.results import MINUS, Result
+from nbutils.lab.results import MINUS, Record, Result
 from nbutils.lab.runs import build_dir
-
-Record = tuple[dict[str, Any], list[Result]]
 
 
 def records() -> dict[str, Record]:
