@@ -9,6 +9,7 @@ import nbformat
 import pytest
 
 from nbutils.lab.chapters import Chapter
+from nbutils.lab.results import MIME
 from nbutils.lab.runs import ROOT
 
 CONF = f"""
@@ -75,6 +76,14 @@ def test_the_page_shows_the_twin_and_the_table_its_record(build: Callable, tmp_p
     table = (tmp_path / "book" / "html" / "index.html").read_text()
     assert "Chapter X" in table
     assert "1.5" in table
+
+
+def test_the_record_in_a_run_card_is_not_shown(build: Callable) -> None:
+    card = nbformat.v4.new_output("display_data", data={MIME: "the record", "text/html": "<p>the card</p>"})
+    status, messages, page = build(notebook(card))
+    assert (status, messages) == (0, "")
+    assert "the card" in page
+    assert "the record" not in page
 
 
 @pytest.mark.parametrize(
