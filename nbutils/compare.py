@@ -150,10 +150,18 @@ class Comparison:
         if a["profile"] == b["profile"]:  # another profile has other parameters
             pairs |= {f"parameter {name}": (a.get(name), b.get(name)) for name in dict.fromkeys([*a, *b])
                       if name not in ("profile", "dataset", "device")}
+        if self._other_images() and all(x == y for x, y in pairs.values()):
+            pairs["data"] = ("other images of the same name", b["dataset"])
         pairs |= {"device": kinds} if kinds[0] != kinds[1] else {"threads": threads}
         pairs |= {name: (mine[key], theirs[key]) for name, key in (("nbutils", "version"), ("torch", "torch"),
                                                                    ("python", "python"), ("code, commit", "commit"))}
         return [f"{name}: {short(x)}, ours {short(y)}" for name, (x, y) in pairs.items() if x != y]
+
+    def _other_images(self) -> bool:
+        """Whether no fingerprint of images is the same; keys of artifacts have a dash, fingerprints none."""
+        sides = ([number.yours for number in self.numbers], [number.ours for number in self.numbers])
+        yours, ours = ({key for result in side if result for key in result.inputs if "-" not in key} for side in sides)
+        return bool(yours and ours) and yours.isdisjoint(ours)
 
     def text(self, every: bool = False) -> str:
         """The comparison in words, with a table of the numbers outside; of every number if asked."""
@@ -187,8 +195,8 @@ class Comparison:
         single = sum(number.interval is not None and len(number.ours.values) == len(number.yours.values) == 1
                      for number in self.numbers if number.ours and number.yours)
         lines = [f"{judged - counts[OUTSIDE]} of {judged} numbers lie inside, {counts[IDENTICAL]} are identical; "
-                 f"{counts[OUTSIDE]} outside where chance puts {judged * (1 - CONFIDENCE):.1f}: {words} "
-                 f"(binomial test, p = {p:.2g}).",
+                 f"{counts[OUTSIDE]} outside where chance puts {judged * (1 - CONFIDENCE):.1f}:",
+                 f"{words} (binomial test, p = {p:.2g}).",
                  f"Intervals: prediction for the mean over new seeds (Student t) for {judged - single}, "
                  f"two binomial intervals (Newcombe) for {single} of single models."]
         left = ", ".join(f"{counts[mark]} {mark}" for mark in (NO_SPREAD, NOT_COMPARABLE, ONLY_YOURS, ONLY_OURS)

@@ -129,7 +129,7 @@ def test_a_run_like_ours_does_not_differ_and_a_moved_one_does() -> None:
     assert p == pytest.approx(stats.binom(100, 0.05).sf(like.counts[OUTSIDE] - 1))
     assert moved.counts[OUTSIDE] > 50
     assert moved.differs
-    assert "chance puts 5.0: more than chance explains" in moved.text()
+    assert "chance puts 5.0:\nmore than chance explains" in moved.text()
 
 
 def test_the_same_run_again_is_identical() -> None:
@@ -147,7 +147,7 @@ def test_one_changed_number_is_found() -> None:
     assert found.counts == {IDENTICAL: 39, OUTSIDE: 1}
     lines = found.text().splitlines()
     assert [line.split()[:3] for line in lines if line.endswith("outside")] == [["a.2", "99.000", ours[2].parts[0]]]
-    assert "39 of 40 numbers lie inside, 39 are identical; 1 outside where chance puts 2.0: no more" in found.text()
+    assert "39 of 40 numbers lie inside, 39 are identical; 1 outside where chance puts 2.0:\nno more" in found.text()
     assert "a.3" not in found.text()
     assert "a.3" in found.text(every=True)
 
@@ -182,6 +182,19 @@ def test_settings_that_differ_are_named_likeliest_cause_first() -> None:
         "nbutils: 0.2.0, ours 0.1.0", "torch: 2.14.0, ours 2.13.0", "python: 3.12.1, ours 3.11.7",
         "code, commit: def-dirty, ours abc"]
     assert "Settings that differ, the likeliest cause first:\n  parameter epochs" in found.text()
+
+
+@pytest.mark.parametrize(("inputs", "settings"), [
+    (("model-2", "feed"), ["data: other images of the same name, ours planted"]),
+    (("model-2", "feed", "cafe"), []),  # some are the same: attacked ones may differ with the threads
+    (("model-2",), []),
+])
+def test_other_images_of_the_same_name_are_a_cause(inputs: tuple[str, ...], settings: list[str]) -> None:
+    ours = (HEADER, [number(1, 2, inputs=("model-1", "cafe", "beef"))])
+    yours = [number(1, 3, inputs=inputs)]
+    assert Comparison.of((HEADER, yours), ours).settings == settings
+    more = changed(parameters={**HEADER["parameters"], "epochs": 3})
+    assert Comparison.of((more, yours), ours).settings == ["parameter epochs: 3, ours 12"]
 
 
 def test_another_profile_stands_for_its_parameters_and_a_gpu_for_its_threads() -> None:
