@@ -18,6 +18,7 @@ from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
 from nbutils.lab.chapters import Chapter, State, code_cells, is_injected, read
+from nbutils.lab.results import MIME
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,8 @@ def show_twin(app: Sphinx, docname: str, source: list[str]) -> None:
             if any("image/png" in output.get("data", {}) for output in cell.outputs):
                 logger.warning("cell %d shows a bare picture; a lab.figures.Picture has a text alternative", number,
                                location=docname)  # fmt: skip
+            for output in cell.outputs:
+                output.get("data", {}).pop(MIME, None)  # the run's record, which no page shows
         source[0] = nbformat.writes(twin)
     elif os.environ.get("BOOK_INCOMPLETE"):
         source[0] = nbformat.writes(notice(chapter, state))

@@ -22,11 +22,9 @@ from sphinx.util.docutils import SphinxRole
 from nbutils.lab import results
 from nbutils.lab.chapters import every
 from nbutils.lab.claims import paper_name
-from nbutils.lab.results import MINUS, Result
+from nbutils.lab.results import MINUS, Record, Result
 from nbutils.lab.runs import build_dir
 from nbutils.messages import did_you_mean
-
-Record = tuple[dict[str, Any], list[Result]]
 
 
 def records() -> dict[str, Record]:

@@ -19,6 +19,7 @@ from typing import Any
 import nbformat
 import yaml
 
+from nbutils.lab import results
 from nbutils.lab.runs import ROOT, ParameterError, build_dir, choose_device, resolve
 from nbutils.messages import did_you_mean
 
@@ -120,6 +121,44 @@ def _written(notebook: nbformat.NotebookNode) -> list[tuple[str, list[str]]]:
     """The code that the author wrote, and its tags. The text is no part of a run."""
     code = [cell for cell in notebook.cells if cell.cell_type == "code" and not is_injected(cell)]
     return [(cell.source, cell.metadata.get("tags", [])) for cell in code]
+
+
+def recorded(path: Path) -> results.Record:
+    """The record of a run: from its file, or from the run card of an executed notebook.
+
+    Raises:
+        ValueError: no such file, neither of the two, or no whole run of a chapter of this book; in one line.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; expected an executed notebook or a record of results")
+    try:
+        content = json.loads(path.read_text())
+        cells = code_cells(read(path)) if "cells" in content else None
+    except (ValueError, TypeError, AttributeError, KeyError):
+        raise ValueError(f"{path}: neither an executed notebook nor a record of results") from None
+    record = results.read(path) if cells is None else _card(path, cells)
+    known = [chapter.name for chapter in every("")]
+    if record[0].get("chapter") not in known:
+        raise ValueError(f"{path}: of chapter {record[0].get('chapter')!r}, which this book does not have"
+                         f"{nearest(str(record[0].get('chapter')), known)}")
+    return record
+
+
+def _card(path: Path, cells: Sequence[nbformat.NotebookNode]) -> results.Record:
+    """The record in the last run card among these cells."""
+    cards = [output.data[results.MIME] for cell in cells for output in cell.outputs
+             if results.MIME in output.get("data", {})]
+    if cards:
+        return results.loads(cards[-1], path)
+    if not any("lab.start(" in cell.source for cell in cells):
+        raise ValueError(f"{path}: not a chapter of this book, since no cell calls lab.start")
+    for number, cell in enumerate(cells, start=1):
+        where = f"in cell {number} of {len(cells)}"
+        for error in (output for output in cell.outputs if output.output_type == "error"):
+            raise ValueError(f"{path}: failed {where}: {one_line(error.ename, error.evalue)}")
+        if cell.execution_count is None:
+            raise ValueError(f"{path}: {f'was cut off {where}' if number > 1 else 'never ran'}; run it to its end")
+    raise ValueError(f"{path}: its run card holds no results, as in older versions; run it again")
 
 
 def parameter_names(notebook: nbformat.NotebookNode) -> list[str]:

@@ -28,6 +28,7 @@ from nbutils.lab.store import ROOT
 from nbutils.messages import did_you_mean
 
 SCHEMA = 1
+MIME = "application/vnd.nbutils.record"  # of a record inside an executed notebook
 NUMBERS = (int, float, np.number)
 MINUS = "\N{MINUS SIGN}"
 THIS_MODEL, THIS_METHOD, NO_INTERVAL = "this model", "this method", "none"
@@ -217,6 +218,9 @@ def _median_norms(outcomes: Sequence[Scored]) -> tuple[float, float]:
     return l2, linf
 
 
+Record = tuple[dict[str, Any], list[Result]]  # a run's header, with its verdicts, and its results
+
+
 @dataclass(frozen=True)
 class Published:
     """A number printed by others, with its place. certainty: "certain", or "inferred" from damaged text."""
@@ -371,6 +375,38 @@ def address(id: str, shown: str) -> str:
     return f'<a data-result="{html.escape(id)}">{shown}</a>'
 
 
+def dumps(header: Mapping[str, Any], results: Iterable[Result], verdicts: Iterable[Mapping[str, Any]]) -> str:
+    """A chapter's record as JSON. A result names only the fields that differ from those of the result before it."""
+    rows = [asdict(result) for result in results]
+    short = [{name: value for name, value in row.items() if name not in before or before[name] != value}
+             for before, row in zip([{}, *rows], rows, strict=False)]
+    return json.dumps({"schema": SCHEMA, **header, "results": short, "verdicts": list(verdicts)}, separators=(",", ":"))
+
+
+def loads(text: str, place: object) -> Record:
+    """What `dumps` wrote.
+
+    Args:
+        place: where the text stood, for messages.
+
+    Raises:
+        ValueError: not a record, or one of another schema version.
+    """
+    try:
+        content = json.loads(text)
+        schema, rows = content["schema"], content.pop("results")
+        if schema != SCHEMA:
+            raise ValueError(f"{place}: written with schema {schema}; expected {SCHEMA}, run the chapter again")
+        row: dict[str, Any] = {}
+        found = []
+        for new in rows:
+            row |= {name: tuple(value) if isinstance(value, list) else value for name, value in new.items()}
+            found.append(Result(**row))
+        return content, found
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{place}: not a record of results ({error})") from error
+
+
 def save(path: Path, header: Mapping[str, Any], results: Iterable[Result],
          verdicts: Iterable[Mapping[str, Any]]) -> None:
     """Write a chapter's record, whole or not at all.
@@ -379,25 +415,15 @@ def save(path: Path, header: Mapping[str, Any], results: Iterable[Result],
         OSError: the folder cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    rows = [asdict(result) for result in results]
-    content = {"schema": SCHEMA, **header, "results": rows, "verdicts": list(verdicts)}
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=1))
+    temporary.write_text(dumps(header, results, verdicts))
     temporary.replace(path)
 
 
-def read(path: Path) -> tuple[dict[str, Any], list[Result]]:
+def read(path: Path) -> Record:
     """A chapter's record: header (with the verdicts) and results.
 
     Raises:
-        ValueError: not a record, or one of another schema version.
+        ValueError: see `loads`.
     """
-    try:
-        content = json.loads(path.read_text())
-        schema, rows = content["schema"], content.pop("results")
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: not a record of results ({error})") from error
-    if schema != SCHEMA:
-        raise ValueError(f"{path}: written with schema {schema}; expected {SCHEMA}, run the chapter again")
-    tuples = [{name: tuple(value) for name, value in row.items() if isinstance(value, list)} for row in rows]
-    return content, [Result(**{**row, **lists}) for row, lists in zip(rows, tuples, strict=True)]
+    return loads(path.read_text(), path)

@@ -247,7 +247,7 @@ class Run:
     def stamp(self) -> str:
         """Profile, what was changed in it, and device, for the face of figures and tables."""
         values = self.parameters.model_dump()
-        changes = ", ".join(f"{name} = {_short(values[name])}" for name in self.changed)
+        changes = ", ".join(f"{name} = {short(values[name])}" for name in self.changed)
         return f"profile {self.parameters.profile}{' with ' * bool(changes)}{changes}, {self.device_name}"
 
     def measure(self, id: str, what: str, measured: Sequence[Scored] | Sequence[float], **context: Any) -> Result:
@@ -298,7 +298,8 @@ class Run:
     def card(self) -> RunCard:
         """Profile, parameters, device, time and memory of this run so far; recorded with the results."""
         self._save()
-        return RunCard(self._header())
+        header = self._header()
+        return RunCard(header, results.dumps(header, self.found.values(), self._rows()))
 
     def _header(self) -> dict[str, Any]:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
@@ -322,28 +323,32 @@ class Run:
         mark = f".changed-{hashlib.sha256(changes.encode()).hexdigest()[:8]}" if self.changed else ""
         return build_dir() / "results" / self.parameters.profile / f"{self.chapter}{mark}.json"
 
-    def _save(self) -> None:
-        rows = [{"claim": name, "held": verdict.held, "words": verdict.words, "result": verdict.result.id}
+    def _rows(self) -> list[dict[str, str]]:
+        return [{"claim": name, "held": verdict.held, "words": verdict.words, "result": verdict.result.id}
                 for name, verdict in self.verdicts.items()]
+
+    def _save(self) -> None:
         try:
-            results.save(self.record, self._header(), self.found.values(), rows)
+            results.save(self.record, self._header(), self.found.values(), self._rows())
         except OSError as error:  # the numbers are in the notebook too
             warn(f"results were not saved in {self.record} ({error.strerror}); set NBUTILS_BUILD to a folder with room")
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A parameter's value for a line of text."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 @dataclass(frozen=True)
 class RunCard:
-    """What a run took, as a small table."""
+    """What a run took, as a small table. It takes the record along, so that an executed notebook holds its results."""
 
     header: Mapping[str, Any]
+    record: str
 
     def _rows(self) -> list[tuple[str, str]]:
         card, shown = self.header, dict(self.header["parameters"])
-        return [("profile", shown.pop("profile")), ("parameters", ", ".join(f"{name} = {_short(value)}"
+        return [("profile", shown.pop("profile")), ("parameters", ", ".join(f"{name} = {short(value)}"
                  for name, value in shown.items())), ("device", card["device"]),
                 ("minutes", f"{card['minutes']:.1f}"), ("peak memory", f"{card['peak_memory_gib']:.1f} GiB"),
                 ("finished", card["finished"]), ("code", f"nbutils {card['version']}, commit {card['commit']}"),
@@ -352,6 +357,9 @@ class RunCard:
     def _repr_html_(self) -> str:
         rows = "".join(f"<tr><th>{name}</th><td>{html.escape(value)}</td></tr>" for name, value in self._rows())
         return f'<table class="run-card"><caption>Run card</caption>{rows}</table>'
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
+        return {results.MIME: self.record}  # as text: notebooks cannot hold a NaN
 
     def __repr__(self) -> str:
         return "\n".join(f"{name}: {value}" for name, value in self._rows())

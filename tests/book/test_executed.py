@@ -9,6 +9,7 @@ import nbformat
 import pytest
 
 from nbutils.lab.chapters import Chapter
+from nbutils.lab.results import MIME
 from nbutils.lab.runs import ROOT
 
 CONF = f"""
@@ -88,6 +89,14 @@ def test_new_text_is_shown_without_a_new_run(build: Callable, tmp_path: Path) ->
     assert (status, messages) == (0, "")
     assert page.index("New words.") < page.index("forty-two") < page.index("New end.")
     assert "Old end." not in page
+
+
+def test_the_record_in_a_run_card_is_not_shown(build: Callable) -> None:
+    card = nbformat.v4.new_output("display_data", data={MIME: "the record", "text/html": "<p>the card</p>"})
+    status, messages, page = build(notebook(card))
+    assert (status, messages) == (0, "")
+    assert "the card" in page
+    assert "the record" not in page
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import csv
 import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from nbutils.lab.results import Result, Table, mcnemar, published, rank_correlation, read, save, student_t, wilson
+from nbutils.lab.results import (
+    SCHEMA,
+    Result,
+    Table,
+    dumps,
+    loads,
+    mcnemar,
+    published,
+    rank_correlation,
+    read,
+    save,
+    student_t,
+    wilson,
+)
 from nbutils.lab.store import ROOT
 from nbutils.robustness import Outcome
 
@@ -205,6 +218,25 @@ def test_a_record_reads_back_as_it_was(tmp_path: Path) -> None:
     assert header["chapter"] == "01"
     assert header["verdicts"] == [{"claim": "c", "held": "held"}]
     assert [file.name for file in path.parent.iterdir()] == ["01.json"]
+
+
+def test_a_record_names_only_what_changes_from_result_to_result() -> None:
+    found = [Result.of("a", "w", [0.5, math.nan], n=8, model="m"), Result.of("b", "w", [0.5, 0.7], n=9, model="m"),
+             Result.of("c", "w", [0.5, 0.7], n=9)]
+    text = dumps({"chapter": "01"}, found, [])
+    rows = json.loads(text)["results"]
+    assert rows[0].keys() == asdict(found[0]).keys()
+    assert rows[1].keys() == {"id", "value", "low", "high", "values", "n"}
+    assert rows[2] == {"id": "c", "model": "none"}
+    header, again = loads(text, "here")
+    assert repr(again) == repr(found)  # not ==, for NaN differs from itself
+    assert header == {"schema": SCHEMA, "chapter": "01", "verdicts": []}
+
+
+def test_a_record_that_names_everything_reads_as_well() -> None:
+    found = [Result.of("a", "w", [0.5, 0.6], n=8), Result.of("b", "w", [0.5, 0.7], n=8)]
+    whole = {"schema": SCHEMA, "results": [asdict(result) for result in found]}
+    assert loads(json.dumps(whole), "here")[1] == found
 
 
 def test_a_record_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:

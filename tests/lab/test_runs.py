@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from IPython.core.formatters import DisplayFormatter
 from papermill.translators import PythonTranslator
 
 from nbutils import lab
@@ -219,3 +220,16 @@ def test_the_run_card_says_what_it_took(own_build: Path) -> None:
     assert 0.05 < record["peak_memory_gib"] < 64
     assert record["minutes"] < 1
     assert runs.build_dir() == own_build.resolve()
+
+
+def test_the_run_card_takes_the_results_into_the_notebook(own_build: Path, claim: Claim) -> None:
+    run = start("x", notebook())
+    run.measure("known.tile", "usefulness", [0.8, float("nan")], n=20)
+    run.judge("a-claim")
+    data, _ = DisplayFormatter().format(run.card())
+    assert data.keys() == {results.MIME, "text/html", "text/plain"}
+    header, found = results.loads(data[results.MIME], "card")
+    kept, on_disk = results.read(run.record)
+    assert repr(found) == repr(on_disk)
+    assert header["verdicts"] == kept["verdicts"] != []
+    assert header["parameters"] == kept["parameters"]

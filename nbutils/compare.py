@@ -1,0 +1,226 @@
+"""Your run against ours: a run beside the recorded spread over seeds, and the likeliest cause of a difference.
+
+    python -m nbutils.compare out.ipynb      an executed notebook or a file of build/results; --all lists every number
+
+It ends with exit status 0 where no more numbers differ than chance explains, 1 where they do, 2 where it cannot tell.
+Our run is the edition (see `nbutils.lab.editions`) of your run's profile, or else the edition of profile quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from nbutils.lab.chapters import recorded
+from nbutils.lab.editions import EDITIONS, find
+from nbutils.lab.results import Record, Result, wilson
+from nbutils.lab.runs import short
+
+CONFIDENCE = 0.95
+DEFAULT = "quick"  # the edition that runs of other profiles are held against
+INSIDE, OUTSIDE, IDENTICAL, NO_SPREAD = "inside", "outside", "identical", "no spread known"
+NOT_COMPARABLE, ONLY_YOURS, ONLY_OURS = "not comparable", "only yours", "only ours"
+
+
+def spread(ours: Result, yours: Result) -> tuple[float, float] | None:
+    """Where the value of a run like ours, with as many seeds and images as yours, lies with probability 95 %.
+
+    With m and k seeds and the standard deviation s over ours this is the prediction interval for a mean of k new
+    seeds, ours +- t(m - 1) s sqrt(1/m + 1/k); where we have one seed, s and its degrees of freedom are yours. A share
+    gets at least the width that counting images gives it, since a few seeds may agree by luck. For two single models
+    it is Newcombe's (1998) interval, from the two Wilson intervals. None where neither side has a spread.
+    """
+    m, k = len(ours.values), len(yours.values)
+    tail = 0.5 + CONFIDENCE / 2
+    if m == k == 1:
+        if ours.k is None or yours.k is None:
+            return None
+        (low, high), (least, most) = wilson(ours.k, ours.n, CONFIDENCE), wilson(yours.k, yours.n, CONFIDENCE)
+        down, up = math.hypot(ours.value - low, most - yours.value), math.hypot(high - ours.value, yours.value - least)
+    else:
+        values = ours.values if m > 1 else yours.values
+        half = float(stats.t.ppf(tail, len(values) - 1) * np.std(values, ddof=1)) * math.sqrt(1 / m + 1 / k)
+        if ours.unit == "share" and ours.n and yours.n:
+            share = (ours.value * m * ours.n + 2) / (m * ours.n + 4)  # Agresti and Coull (1998): 0 has a width too
+            counting = math.sqrt(share * (1 - share) * (1 / (m * ours.n) + 1 / (k * yours.n)))
+            half = max(half, float(stats.norm.ppf(tail)) * counting)
+        if not half > 0:  # 0 or NaN
+            return None
+        down = up = half
+    low, high = ours.value - down, ours.value + up
+    return (max(low, 0.0), min(high, 1.0)) if ours.unit == "share" else (low, high)
+
+
+@dataclass(frozen=True)
+class Number:
+    """One address with what stands there in either run, and how the two compare."""
+
+    yours: Result | None
+    ours: Result | None
+    interval: tuple[float, float] | None
+    mark: str
+
+    @classmethod
+    def of(cls, yours: Result | None, ours: Result | None) -> Number:
+        """Compare two results of the same address."""
+        if yours is None or ours is None:
+            return cls(yours, ours, None, ONLY_OURS if yours is None else ONLY_YOURS)
+        if (yours.data, yours.threat, yours.unit) != (ours.data, ours.threat, ours.unit):
+            return cls(yours, ours, None, NOT_COMPARABLE)
+        interval = spread(ours, yours)
+        if np.array_equal(yours.values, ours.values, equal_nan=True):
+            return cls(yours, ours, interval, IDENTICAL)
+        if interval is None or math.isnan(yours.value):
+            return cls(yours, ours, interval, NO_SPREAD)
+        return cls(yours, ours, interval, INSIDE if interval[0] <= yours.value <= interval[1] else OUTSIDE)
+
+    @property
+    def row(self) -> tuple[str, str, str, str, str]:
+        """Address, yours, ours, interval and mark."""
+        shown = self.ours or self.yours
+        assert shown is not None
+        limits = replace(shown, low=self.interval[0], high=self.interval[1]).parts[1] if self.interval else ""
+        values = [result.parts[0] if result else "" for result in (self.yours, self.ours)]
+        return shown.id, values[0], values[1], limits, self.mark
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A run beside ours: headers, numbers and what follows from them."""
+
+    yours: Mapping[str, Any]
+    ours: Mapping[str, Any]
+    numbers: tuple[Number, ...]
+
+    @classmethod
+    def of(cls, yours: Record, ours: Record) -> Comparison:
+        """Compare two records of one chapter."""
+        (header, mine), (theirs, others) = yours, ours
+        a, b = ({result.id: result for result in results} for results in (mine, others))
+        comparable = all(header["parameters"][name] == theirs["parameters"][name] for name in ("profile", "dataset"))
+        numbers = tuple(Number.of(a.get(id), b.get(id)) for id in dict.fromkeys([*b, *a])) if comparable else ()
+        return cls(header, theirs, numbers)
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Mark -> how many numbers have it."""
+        return Counter(number.mark for number in self.numbers)
+
+    @property
+    def chance(self) -> tuple[int, float]:
+        """How many numbers could be judged, and the probability that as many or more of them lie outside by chance.
+
+        The binomial test takes them as independent. Numbers of one chapter share networks and leave together.
+        """
+        judged = self.counts[INSIDE] + self.counts[OUTSIDE] + sum(n.mark == IDENTICAL and n.interval is not None
+                                                                  for n in self.numbers)
+        p = stats.binomtest(self.counts[OUTSIDE], judged, 1 - CONFIDENCE, "greater").pvalue if judged else 1.0
+        return judged, float(p)
+
+    @property
+    def verdicts(self) -> dict[str, tuple[str, str]]:
+        """Claim -> your verdict and ours, where they differ."""
+        held = [{row["claim"]: row["held"] for row in header["verdicts"]} for header in (self.yours, self.ours)]
+        return {claim: (mine, held[1][claim]) for claim, mine in held[0].items() if mine != held[1].get(claim, mine)}
+
+    @property
+    def differs(self) -> bool:
+        """Whether more numbers lie outside than chance explains; without numbers, whether a verdict turned round."""
+        if self.numbers:
+            return self.chance[1] < 1 - CONFIDENCE
+        return any(set(pair) == {"held", "not held"} for pair in self.verdicts.values())
+
+    @property
+    def settings(self) -> list[str]:
+        """What the runs were set to differently, the likeliest cause of a difference first."""
+        mine, theirs = self.yours, self.ours
+        a, b = mine["parameters"], theirs["parameters"]
+        kinds, threads = zip(*(header["device"].removesuffix(" threads").partition(", ")[::2]
+                               for header in (mine, theirs)), strict=True)
+        pairs = {"profile": (a["profile"], b["profile"]), "data": (a["dataset"], b["dataset"])}
+        if a["profile"] == b["profile"]:  # another profile has other parameters
+            pairs |= {f"parameter {name}": (a.get(name), b.get(name)) for name in dict.fromkeys([*a, *b])
+                      if name not in ("profile", "dataset", "device")}
+        if self._other_images() and all(x == y for x, y in pairs.values()):
+            pairs["data"] = ("other images of the same name", b["dataset"])
+        pairs |= {"device": kinds} if kinds[0] != kinds[1] else {"threads": threads}
+        pairs |= {name: (mine[key], theirs[key]) for name, key in (("nbutils", "version"), ("torch", "torch"),
+                                                                   ("python", "python"), ("code, commit", "commit"))}
+        return [f"{name}: {short(x)}, ours {short(y)}" for name, (x, y) in pairs.items() if x != y]
+
+    def _other_images(self) -> bool:
+        """Whether no fingerprint of images is the same; keys of artifacts have a dash, fingerprints none."""
+        sides = ([number.yours for number in self.numbers], [number.ours for number in self.numbers])
+        yours, ours = ({key for result in side if result for key in result.inputs if "-" not in key} for side in sides)
+        return bool(yours and ours) and yours.isdisjoint(ours)
+
+    def text(self, every: bool = False) -> str:
+        """The comparison in words, with a table of the numbers outside; of every number if asked."""
+        edition = self.ours["parameters"]["profile"]
+        lines = [f"{self.yours['chapter']}: your run of {self.yours['finished'][:10]} beside edition {edition} "
+                 f"of {self.ours['finished'][:10]}"]
+        shown = [number.row for number in self.numbers if every or number.mark == OUTSIDE]
+        if shown:
+            rows = [("number", "yours", "ours", "95 % of new runs", "mark"), *shown]
+            widths = [max(len(row[i]) for row in rows) for i in range(5)]
+            lines += ["", *("  ".join(f"{word:<{width}}" for word, width in zip(row, widths, strict=True)).rstrip()
+                            for row in rows), ""]
+        lines += self._summary() + [f"Verdict of {claim}: {mine}, ours {theirs}"
+                                    for claim, (mine, theirs) in self.verdicts.items()]
+        if not self.verdicts:
+            lines.append("Verdicts: all as ours." if self.yours["verdicts"] else "Verdicts: none in your run.")
+        if self.settings:
+            likeliest = ", the likeliest cause first" * self.differs
+            return "\n".join([*lines, f"Settings that differ{likeliest}:", *(f"  {line}" for line in self.settings)])
+        alike = "Settings: profile, data, parameters, device, threads, versions and commit are as ours."
+        beyond = " Beyond the spread: none of these differ." * self.differs
+        return "\n".join([*lines, alike + beyond])
+
+    def _summary(self) -> list[str]:
+        if not self.numbers:
+            return ["Not compared number by number: runs of different profiles or data measure different things."]
+        counts, (judged, p) = self.counts, self.chance
+        if counts[IDENTICAL] == len(self.numbers):
+            return [f"All {len(self.numbers)} numbers are identical to the last digit."]
+        words = "more than chance explains" if self.differs else "no more than chance explains"
+        single = sum(number.interval is not None and len(number.ours.values) == len(number.yours.values) == 1
+                     for number in self.numbers if number.ours and number.yours)
+        lines = [f"{judged - counts[OUTSIDE]} of {judged} numbers lie inside, {counts[IDENTICAL]} are identical; "
+                 f"{counts[OUTSIDE]} outside where chance puts {judged * (1 - CONFIDENCE):.1f}:",
+                 f"{words} (binomial test, p = {p:.2g}).",
+                 f"Intervals: prediction for the mean over new seeds (Student t) for {judged - single}, "
+                 f"two binomial intervals (Newcombe) for {single} of single models."]
+        left = ", ".join(f"{counts[mark]} {mark}" for mark in (NO_SPREAD, NOT_COMPARABLE, ONLY_YOURS, ONLY_OURS)
+                         if counts[mark])
+        return [*lines, f"Not judged: {left}."] if left else lines
+
+
+def main(words: list[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="nbutils.compare", description="Your run against ours.")
+    parser.add_argument("run", type=Path, help="executed notebook, or a file of build/results")
+    parser.add_argument("--all", action="store_true", help="list every number, not only those outside")
+    arguments = parser.parse_args(words)
+    try:
+        yours = recorded(arguments.run)
+        chapter, profile = yours[0]["chapter"], yours[0]["parameters"]["profile"]
+        ours = find(profile if (EDITIONS / profile).is_dir() else DEFAULT, chapter)
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    comparison = Comparison.of(yours, ours)
+    print(comparison.text(arguments.all))
+    return int(comparison.differs)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
