@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from nbutils.features.bottleneck import features_at
+from nbutils.features.constructed import fingerprint
 from nbutils.images.imageset import ImageSet
 from nbutils.images.planted import SHAPES, SIZE, PlantedSet, PlantedWorld
+from nbutils.lab import store
 from nbutils.lab.console import progress
 from nbutils.networks import SplitClassifier
 from nbutils.robustness.attacks import PGD, frozen
@@ -232,7 +234,8 @@ def robust_channel_usefulness(model: SplitClassifier, images: ImageSet, few: Ima
     """(C,) usefulness and (C,) robust usefulness of each channel at "pool", as a feature for its best class.
 
     The class, and whether the channel speaks for it or against it, are chosen on other images. Each channel is attacked
-    by itself. What a search finds is not the worst case, so the second is an upper bound.
+    by itself: once, then both are read from the store. What a search finds is not the worst case, so the second is an
+    upper bound.
 
     Args:
         images: on which usefulness and scale are measured.
@@ -251,18 +254,25 @@ def robust_channel_usefulness(model: SplitClassifier, images: ImageSet, few: Ima
     speaks = everywhere.gather(0, targets)[0].sign()  # +1 for its class, -1 against it, NaN if dead
     useful, std = (part.gather(0, targets)[0] for part in
                    channel_usefulness(features_at(model, images, "pool"), images.y, images.num_classes))
-    rho, gamma = speaks * useful, torch.full_like(useful, torch.nan)
-    clean, x = features_at(model, few, "pool").double(), few.x.to(next(model.parameters()).device)
-    for k in progress(rho.isfinite().nonzero()[:, 0].tolist(), f"channels of {model.name}"):
-        target = int(targets[0, k])
-        if target in few.y and (few.y != target).any():
-            signs, weights = class_weights(few.y, target)
-            signs = speaks[k] * signs
-            wanted = (signs > 0).long().to(x.device)
-            x_adv = attack(OneChannel(model, k), x, wanted, torch.Generator().manual_seed(seed))
-            fall = clean[:, k] - features_at(model, x_adv, "pool")[:, k]
-            gamma[k] = rho[k] - (weights * signs * fall).sum() / std[k]
-    return rho, gamma
+
+    def attack_each() -> dict[str, Tensor]:
+        rho, gamma = speaks * useful, torch.full_like(useful, torch.nan)
+        clean, x = features_at(model, few, "pool").double(), few.x.to(next(model.parameters()).device)
+        for k in progress(rho.isfinite().nonzero()[:, 0].tolist(), f"channels of {model.name}"):
+            target = int(targets[0, k])
+            if target in few.y and (few.y != target).any():
+                signs, weights = class_weights(few.y, target)
+                signs = speaks[k] * signs
+                wanted = (signs > 0).long().to(x.device)
+                x_adv = attack(OneChannel(model, k), x, wanted, torch.Generator().manual_seed(seed))
+                fall = clean[:, k] - features_at(model, x_adv, "pool")[:, k]
+                gamma[k] = rho[k] - (weights * signs * fall).sum() / std[k]
+        return {"rho": rho, "gamma": gamma}
+
+    recipe = {"model": fingerprint(model), "images": [part.fingerprint for part in (images, few, chosen_on)],
+              "attack": attack, "seed": seed}
+    found = store.load_or_build("channels", recipe, attack_each).tensors
+    return found["rho"], found["gamma"]
 
 
 def variance_explained(values: Tensor, labels: Tensor) -> Tensor:

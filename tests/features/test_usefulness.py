@@ -273,6 +273,18 @@ def test_robust_usefulness_of_a_linear_channel_is_the_closed_form() -> None:
     assert (rho[:2] > 0.4).all()  # also the one that speaks against its class
 
 
+def test_channels_are_attacked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = with_a_class_in_the_first_pixel(12, 0)
+    weights = 0.1 * torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(3))
+    arguments = linear_channels(weights), images, images, images, PGD(ThreatModel("Linf", 0.1), 1, loss="margin")
+    first = robust_channel_usefulness(*arguments)
+    calls: list[Tensor] = []
+    monkeypatch.setattr(OneChannel, "forward", lambda self, x: calls.append(x))
+    for before, after in zip(first, robust_channel_usefulness(*arguments), strict=True):
+        torch.testing.assert_close(before, after, rtol=0, atol=0)
+    assert not calls
+
+
 def test_robust_usefulness_without_a_value_is_undefined() -> None:
     weights = torch.zeros(2, 3, 6, 6)
     weights[1, 0, 0, 0] = 1.0
