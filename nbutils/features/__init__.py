@@ -35,19 +35,24 @@ from nbutils.features.saved import export, read
 from nbutils.features.usefulness import (
     LinearFeature,
     OneAgainstRest,
+    OneChannel,
+    channel_usefulness,
     class_weights,
     least_squares,
     matched_filter,
     population_usefulness,
+    robust_channel_usefulness,
     scene_response,
     tile_projections,
     usefulness,
+    variance_explained,
 )
 from nbutils.features.visualize import PictureSearch, activation_maximum, invert
 
 __all__ = ["D_NR", "D_R", "NRF", "Bottleneck", "ConstructedSet", "D_det", "D_rand", "Distilled", "FeatureDistance",
-           "LinearFeature", "OneAgainstRest", "PictureSearch", "activation_maximum", "another_of_class",
-           "channel_energy", "class_weights", "closed_form_masks", "distill", "export", "features_at", "global_mask",
-           "invert", "last_cut", "least_squares", "masked_logits", "masked_predictions", "matched", "matched_filter",
-           "neighbour_votes", "parts", "population_usefulness", "random_masks", "read", "relabelled", "residuals",
-           "robust_channels", "scene_response", "tile_projections", "untrained", "usefulness", "wrong_labels"]
+           "LinearFeature", "OneAgainstRest", "OneChannel", "PictureSearch", "activation_maximum", "another_of_class",
+           "channel_energy", "channel_usefulness", "class_weights", "closed_form_masks", "distill", "export",
+           "features_at", "global_mask", "invert", "last_cut", "least_squares", "masked_logits", "masked_predictions",
+           "matched", "matched_filter", "neighbour_votes", "parts", "population_usefulness", "random_masks", "read",
+           "relabelled", "residuals", "robust_channel_usefulness", "robust_channels", "scene_response",
+           "tile_projections", "untrained", "usefulness", "variance_explained", "wrong_labels"]

@@ -12,8 +12,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from nbutils.features.bottleneck import features_at
+from nbutils.features.constructed import fingerprint
 from nbutils.images.imageset import ImageSet
 from nbutils.images.planted import SHAPES, SIZE, PlantedSet, PlantedWorld
+from nbutils.lab import store
+from nbutils.lab.console import progress
 from nbutils.networks import SplitClassifier
 from nbutils.robustness.attacks import PGD, frozen
 from nbutils.robustness.threat import ThreatModel
@@ -186,6 +190,100 @@ def usefulness(model: SplitClassifier, images: ImageSet, target: int, attack: PG
             x_adv = attack(feature, x, (signs > 0).long().to(device), torch.Generator().manual_seed(seed))
             value = torch.diff(feature(x_adv)).squeeze(1).cpu().double()
     return (weights * signs * (value - mean) / std).sum().item()
+
+
+class OneChannel(nn.Module):
+    """What the last layer reads of one channel, f, as two logits (-f/2, f/2), like `OneAgainstRest`.
+
+    Attributes:
+        channel: index at the cut "pool".
+    """
+
+    def __init__(self, model: SplitClassifier, channel: int) -> None:
+        super().__init__()
+        self.model, self.channel = model, channel
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 2) logits for x (B, 3, H, W), pixels in [0, 1]."""
+        half = self.model.features(x, "pool")[:, self.channel] / 2
+        return torch.stack([-half, half], 1)
+
+
+def channel_usefulness(values: Tensor, y: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """(K, C) usefulness E[y f] of each of C features for each class against the rest, standardised on these images, and
+    (K, C) the standard deviation by which they were divided, in which both sides weigh the same.
+
+    Args:
+        values: (N, C), such as `features_at(model, images, "pool")`. y: (N,) classes.
+
+    What has no value is NaN: a class without images or without others, a constant feature (a dead channel).
+    """
+    z, half_gaps, variances = values.double() - values.double().mean(0), [], []
+    for target in range(num_classes):
+        sides = [z[y == target], z[y != target]]
+        own, rest = (side.mean(0) for side in sides)  # NaN where there is none
+        half_gaps.append((own - rest) / 2)
+        variances.append(sum(side.square().mean(0) for side in sides) / 2 - ((own + rest) / 2) ** 2)
+    variance = torch.stack(variances)
+    std = torch.where(variance > 1e-12, variance, torch.nan).sqrt()
+    return torch.stack(half_gaps) / std, std
+
+
+def robust_channel_usefulness(model: SplitClassifier, images: ImageSet, few: ImageSet, chosen_on: ImageSet,
+                              attack: PGD, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """(C,) usefulness and (C,) robust usefulness of each channel at "pool", as a feature for its best class.
+
+    The class, and whether the channel speaks for it or against it, are chosen on other images. Each channel is attacked
+    by itself: once, then both are read from the store. What a search finds is not the worst case, so the second is an
+    upper bound.
+
+    Args:
+        images: on which usefulness and scale are measured.
+        few: on which the loss of usefulness under attack is measured; the costly part.
+        chosen_on: on which each channel's class is chosen, such as training images.
+
+    Raises:
+        ValueError: the attack does not use the margin loss.
+
+    What has no value is NaN: dead channels, and those of whose class one of the sets has no image.
+    """
+    if attack.loss != "margin":
+        raise ValueError(f"loss = {attack.loss!r}: expected 'margin', which is -y f for this feature")
+    everywhere, _ = channel_usefulness(features_at(model, chosen_on, "pool"), chosen_on.y, images.num_classes)
+    targets = everywhere.abs().nan_to_num(-1).argmax(0)[None]
+    speaks = everywhere.gather(0, targets)[0].sign()  # +1 for its class, -1 against it, NaN if dead
+    useful, std = (part.gather(0, targets)[0] for part in
+                   channel_usefulness(features_at(model, images, "pool"), images.y, images.num_classes))
+
+    def attack_each() -> dict[str, Tensor]:
+        rho, gamma = speaks * useful, torch.full_like(useful, torch.nan)
+        clean, x = features_at(model, few, "pool").double(), few.x.to(next(model.parameters()).device)
+        for k in progress(rho.isfinite().nonzero()[:, 0].tolist(), f"channels of {model.name}"):
+            target = int(targets[0, k])
+            if target in few.y and (few.y != target).any():
+                signs, weights = class_weights(few.y, target)
+                signs = speaks[k] * signs
+                wanted = (signs > 0).long().to(x.device)
+                x_adv = attack(OneChannel(model, k), x, wanted, torch.Generator().manual_seed(seed))
+                fall = clean[:, k] - features_at(model, x_adv, "pool")[:, k]
+                gamma[k] = rho[k] - (weights * signs * fall).sum() / std[k]
+        return {"rho": rho, "gamma": gamma}
+
+    recipe = {"model": fingerprint(model), "images": [part.fingerprint for part in (images, few, chosen_on)],
+              "attack": attack, "seed": seed}
+    found = store.load_or_build("channels", recipe, attack_each).tensors
+    return found["rho"], found["gamma"]
+
+
+def variance_explained(values: Tensor, labels: Tensor) -> Tensor:
+    """(C,) share of the variance of each feature (N, C) that lies between the labels (N,) (eta squared).
+
+    By chance it is about (K - 1) / (N - 1) for K labels, not 0. NaN for a constant feature.
+    """
+    z = values.double() - values.double().mean(0)
+    between = torch.stack([(labels == label).sum() * z[labels == label].mean(0) ** 2 for label in labels.unique()])
+    total = z.square().sum(0)
+    return between.sum(0) / torch.where(total > 1e-12 * len(z), total, torch.nan)
 
 
 def tile_projections(delta: Tensor, world: PlantedWorld) -> Tensor:

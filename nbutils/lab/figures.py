@@ -262,6 +262,28 @@ def clouds(panels: Mapping[str, tuple[Tensor, Tensor]], names: Sequence[str], *,
         return Picture(figure, alt, caption, stamp)
 
 
+def points(panels: Mapping[str, Mapping[str, tuple[Tensor, Tensor]]], *, xlabel: str, ylabel: str, alt: str,
+           caption: str, stamp: str = "") -> Picture:
+    """Many points, one number against another, in panels side by side with axes of their own.
+
+    Args:
+        panels: title -> group -> (x (n,), y (n,)); a point without a value, NaN, is not drawn. Groups differ in colour
+            and marker.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(0.6 + 2.7 * len(panels), 2.9), layout="constrained")
+        row: np.ndarray = figure.subplots(1, len(panels), squeeze=False)[0]
+        for axes, (title, groups) in zip(row, panels.items(), strict=True):
+            for (label, (x, y)), (colour, _, _), marker in zip(groups.items(), SERIES, MARKERS, strict=False):
+                axes.plot(x.tolist(), y.tolist(), marker, color=colour, markersize=4, alpha=0.75, markeredgewidth=0,
+                          label=label)
+            axes.set_title(title)
+            axes.set_xlabel(xlabel)
+        figure.axes[0].set_ylabel(ylabel)
+        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+        return Picture(figure, alt, caption, stamp)
+
+
 def _value_axis(axis: Axis, set_limits: Callable[[float, float], Any], results: Sequence[Result]) -> None:
     if all(result.unit == "share" for result in results):
         set_limits(-0.03, 1.03)

@@ -12,7 +12,7 @@ from nbutils.paradigms.encoder import (
     untrained,
 )
 from nbutils.paradigms.mae import MAE, Masked, Reconstruct
-from nbutils.paradigms.measures import above_chance, cross_paradigm, cross_paradigm_relative, relative, shown
+from nbutils.paradigms.measures import above_chance, cross_paradigm, cross_paradigm_relative, readable, relative, shown
 from nbutils.paradigms.probe import Features, extract, finetuned, linear_probe, randomised, with_projector
 from nbutils.paradigms.recipes import recipes
 from nbutils.paradigms.simclr import Alignment, Augmentation, ContrastiveEncoder, InfoNCE, SimCLR, nt_xent
@@ -20,5 +20,5 @@ from nbutils.paradigms.simclr import Alignment, Augmentation, ContrastiveEncoder
 __all__ = ["DDPM", "MAE", "Alignment", "Augmentation", "Backbone", "ContrastiveEncoder", "Encoder", "Features",
            "InfoNCE", "Labelled", "Masked", "MatchFeatures", "Noised", "Paradigm", "PredictDifference", "Reconstruct",
            "SimCLR", "above_chance", "cross_paradigm", "cross_paradigm_relative", "extract", "finetuned",
-           "linear_probe", "nt_xent", "pretrained", "randomised", "recipes", "relative", "shown", "supervised",
-           "untrained", "with_projector"]
+           "linear_probe", "nt_xent", "pretrained", "randomised", "readable", "recipes", "relative", "shown",
+           "supervised", "untrained", "with_projector"]

@@ -13,6 +13,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+import torch
+from torch import Tensor
+
+from nbutils.paradigms.probe import Standardize
+
 UNDEFINED = math.nan
 
 
@@ -54,6 +59,33 @@ def cross_paradigm_relative(values: Mapping[str, Sequence[float]],
         raise ValueError(f"{', '.join(values)} against {', '.join(natural)}: expected the same paradigms and seeds")
     return cross_paradigm({name: [relative(*pair) for pair in zip(row, natural[name], strict=True)]
                            for name, row in values.items()})
+
+
+def readable(z: Tensor, values: Tensor, z_test: Tensor, values_test: Tensor, penalty: float = 1e-3) -> Tensor:
+    """(C,) how well each of C numbers can be read linearly from an encoder: R^2 on other images than those fitted to.
+
+    Ridge regression on standardised features and numbers; the loss is the mean squared error plus the penalty times
+    the squared weights. 1 is perfect, 0 no better than the mean; below 0 it misleads. Undefined for a number that is
+    constant on either images.
+
+    Args:
+        z, values: (N, D) features and (N, C) numbers, to fit. z_test, values_test: (M, D) and (M, C), to test.
+
+    Raises:
+        ValueError: shapes that do not fit, a penalty that is not positive.
+    """
+    if not len(z) == len(values) > 0 or not len(z_test) == len(values_test) > 0:
+        shapes = ", ".join(str(tuple(part.shape)) for part in (z, values, z_test, values_test))
+        raise ValueError(f"features and numbers {shapes}: expected (N, D), (N, C), (M, D), (M, C)")
+    if not penalty > 0:
+        raise ValueError(f"penalty = {penalty!r}: expected a number > 0, such as 1e-3")
+    scale, unit = Standardize(z).double(), Standardize(values).double()
+    x, x_test, y, y_test = scale(z.double()), scale(z_test.double()), unit(values.double()), unit(values_test.double())
+    gram = x.T @ x / len(x) + penalty * torch.eye(x.shape[1], dtype=x.dtype)
+    error = (y_test - x_test @ torch.linalg.solve(gram, x.T @ y / len(x))).square().mean(0)
+    variance = y_test.var(0, correction=0)
+    dead = (variance < 1e-12) | (y.var(0, correction=0) < 1e-12)
+    return torch.where(dead, torch.nan, 1 - error / variance)
 
 
 def shown(value: float, digits: int = 3) -> str:

@@ -9,15 +9,20 @@ from nbutils import networks
 from nbutils.features import (
     LinearFeature,
     OneAgainstRest,
+    OneChannel,
+    channel_usefulness,
     class_weights,
     least_squares,
     matched_filter,
     population_usefulness,
+    robust_channel_usefulness,
     scene_response,
     tile_projections,
     usefulness,
+    variance_explained,
 )
 from nbutils.images import ImageSet, PlantedSet, PlantedWorld
+from nbutils.networks import GlobalAveragePool, SplitClassifier
 from nbutils.robustness import PGD, ThreatModel
 
 
@@ -211,3 +216,107 @@ def test_projections_ignore_smooth_perturbations() -> None:
     blocky = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)).repeat_interleave(2, 2)
     delta = blocky.repeat_interleave(2, 3) - 0.5
     torch.testing.assert_close(tile_projections(delta, world), torch.zeros(4, 10), rtol=0, atol=1e-6)
+
+
+# --- features of channels ---------------------------------------------------------------------------------------------
+
+def linear_channels(weights: Tensor) -> SplitClassifier:
+    """A classifier whose channels are linear in the pixels and positive, so that its ReLU does nothing."""
+    conv = nn.Conv2d(3, len(weights), 6)
+    with torch.no_grad():
+        conv.weight.copy_(weights)
+        conv.bias.fill_(10.0)
+    stages = {"conv": conv, "relu": nn.ReLU(), "pool": GlobalAveragePool(), "linear": nn.Linear(len(weights), 3)}
+    return SplitClassifier(stages, "linear channels").eval()
+
+
+def with_a_class_in_the_first_pixel(n: int, seed: int) -> ImageSet:
+    """Three classes; pixels in [.3, .7], so that no attack of radius .1 reaches the end of the range."""
+    images = random_images(n, 0.3, 0.6, classes=3, seed=seed)
+    images.x[:, 0, 0, 0] += 0.1 * (images.y == 1)
+    return images
+
+
+def test_usefulness_of_channels_is_that_of_linear_features() -> None:
+    images = random_images(40, 0, 1, classes=4)
+    weights = torch.randn(5, 3, 6, 6, generator=torch.Generator().manual_seed(2))
+    found, std = channel_usefulness(images.x.flatten(1) @ weights.flatten(1).T, images.y, 4)
+    for target in range(4):
+        for k, weight in enumerate(weights):
+            feature = LinearFeature.fitted(weight, images, target)
+            assert found[target, k].item() == pytest.approx(feature.robust_usefulness(images, ThreatModel("Linf", 0)),
+                                                            abs=1e-5)
+            assert std[target, k].item() == pytest.approx(feature.std, rel=1e-5)
+
+
+def test_a_dead_channel_and_a_missing_class_have_no_usefulness() -> None:
+    values = torch.stack([torch.full((6,), 3.0), torch.arange(6.0)], 1)
+    found, _ = channel_usefulness(values, torch.tensor([0, 0, 0, 1, 1, 1]), 3)
+    assert found.isfinite().tolist() == [[False, True], [False, True], [False, False]]
+
+
+def test_robust_usefulness_of_a_linear_channel_is_the_closed_form() -> None:
+    """One signed step that crosses the ball reaches the worst corner, whatever the random start (seeds 0 and 1)."""
+    weights = 0.1 * torch.randn(4, 3, 6, 6, generator=torch.Generator().manual_seed(3))
+    weights[:, 0, 0, 0] = torch.tensor([3.0, -3.0, 0.5, 1.0])  # for class 1, and against it
+    images, train = with_a_class_in_the_first_pixel(60, 0), with_a_class_in_the_first_pixel(60, 1)
+    threat = ThreatModel("Linf", 0.1)
+    attack = PGD(threat, 1, 0.2, loss="margin")
+    rho, gamma = robust_channel_usefulness(linear_channels(weights), images, images.take(12), train, attack)
+    for k, weight in enumerate(weights):
+        best, _ = channel_usefulness((train.x.flatten(1) @ weight.flatten())[:, None], train.y, 3)
+        target = int(best.abs().argmax())
+        sign = best[target, 0].sign()
+        feature = LinearFeature.fitted(sign * weight, images, target)
+        assert rho[k].item() == pytest.approx(feature.robust_usefulness(images, ThreatModel("Linf", 0)), abs=1e-3)
+        assert gamma[k].item() == pytest.approx(feature.closed_form(images, threat), abs=1e-3)
+    assert (rho[:2] > 0.4).all()  # also the one that speaks against its class
+
+
+def test_channels_are_attacked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = with_a_class_in_the_first_pixel(12, 0)
+    weights = 0.1 * torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(3))
+    arguments = linear_channels(weights), images, images, images, PGD(ThreatModel("Linf", 0.1), 1, loss="margin")
+    first = robust_channel_usefulness(*arguments)
+    calls: list[Tensor] = []
+    monkeypatch.setattr(OneChannel, "forward", lambda self, x: calls.append(x))
+    for before, after in zip(first, robust_channel_usefulness(*arguments), strict=True):
+        torch.testing.assert_close(before, after, rtol=0, atol=0)
+    assert not calls
+
+
+def test_robust_usefulness_without_a_value_is_undefined() -> None:
+    weights = torch.zeros(2, 3, 6, 6)
+    weights[1, 0, 0, 0] = 1.0
+    images = with_a_class_in_the_first_pixel(30, 0)
+    attack = PGD(ThreatModel("Linf", 0.1), 1, loss="margin")
+    few = images.take(images.y != 1)  # lacks the class of the second channel
+    rho, gamma = robust_channel_usefulness(linear_channels(weights), images, few, images, attack)
+    assert rho.isfinite().tolist() == [False, True]
+    assert gamma.isnan().all()
+
+
+def test_channels_are_attacked_on_the_margin() -> None:
+    images = with_a_class_in_the_first_pixel(6, 0)
+    with pytest.raises(ValueError, match="^loss = 'cross-entropy': expected 'margin'"):
+        robust_channel_usefulness(linear_channels(torch.ones(1, 3, 6, 6)), images, images, images,
+                                  PGD(ThreatModel("Linf", 0.1)))
+
+
+def test_the_margin_of_one_channel_is_the_channel() -> None:
+    model, x = networks.build("small", 3), torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    model.eval()
+    logits = OneChannel(model, 5)(x)
+    torch.testing.assert_close(logits[:, 1] - logits[:, 0], model.features(x, "pool")[:, 5])
+
+
+def test_two_independent_labels_share_the_variance_without_overlap() -> None:
+    """Every pair of 4 shapes and 3 tiles once: the shares of a sum of both add up to 1."""
+    shape, tile = torch.arange(4).repeat_interleave(3), torch.arange(3).repeat(4)
+    generator = torch.Generator().manual_seed(0)
+    of_shape, of_tile = torch.randn(4, generator=generator), torch.randn(3, generator=generator)
+    values = torch.stack([of_shape[shape], of_tile[tile], of_shape[shape] + of_tile[tile], torch.ones(12)], 1)
+    by_shape, by_tile = variance_explained(values, shape), variance_explained(values, tile)
+    torch.testing.assert_close(by_shape[:2], torch.tensor([1.0, 0.0], dtype=torch.float64))
+    torch.testing.assert_close((by_shape + by_tile)[2].item(), 1.0)
+    assert by_shape[3].isnan()

@@ -20,6 +20,7 @@ from nbutils.lab.figures import (
     image_grid,
     magnify,
     matrix,
+    points,
     scatter,
     stacked,
 )
@@ -156,20 +157,32 @@ def test_stacked_bars_follow_each_other_and_show_their_counts() -> None:
 
 
 def test_clouds_show_each_class_by_its_marker() -> None:
-    points, labels = torch.arange(12.0).view(6, 2), torch.tensor([0, 1, 1, 0, 2, 1])
-    picture = clouds({"robust": (points, labels), "rest": (-points, labels)}, ["disc", "ring", "L"], columns=3, alt=ALT,
+    where, labels = torch.arange(12.0).view(6, 2), torch.tensor([0, 1, 1, 0, 2, 1])
+    picture = clouds({"robust": (where, labels), "rest": (-where, labels)}, ["disc", "ring", "L"], columns=3, alt=ALT,
                      caption="c")
     first, second, empty = picture.figure.axes
     assert [axes.get_title() for axes in (first, second, empty)] == ["robust", "rest", ""]
     for index, drawn in enumerate(first.lines):
-        assert np.array_equal(drawn.get_xydata(), points[labels == index].numpy())
+        assert np.array_equal(drawn.get_xydata(), where[labels == index].numpy())
         assert drawn.get_marker() == MARKERS[index]
-    assert np.array_equal(second.lines[2].get_xydata(), -points[4:5].numpy())
+    assert np.array_equal(second.lines[2].get_xydata(), -where[4:5].numpy())
     assert not empty.lines
     (legend,) = picture.figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["disc", "ring", "L"]
-    many = clouds({"all": (points, labels)}, [str(k) for k in range(200)], alt=ALT, caption="c")
+    many = clouds({"all": (where, labels)}, [str(k) for k in range(200)], alt=ALT, caption="c")
     assert len(many.figure.axes[0].lines) == len(MARKERS)
+
+
+def test_points_stand_where_their_numbers_say_group_by_group() -> None:
+    x, y = torch.tensor([1.0, 2.0, np.nan]), torch.tensor([3.0, 5.0, 6.0])
+    picture = points({"first": {"shape": (x, y), "tile": (y, x)}, "second": {"shape": (y, y)}}, xlabel="x", ylabel="y",
+                     alt=ALT, caption="c")
+    first, second = picture.figure.axes
+    np.testing.assert_array_equal(first.lines[0].get_xydata(), torch.stack([x, y], 1).numpy())
+    assert len({(line.get_marker(), line.get_color()) for line in first.lines}) == 2
+    assert [axes.get_title() for axes in (first, second)] == ["first", "second"]
+    (legend,) = picture.figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["shape", "tile"]
 
 
 def test_an_image_grid_shows_the_pixels() -> None:

@@ -3,8 +3,10 @@
 import math
 
 import pytest
+import torch
+from sklearn.linear_model import Ridge
 
-from nbutils.paradigms import above_chance, cross_paradigm, cross_paradigm_relative, relative, shown
+from nbutils.paradigms import above_chance, cross_paradigm, cross_paradigm_relative, readable, relative, shown
 from nbutils.paradigms.measures import UNDEFINED
 
 
@@ -61,3 +63,41 @@ def test_table_1_of_the_paper_is_not_the_minimum_of_its_rows() -> None:
 
 def test_values_are_shown_as_text() -> None:
     assert (shown(0.12345), shown(0.5, 1)) == ("0.123", "0.5")
+
+
+def draw(*shape: int, seed: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_what_is_linear_in_the_features_is_read_perfectly() -> None:
+    z, z_test, weights = draw(50, 6, seed=0), draw(30, 6, seed=1), 10 * draw(6, 3, seed=2)
+    found = readable(z, z @ weights + 5, z_test, z_test @ weights + 5, penalty=1e-9)
+    torch.testing.assert_close(found, torch.ones(3, dtype=torch.float64))
+
+
+def test_reading_agrees_with_scikit_learn() -> None:
+    z, z_test, weights = 4 * draw(80, 5, seed=0) + 2, 4 * draw(40, 5, seed=1) + 2, draw(5, 1, seed=2)
+    values, values_test = z @ weights + draw(80, 1, seed=3), z_test @ weights + draw(40, 1, seed=4)
+    x, x_test = ((part - z.mean(0)) / z.std(0, correction=0) for part in (z, z_test))
+    expected = Ridge(alpha=80 * 0.1).fit(x, values[:, 0]).score(x_test, values_test[:, 0])
+    assert readable(z, values, z_test, values_test, penalty=0.1).item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_what_the_features_do_not_hold_cannot_be_read() -> None:
+    found = readable(draw(400, 3, seed=0), draw(400, 2, seed=1), draw(200, 3, seed=2), draw(200, 2, seed=3))
+    assert (found < 0.05).all()
+
+
+def test_a_constant_number_has_no_reading() -> None:
+    z, values = draw(20, 3, seed=0), torch.stack([torch.ones(20), torch.arange(20.0)], 1)
+    assert readable(z, values, z, values).isfinite().tolist() == [False, True]
+    assert readable(z, values, z, torch.ones(20, 2)).isnan().all()
+
+
+@pytest.mark.parametrize(("rows", "penalty", "message"), [
+    (4, 1e-3, r"^features and numbers \(5, 2\), \(4, 1\), \(5, 2\), \(4, 1\): expected \(N, D\)"),
+    (5, 0.0, "^penalty = 0.0: expected a number > 0, such as 1e-3")])
+def test_reading_refuses_what_does_not_fit(rows: int, penalty: float, message: str) -> None:
+    z, values = torch.rand(5, 2), torch.rand(rows, 1)
+    with pytest.raises(ValueError, match=message):
+        readable(z, values, z, values, penalty)
