@@ -108,8 +108,8 @@ def curves(lines: Mapping[str, Sequence[Result]], x: Sequence[float], *, xlabel:
             axes.set_xticks(list(x), list(ticks))
         _value_axis(axes.yaxis, axes.set_ylim, next(iter(lines.values())))
         axes.set(xlabel=xlabel, ylabel=ylabel)
-        if len(lines) > 4:  # no place inside is free of lines
-            axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+        if len(lines) > 3:  # no place inside is free of lines
+            axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2 if len(lines) == 4 else 3)
         else:
             axes.legend(loc="best")
         drawn = tuple(result for results in lines.values() for result in results)
