@@ -405,7 +405,7 @@ CLAIM = """
     ("  published: none\n", "", ("'a-claim'", "exactly one of 'published'", "and 'value'")),
     ("  published: none\n", f"  value: [{D_NR}]\n", ("'a-claim'", "'value' needs a 'setting'")),
     ("  published: none\n", f"  value: [{D_NR.replace('D_NR', 'D_N')}]\n  setting: {{dataset: cifar10}}\n",
-     ("'a-claim'", "D_N'", "0 published numbers fit, expected exactly one")),
+     ("'a-claim'", "standard training on D_N,", "0 published numbers fit, expected exactly one")),
     ("  published", "  setting: {dataset: svnh}\n  published", ("'a-claim', setting: dataset = 'svnh'", "mean 'svhn'")),
     ("  published", "  setting: {dataset: svhn, network: vgg61}\n  published",
      ("'a-claim', setting: network = 'vgg61'", "did you mean 'vgg16'")),

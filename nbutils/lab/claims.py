@@ -65,6 +65,9 @@ def _setting(given: dict[str, Any]) -> dict[str, Any]:
 
     if given.get("dataset", "planted") == "planted":
         raise ValueError("expected the dataset of the paper among them")
+    for name in given:
+        if name not in Parameters.model_fields:
+            raise ValueError(f"parameter {name!r}: no chapter has it{did_you_mean(name, Parameters.model_fields)}")
     parameters = resolve({"profile": "quick", **given}, Parameters.model_fields)
     return {name: getattr(parameters, name) for name in given}
 

@@ -67,7 +67,7 @@ def test_chapters_that_did_not_run_again_stay_in_the_edition(book: Path) -> None
     ({"commit": "abc-dirty"}, "02_y: ran from commit abc-dirty; commit first, then run it again"),
     ({"commit": "unknown"}, "02_y: ran from commit unknown"),
     ({"error": True}, "02_y: failed in cell 1: KeyError: x; an edition holds whole runs only"),
-    ({"code": "other"}, "02_y: stale since the notebook was edited; an edition holds whole runs only"),
+    ({"code": "other"}, "02_y: stale since its code was edited; an edition holds whole runs only"),
     ({"eps": 1, "steps": 2}, "02_y: ran with eps, steps changed; an edition keeps to its profile"),
 ])
 def test_a_run_that_does_not_count_stops_the_edition(book: Path, changes: dict[str, Any], words: str,

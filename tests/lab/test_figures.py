@@ -86,7 +86,7 @@ def test_curves_show_values_and_intervals() -> None:
     assert axes.get_ylim()[1] > 1
 
 
-@pytest.mark.parametrize(("count", "above"), [(4, False), (5, True)])
+@pytest.mark.parametrize(("count", "above"), [(3, False), (4, True), (5, True)])
 def test_the_legend_of_many_lines_stands_above_them(count: int, above: bool) -> None:
     lines = {f"line {i}": line(1.0 - 0.1 * i, 0.9 - 0.1 * i) for i in range(count)}
     figure = curves(lines, [0, 1], **AXES, **TEXTS).figure
