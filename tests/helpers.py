@@ -6,6 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from nbutils.lab.chapters import every, read
+from nbutils.lab.runs import ROOT
+
 
 class Scores(nn.Module):
     """Linear logits of any number of classes and precision, for images (B, 3, 4, 4)."""
@@ -26,3 +29,12 @@ def assert_one_line(call: Callable[[], object], words: Iterable[str]) -> None:
     assert "\n" not in str(caught.value)
     for word in words:
         assert word in str(caught.value)
+
+
+def pages() -> dict[str, str]:
+    """Name -> text of each page of the book; of a chapter, the cells of text."""
+    found = {f"book/{path.stem}": path.read_text() for path in sorted((ROOT / "book").glob("*.md"))}
+    for chapter in every("smoke"):
+        cells = read(chapter.source).cells
+        found[f"notebooks/{chapter.name}"] = "\n\n".join(c.source for c in cells if c.cell_type == "markdown")
+    return found

@@ -211,6 +211,7 @@ CASES = [
     Bad("paper", lambda: published("kim2020"), ("'kim2020'", "kim2021")),
     Bad("column", lambda: published("kim2021", tables="Table 1"), ("tables", "table, dataset, model")),
     Bad("several numbers", lambda: published("kim2021", table="Table 1"), ("kim2021", "Table 1", "exactly one")),
+    Bad("cell", lambda: published("kim2021", "Table 1", "VGG16"), ("'VGG16'", "did you mean 'VGG-16'")),
     Bad("no number", lambda: published("kim2021", table="Table 99"), ("0 published numbers", "exactly one")),
     Bad("claim", lambda: claims.find("tile-is-usefull"), ("'tile-is-usefull'", "did you mean 'tile-is-useful'")),
     # figures
@@ -238,6 +239,8 @@ CASES = [
     Bad("number for a dataset", resolving(dataset=10), ("'10'", "planted"), ParameterError),
     Bad("missing folder as a parameter", resolving(dataset="folder:/nowhere"), ("/nowhere", "<class>"), ParameterError),
     Bad("network as a parameter", resolving(network="vgg"), ("'vgg'", "small"), ParameterError),
+    Bad("size of encoders", resolving(encoder_size="papers"),
+        ("encoder_size = 'papers': expected one of small, paper; did you mean 'paper'",), ParameterError),
     Bad("device", resolving(device="gpu"), ("device = 'gpu'", "auto, cpu, mps or cuda"), ParameterError),
     Bad("list for a count", resolving(steps=[1]), ("steps = [1]", "integer"), ParameterError),
     # the store
@@ -368,6 +371,7 @@ def test_bad_records_get_one_clear_line(text: str, words: tuple[str, ...], tmp_p
     check(Bad("", lambda: results.read(path), (str(path), *words)))
 
 
+D_NR = "{table: README of the authors' constructed data sets, method: standard training on D_NR, quantity: accuracy}"
 CLAIM = """
 - id: a-claim
   chapter: 01_known_features
@@ -396,6 +400,20 @@ CLAIM = """
     ("fixed: 2026-11-21", "fixed: soon", ("'a-claim'", "fixed")),
     ("A pattern can be a useful feature.", "Short.", ("'a-claim'", "paraphrase")),
     ("  statistic: known.tile\n", "", ("'a-claim'", "statistic")),
+    ("  criterion: {above: 0.5}\n", "", ("'a-claim'", "criterion: Field required")),
+    ("published: none", "place2: none", ("'a-claim'", "place2")),
+    ("  published: none\n", "", ("'a-claim'", "exactly one of 'published'", "and 'value'")),
+    ("  published: none\n", f"  value: [{D_NR}]\n", ("'a-claim'", "'value' needs a 'setting'")),
+    ("  published: none\n", f"  value: [{D_NR.replace('D_NR', 'D_N')}]\n  setting: {{dataset: cifar10}}\n",
+     ("'a-claim'", "D_N'", "0 published numbers fit, expected exactly one")),
+    ("  published", "  setting: {dataset: svnh}\n  published", ("'a-claim', setting: dataset = 'svnh'", "mean 'svhn'")),
+    ("  published", "  setting: {dataset: svhn, network: vgg61}\n  published",
+     ("'a-claim', setting: network = 'vgg61'", "did you mean 'vgg16'")),
+    ("  published", "  setting: {dataset: svhn, netwrok: vgg16}\n  published",
+     ("'a-claim', setting: parameter 'netwrok'", "did you mean 'network'")),
+    ("  published", "  setting: {dataset: svhn, train_size: many}\n  published", ("setting: train_size = 'many'",)),
+    ("  published", "  setting: {network: vgg16}\n  published", ("setting: expected the dataset of the paper",)),
+    ("  published", "  setting: {}\n  published", ("'a-claim', setting",)),
     ("", CLAIM, ("'a-claim'", "stands twice")),
 ])
 def test_bad_claims_get_one_clear_line(old: str, new: str, words: tuple[str, ...], tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 """Sphinx extension: the book shows executed notebooks, though the sources hold no outputs.
 
-Each page under notebooks/ is read from its executed twin in the build folder, for the profile named in BOOK_PROFILE. A
-twin that is missing, older than its source or not run to its end stops the build; with BOOK_INCOMPLETE set, the page
-becomes a notice instead. The directive ``{execution-status}`` tabulates papermill's records.
+Each page under notebooks/ has its text from the source and its code and outputs from the executed twin in the build
+folder, for the profile named in BOOK_PROFILE. A twin that is missing, of other code than its source or not run to its
+end stops the build; with BOOK_INCOMPLETE set, the page becomes a notice instead. The directive ``{execution-status}``
+tabulates papermill's records.
 """
 
 import os
@@ -16,7 +17,7 @@ from sphinx.errors import ExtensionError
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
-from nbutils.lab.chapters import Chapter, State, code_cells, read
+from nbutils.lab.chapters import Chapter, State, code_cells, is_injected, read
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ def show_twin(app: Sphinx, docname: str, source: list[str]) -> None:
     state = chapter.state()
     if state.status == "ok":
         twin = read(chapter.twin)
+        twin.cells = merged(read(chapter.source), twin)
         del twin.metadata["papermill"]
         for number, cell in enumerate(code_cells(twin), start=1):
             if any("image/png" in output.get("data", {}) for output in cell.outputs):
@@ -45,6 +47,21 @@ def show_twin(app: Sphinx, docname: str, source: list[str]) -> None:
         source[0] = nbformat.writes(notice(chapter, state))
     else:
         raise ExtensionError(f"{chapter.name} at profile {chapter.profile}: {state}; run `make book`")
+
+
+def merged(source: nbformat.NotebookNode, twin: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    """The text of the source around the executed code: a change of words needs no new run."""
+    executed = iter([cell for cell in twin.cells if cell.cell_type == "code"])
+    cells = []
+    for cell in source.cells:
+        if cell.cell_type != "code":
+            cells.append(cell)
+            continue
+        for ran in executed:
+            cells.append(ran)
+            if not is_injected(ran):
+                break
+    return cells
 
 
 def notice(chapter: Chapter, state: State) -> nbformat.NotebookNode:

@@ -1,7 +1,8 @@
 """Sphinx extension: the claims ledger as a table, as a picture and as a file, from the recorded results.
 
-``{claims-ledger}`` tabulates every claim; ``{claims-picture}`` counts them by paper and verdict. Beside the pages
-stands ``ledger.json`` with the same content. The profile is named in BOOK_PROFILE.
+``{claims-ledger}`` tabulates every claim; ``{claims-picture}`` counts them by paper and verdict; ``{claim}`` in a
+sentence leads to one claim's row. Beside the pages stands ``ledger.json`` with the same content. The profile is named
+in BOOK_PROFILE.
 """
 
 import os
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from docutils import nodes
 from sphinx.application import Sphinx
-from sphinx.util.docutils import SphinxDirective
+from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from nbutils.lab import claims, figures, ledger
 
@@ -37,11 +38,25 @@ class ClaimsPicture(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         counts = ledger.counts(entries())
-        words = "; ".join(f"{paper}: " + ", ".join(f"{n} {state}" for state, n in row.items() if n)
+        words = "; ".join(f"{paper}: " + (", ".join(f"{n} {state}" for state, n in row.items() if n) or "no claim yet")
                           for paper, row in counts.items())  # fmt: skip
         picture = figures.stacked(counts, xlabel="number of claims", alt=f"Claims by paper and verdict. {words}.",
                                   caption="Claims by paper and verdict, in the edition shown here.")  # fmt: skip
         return _raw(picture._repr_html_())
+
+
+class ClaimRole(SphinxRole):
+    """``{claim}`id` ``: the claim's name, as a link to its row in the ledger."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        try:
+            claims.find(self.text)
+        except ValueError as error:
+            message = self.inliner.reporter.error(str(error), line=self.lineno)
+            return [self.inliner.problematic(self.rawtext, self.rawtext, message)], [message]
+        page = self.env.app.builder.get_relative_uri(self.env.docname, "book/ledger")
+        return [nodes.reference("", self.text, refuri=f"{page}#claim-{self.text}", internal=True,
+                                classes=["claim-id"])], []
 
 
 def write_file(app: Sphinx, error: Exception | None) -> None:
@@ -54,5 +69,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     claims.load()  # a claim without a criterion stops the build here
     app.add_directive("claims-ledger", ClaimsLedger)
     app.add_directive("claims-picture", ClaimsPicture)
+    app.add_role("claim", ClaimRole())
     app.connect("build-finished", write_file)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

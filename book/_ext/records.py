@@ -1,7 +1,11 @@
 """Sphinx extension: every number has an address.
 
 Each chapter gets a page ``records/<chapter>`` with all results of its run, and the numbers in the chapter's tables and
-figures become links to their rows there. The profile is named in BOOK_PROFILE.
+figures become links to their rows there. The profile is named in BOOK_PROFILE. Two roles put numbers into the text:
+
+    {result}`known.tile.usefulness`                      a measured one, of the chapter that the page shows
+    {result}`01_known_features:known.tile.usefulness`    the same on any other page
+    {published}`kim2021; Table 1; VGG-16; PGD; ...`      a printed one: the paper, and what else stands in its row
 """
 
 import html
@@ -12,11 +16,15 @@ from typing import Any
 
 from docutils import nodes
 from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
+from sphinx.util.docutils import SphinxRole
 
 from nbutils.lab import results
 from nbutils.lab.chapters import every
+from nbutils.lab.claims import paper_name
 from nbutils.lab.results import MINUS, Result
 from nbutils.lab.runs import build_dir
+from nbutils.messages import did_you_mean
 
 Record = tuple[dict[str, Any], list[Result]]
 
@@ -77,13 +85,64 @@ def link(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any],
     context["body"] = re.sub('<a data-result="([^"]+)">', address, context["body"])
 
 
+class MeasuredNumber(SphinxRole):
+    """``{result}``: the value of a recorded result, with a link to its record.
+
+    It is "not run" where there is no record, and "not measured" where a run on other images than the planted ones has
+    left it out; in a run on planted images an unknown id is an error.
+    """
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        here = self.env.docname
+        named = re.fullmatch(r"(\d\d_\w+):(.+)", self.text)
+        chapter, id = named.groups() if named else (here.removeprefix("notebooks/"), self.text)
+        chapters = [known.name for known in every("")]
+        if chapter not in chapters:
+            problem = f"no chapter {chapter!r}{did_you_mean(chapter, chapters)}" if named else (
+                f"this page is no chapter; expected the chapter's name before the id, as in {chapters[0]}:{id}")
+            raise ExtensionError(f"{here}: {{{self.name}}}`{self.text}`: {problem}")
+        recorded = self.env.app.records  # type: ignore[attr-defined]
+        if chapter not in recorded:
+            return [nodes.emphasis("", "not run")], []
+        header, measured = recorded[chapter]
+        found = {result.id: result for result in measured}
+        if id not in found and header["parameters"].get("dataset", "planted") != "planted":
+            return [nodes.emphasis("", "not measured")], []
+        if id not in found:
+            raise ExtensionError(f"{here}: {{{self.name}}}`{self.text}`: no such result in the record of {chapter}"
+                                 f"{did_you_mean(id, found)}")
+        result = found[id]
+        address = f"{self.env.app.builder.get_relative_uri(here, f'records/{chapter}')}#{anchor(id)}"
+        title = "; ".join([result.what, str(result), *results.intervals([result])])
+        shown = nodes.reference("", result.parts[0], internal=True, refuri=address, reftitle=title, classes=["address"])
+        return [shown], []
+
+
+class PublishedNumber(SphinxRole):
+    """``{published}``: a number that a paper prints; its place is shown when one points at it."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        paper, *cells = self.text.split("; ")
+        try:
+            number = results.published(paper, *cells)
+        except ValueError as error:
+            raise ExtensionError(f"{self.env.docname}: {{{self.name}}}`{self.text}`: {error}") from None
+        place = f"{paper_name(paper)}: {'; '.join(cells)} ({number.certainty})"
+        return [nodes.abbreviation("", number.parts[0], explanation=place)], []
+
+
 def read(app: Sphinx) -> None:
     """On ``builder-inited``: the records are read once."""
-    app.records = records()  # type: ignore[attr-defined]
+    try:
+        app.records = records()  # type: ignore[attr-defined]
+    except ValueError as error:
+        raise ExtensionError(str(error)) from None
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("builder-inited", read)
     app.connect("html-collect-pages", pages)
     app.connect("html-page-context", link)
+    app.add_role("result", MeasuredNumber())
+    app.add_role("published", PublishedNumber())
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -27,7 +27,7 @@ from nbutils.messages import did_you_mean
 class State:
     """How a chapter's last run ended.
 
-    ``status`` is ``"ok"``, ``"failed"``, ``"stopped"`` (killed, or still running), ``"stale"`` (the source changed
+    ``status`` is ``"ok"``, ``"failed"``, ``"stopped"`` (killed, or still running), ``"stale"`` (its code changed
     since) or ``"not run"``; ``note`` says where and why, in one line.
     """
 
@@ -83,7 +83,7 @@ class Chapter:
         if path == self.partial:
             return replace(state, status="stopped", note="between two cells")
         if _written(notebook) != _written(read(self.source)):
-            return replace(state, status="stale", note="since the notebook was edited")
+            return replace(state, status="stale", note="since its code was edited")
         return state
 
     def _device(self) -> str:
@@ -111,10 +111,15 @@ def one_line(name: str, message: str, limit: int = 300) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
-def _written(notebook: nbformat.NotebookNode) -> list[tuple[str, str, list[str]]]:
-    """What the author wrote: papermill's injected cell and all outputs left out."""
-    cells = [(c.cell_type, c.source, c.metadata.get("tags", [])) for c in notebook.cells]
-    return [cell for cell in cells if "injected-parameters" not in cell[2]]
+def is_injected(cell: nbformat.NotebookNode) -> bool:
+    """Whether papermill added this cell."""
+    return "injected-parameters" in cell.metadata.get("tags", [])
+
+
+def _written(notebook: nbformat.NotebookNode) -> list[tuple[str, list[str]]]:
+    """The code that the author wrote, and its tags. The text is no part of a run."""
+    code = [cell for cell in notebook.cells if cell.cell_type == "code" and not is_injected(cell)]
+    return [(cell.source, cell.metadata.get("tags", [])) for cell in code]
 
 
 def parameter_names(notebook: nbformat.NotebookNode) -> list[str]:

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pybtex.database as bibtex
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from nbutils.lab.results import Result, address
+from nbutils.lab.results import Result, address, published
 from nbutils.lab.store import ROOT
 from nbutils.messages import did_you_mean
 
 Held = Literal["held", "not held", "undecided", "not comparable"]
-MARKS = {"held": "✓", "not held": "✗", "undecided": "?", "not comparable": "–", "not run": "·"}
+MARKS = {"held": "✓", "not held": "✗", "undecided": "?", "not comparable": "–", "not run": "·", "not tested": "○"}
+TOLERANCE = 0.03  # a published value is met if no part of our interval lies further away
 
 
 class Criterion(BaseModel):
@@ -57,6 +59,16 @@ class Change(BaseModel):
     was: dict[str, Any]
 
 
+def _setting(given: dict[str, Any]) -> dict[str, Any]:
+    """The parameters in the form in which a run records them."""
+    from nbutils.lab.runs import Parameters, resolve  # which imports this module
+
+    if given.get("dataset", "planted") == "planted":
+        raise ValueError("expected the dataset of the paper among them")
+    parameters = resolve({"profile": "quick", **given}, Parameters.model_fields)
+    return {name: getattr(parameters, name) for name in given}
+
+
 class Claim(BaseModel):
     """One statement that a chapter will judge. See book/claims.yml for the meaning of each field."""
 
@@ -66,7 +78,7 @@ class Claim(BaseModel):
     paper: str
     place: str
     paraphrase: str = Field(min_length=20)
-    published: str
+    published: str = ""
     statistic: str
     measures: str = Field(min_length=10)
     criterion: Criterion
@@ -76,8 +88,39 @@ class Claim(BaseModel):
     threat: str = ""
     bound: Literal["", "upper"] = ""
     planted: bool = False
+    setting: Annotated[dict[str, Any], AfterValidator(_setting)] = Field({}, min_length=1)
+    value: tuple[dict[str, str], ...] = Field((), min_length=1, max_length=2)
     fixed: date
     history: tuple[Change, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_published_value(self) -> Claim:
+        if bool(self.published) == bool(self.value):
+            raise ValueError("a claim has exactly one of 'published', in words, and 'value', a place in book/published")
+        if self.value and not self.setting:
+            raise ValueError("'value' needs a 'setting': the parameters of a run that may be held against it")
+        _ = self.published_value  # not exactly one number there
+        return self
+
+    @property
+    def published_value(self) -> float | None:
+        """What the paper printed, as a share, a difference of shares or a ratio; None where no number is named."""
+        if not self.value:
+            return None
+        printed = [published(self.paper, **where) for where in self.value]
+        shares = [number.value / (100 if number.unit == "percent" else 1) for number in printed]
+        return round(shares[0] - sum(shares[1:]), 6)
+
+    @property
+    def printed(self) -> str:
+        """What the paper printed, in words."""
+        return self.published or " minus ".join(str(published(self.paper, **where)) for where in self.value)
+
+    def fits(self, parameters: Mapping[str, Any]) -> bool:
+        """Whether a run with these parameters was made in the claim's setting: with names equal, and numbers as
+        large or larger. A claim without a setting takes any run."""
+        return all(parameters.get(name, 0) >= wanted if isinstance(wanted, int) else parameters.get(name) == wanted
+                   for name, wanted in self.setting.items())
 
 
 @dataclass(frozen=True)
@@ -96,12 +139,23 @@ class Verdict:
             return f"not comparable ({self.reason})"
         if self.held == "held" and self.claim.bound == "upper":
             return "not refuted: the statistic is an upper bound, and no attack has brought it below the criterion"
+        if self.claim.value:
+            reproduced = {"held": "reproduced" if self.met else "partly reproduced", "not held": "not reproduced"}
+            return reproduced.get(self.held, self.held)
         if not re.match("planted($|, | under )", self.result.data):
             return f"direction {self.held}"
         if not self.claim.planted:
             return f"{self.held} in the planted world"
-        answer = {"held": "yes", "not held": "no"}.get(self.held, self.held)
-        return f"recovers the known truth: {answer}"
+        recovered = {"held": "yes", "not held": "no"}
+        return f"recovers the known truth: {recovered.get(self.held, self.held)}"
+
+    @property
+    def met(self) -> bool:
+        """Whether the whole interval lies within TOLERANCE of the published value."""
+        value, low, high = self.claim.published_value, self.result.low, self.result.high
+        if value is None or low is None or high is None:
+            return False
+        return value - TOLERANCE <= low and high <= value + TOLERANCE
 
     def _repr_html_(self) -> str:
         attack = "" if self.result.attack == "none" else f"Attack: {html.escape(self.result.attack)}."
@@ -110,7 +164,7 @@ class Verdict:
                 f'<span class="claim-id">{self.claim.id}</span></p><p>{self.claim.paraphrase}</p>'
                 f'<p>Measured: {self.claim.measures} {address(self.result.id, html.escape(str(self.result)))} '
                 f'({len(self.result.values)} seed{"s" * (len(self.result.values) > 1)}, n = {self.result.n} each). '
-                f'{attack} Published: {html.escape(self.claim.published)} '
+                f'{attack} Published: {html.escape(self.claim.printed)} '
                 f'({html.escape(paper_name(self.claim.paper))}, {html.escape(self.claim.place)}). '
                 f'Criterion, fixed {self.claim.fixed}: {self.claim.criterion}.</p></div>')
 
@@ -146,7 +200,8 @@ def load(path: Path = ROOT / "book" / "claims.yml") -> dict[str, Claim]:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
             name = entry.get("id", "?") if isinstance(entry, dict) else entry
-            raise ValueError(f"{path.name}, claim {name!r}, {where or 'criterion'}: {first['msg']}") from None
+            message = first["msg"].removeprefix("Value error, ")
+            raise ValueError(f"{path.name}, claim {name!r}{', ' * bool(where)}{where}: {message}") from None
         if claim.id in claims:
             raise ValueError(f"{path.name}: claim {claim.id!r} stands twice")
         claims[claim.id] = claim
@@ -179,8 +234,10 @@ def paper_name(key: str) -> str:
     return f"{' and '.join(names) if len(names) < 3 else f'{names[0]} et al.'} {papers[key].fields['year']}"
 
 
-def judge(claim: Claim, result: Result) -> Verdict:
-    """Hold a result against a claim, by the claim's own criterion."""
+def judge(claim: Claim, result: Result, parameters: Mapping[str, Any]) -> Verdict:
+    """Hold a result against a claim, by the claim's own criterion. parameters: those of the run that measured it."""
+    if not claim.fits(parameters):
+        return Verdict(claim, result, "not comparable", "measured outside the paper's setting")
     if len(result.values) < claim.least_seeds:
         found = len(result.values)
         few = f"{found} seed{'s' * (found > 1)}, the claim asks for {claim.least_seeds}"

@@ -27,7 +27,8 @@ from nbutils.lab.results import Result, address, intervals
 SERIES = (("#000000", "o", "-"), ("#D55E00", "s", "--"), ("#0072B2", "^", "-."), ("#E69F00", "D", ":"),
           ("#56B4E9", "v", (0, (5, 1))), ("#009E73", "P", (0, (3, 1, 1, 1))))
 MARKERS = "os^DvPX*<>"
-FILLS = (("#0072B2", ""), ("#F0E442", ".."), ("#D55E00", "//"), ("#BBBBBB", "xx"), ("#FFFFFF", ""))
+FILLS = (("#0072B2", ""), ("#F0E442", ".."), ("#D55E00", "//"), ("#BBBBBB", "xx"), ("#FFFFFF", ""),
+         ("#E8E8E8", "||"))
 STYLE: dict[Any, Any] = {
     "figure.dpi": 110, "savefig.bbox": "tight", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False,
     "axes.grid": True, "grid.alpha": 0.3, "legend.frameon": False, "axes.titlesize": 10, "lines.linewidth": 1.6,

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,18 @@ from nbutils.lab import claims, results
 from nbutils.lab.claims import Claim, Verdict
 from nbutils.lab.store import ROOT, build_dir
 
-STATES = ("held", "undecided", "not held", "not comparable", "not run")
+STATES = ("held", "undecided", "not held", "not comparable", "not run", "not tested")
 PAPERS = ("ilyas2019", "kim2021", "li2023")  # those that the book is about
 CLAIMS = ROOT / "book" / "claims.yml"
+
+
+@dataclass(frozen=True)
+class Commit:
+    """The commit that gave a criterion its present form: its hash, its time, and the whole claim as it stood there."""
+
+    hash: str
+    time: datetime
+    text: str
 
 
 @dataclass(frozen=True)
@@ -30,32 +40,32 @@ class Entry:
         claim: what is claimed, and its criterion.
         verdict: computed from the recorded result; None where no run has measured the claim's statistic.
         run: header of the record: chapter, parameters, device, commit, when it finished.
-        commit, committed: the commit that gave the criterion its present form, and when; "" and None where the
-            history does not tell.
+        commit: the one that gave the criterion its present form; None where the history does not tell.
     """
 
     claim: Claim
     verdict: Verdict | None
     run: dict[str, Any]
-    commit: str
-    committed: datetime | None
+    commit: Commit | None
 
     @property
     def state(self) -> str:
         """One of STATES."""
-        return self.verdict.held if self.verdict else "not run"
+        if self.verdict:
+            return self.verdict.held
+        return "not tested" if self.claim.setting else "not run"
 
     @property
     def words(self) -> str:
         """The verdict, in the words that its data allow."""
-        return self.verdict.words if self.verdict else "not run"
+        return self.verdict.words if self.verdict else self.state
 
     @property
     def in_time(self) -> bool | None:
         """Whether the criterion is older than the result; None where that cannot be told."""
-        if not self.run or self.committed is None:
+        if not self.run or self.commit is None:
             return None
-        return self.committed < datetime.fromisoformat(self.run["finished"])
+        return self.commit.time < datetime.fromisoformat(self.run["finished"])
 
     @property
     def row(self) -> dict[str, Any]:
@@ -64,9 +74,10 @@ class Entry:
         measured = {name: getattr(found, name) for name in ("value", "low", "high", "interval", "values", "unit", "n",
                     "model", "data", "threat", "attack", "norms", "seconds", "profile", "device")} if found else {}
         return {**self.claim.model_dump(mode="json", include={"id", "chapter", "paper", "place", "paraphrase",
-                                                              "published", "statistic", "measures", "seen"}),
-                "criterion": str(self.claim.criterion), "criterion_commit": self.commit,
-                "criterion_committed": self.committed and self.committed.isoformat(), "criterion_older": self.in_time,
+                                                              "statistic", "measures", "seen", "setting"}),
+                "published": self.claim.printed, "published_value": self.claim.published_value,
+                "criterion": str(self.claim.criterion), "criterion_commit": self.commit.hash if self.commit else "",
+                "criterion_committed": self.commit and self.commit.time.isoformat(), "criterion_older": self.in_time,
                 "state": self.state, "verdict": self.words, **measured,
                 "code": self.run.get("commit", ""), "finished": self.run.get("finished", "")}
 
@@ -74,43 +85,53 @@ class Entry:
 def entries(profile: str = "quick") -> list[Entry]:
     """The ledger of one profile, in the order of the file of claims.
 
+    A claim about a paper's own setting is judged by the last run in that setting, whatever its profile was.
+
     Raises:
         ValueError: a record that cannot be read, or of another schema.
     """
-    records, commits, found = {}, criterion_commits(), []
+    read, commits, found = cache(results.read), criterion_commits(), []
     for claim in claims.load().values():
-        path = build_dir() / "results" / profile / f"{claim.chapter}.json"
-        if claim.chapter not in records:
-            records[claim.chapter] = results.read(path) if path.exists() else ({}, [])
-        run, measured = records[claim.chapter]
-        result = next((result for result in measured if result.id == claim.statistic), None)
-        verdict = claims.judge(claim, result) if result else None
-        found.append(Entry(claim, verdict, run if result else {}, *commits.get(claim.id, ("", None))))
+        pattern = f"*/{claim.chapter}*.json" if claim.setting else f"{profile}/{claim.chapter}.json"
+        runs = [read(path) for path in sorted((build_dir() / "results").glob(pattern))]
+        fitting = [(run, result) for run, measured in runs if claim.fits(run["parameters"])
+                   for result in measured if result.id == claim.statistic]
+        run, result = max(fitting, key=lambda one: one[0]["finished"], default=({}, None))
+        verdict = claims.judge(claim, result, run["parameters"]) if result else None
+        found.append(Entry(claim, verdict, run, commits.get(claim.id)))
     return found
 
 
-def criterion_commits(path: Path = CLAIMS) -> dict[str, tuple[str, datetime]]:
-    """For each claim the commit that last changed its criterion, with its time; empty without a history.
+def criterion_commits(path: Path = CLAIMS) -> dict[str, Commit]:
+    """For each claim the commit that last changed its criterion; empty without a history.
 
     A criterion that is not committed, or older than a shallow clone, is left out.
     """
+    @cache
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=path.parent, capture_output=True, text=True).stdout
+
     try:
-        blame = subprocess.run(["git", "blame", "--line-porcelain", path.name], cwd=path.parent, capture_output=True,
-                               text=True)
-    except OSError:
+        blame = git("blame", "--line-porcelain", path.name)
+    except OSError:  # no git
         return {}
-    found, known, claim, commit, when = {}, True, "", "", datetime.now(UTC)
-    for line in blame.stdout.splitlines():
-        if header := re.match("([0-9a-f]{40}) ", line):
-            commit, known = header[1], header[1] != "0" * 40
+    found, known, claim, commit, number, file, when = {}, True, "", "", 0, "", datetime.now(UTC)
+    for line in blame.splitlines():
+        if header := re.match("([0-9a-f]{40}) ([0-9]+) ", line):
+            commit, number, known = header[1], int(header[2]), header[1] != "0" * 40
         elif line.startswith("committer-time "):
             when = datetime.fromtimestamp(int(line.split()[1]), UTC)
+        elif line.startswith("filename "):
+            file = line.removeprefix("filename ")
         elif line == "boundary":
             known = False
         elif line.startswith("\t- id: "):
             claim = line.removeprefix("\t- id: ").strip()
         elif line.startswith("\t  criterion:") and known:
-            found[claim] = (commit[:10], when)
+            text = git("show", f"{commit}:{file}").splitlines()
+            begin = max((i for i in range(number) if text[i].startswith("- id: ")), default=0)
+            end = next((i for i in range(number, len(text)) if not text[i].startswith("  ")), len(text))
+            found[claim] = Commit(commit[:10], when, "\n".join(text[begin:end]))
     return found
 
 
@@ -136,22 +157,29 @@ def table(ledger: Sequence[Entry], page: Callable[[str], str]) -> str:
     rows = []
     for entry in ledger:
         claim, verdict = entry.claim, entry.verdict
-        place = f"{page(claim.chapter)}#claim-{claim.id}"
+        chapter = page(claim.chapter)
+        place = chapter if claim.setting else f"{chapter}#claim-{claim.id}"  # a chapter shows no verdict on those
+        setting = " ".join(f"{name}={value}" for name, value in claim.setting.items())
+        needed = (f" Setting: {html.escape(setting)}, n = {claim.least_n} and {claim.least_seeds} seeds, or more."
+                  if setting else "")
         measured = "not yet"
         if verdict:
             seeds = len(verdict.result.values)
             attack = "" if verdict.result.attack == "none" else f" Attack: {html.escape(verdict.result.attack)}."
-            measured = (f"{verdict.result}<br><small>{html.escape(claim.measures.rstrip(','))}; "
+            edition = html.escape(f"{verdict.result.data}, profile {verdict.result.profile}")
+            measured = (f"{verdict.result}<br><small>{html.escape(claim.measures.rstrip(','))}; {edition}, "
                         f"n = {verdict.result.n}, {seeds} seed{'s' * (seeds > 1)}.{attack}</small>")
-        fixed = f"fixed {claim.fixed}" + f", commit {entry.commit}" * bool(entry.commit)
-        if entry.in_time is False:
-            fixed += "; <strong>younger than the result</strong>"
+        fixed = f"<div>Fixed {claim.fixed}</div>"
+        if entry.commit:
+            younger = " <strong>younger than the result</strong>" if entry.in_time is False else ""
+            fixed = (f"<details><summary>Fixed {claim.fixed}, commit {entry.commit.hash}{younger}</summary>"
+                     f"{entry.commit.time:%Y-%m-%d %H:%M} UTC<pre>{html.escape(entry.commit.text)}</pre></details>")
         words = f"{claims.MARKS[entry.state]} {html.escape(entry.words)}"
         rows.append(
-            f'<tr class="verdict-{entry.state.replace(" ", "-")}"><td>{words}</td>'
+            f'<tr class="verdict-{entry.state.replace(" ", "-")}" id="claim-{claim.id}"><td>{words}</td>'
             f'<td>{html.escape(claim.paraphrase)}<br><a class="claim-id" href="{place}">{claim.id}</a><br>'
-            f"<small>{html.escape(claims.paper_name(claim.paper))}, {html.escape(claim.place)}. "
-            f"Published: {html.escape(claim.published)}</small></td>"
-            f"<td>{measured}<br><small>Criterion: {claim.criterion} ({fixed}).</small></td></tr>")
+            f"<small>{html.escape(claims.paper_name(claim.paper))}, {html.escape(claim.place)}; chapter "
+            f"{claim.chapter[:2]}. Published: {html.escape(claim.printed)}</small></td>"
+            f"<td>{measured}<br><small>Criterion: {claim.criterion}.{needed}</small>{fixed}</td></tr>")
     head = "".join(f'<th scope="col">{column}</th>' for column in ("Verdict", "Claim", "Measured"))
     return f'<div class="ledger"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'

@@ -25,6 +25,7 @@ from scipy import stats
 from torch import Tensor
 
 from nbutils.lab.store import ROOT
+from nbutils.messages import did_you_mean
 
 SCHEMA = 1
 NUMBERS = (int, float, np.number)
@@ -245,22 +246,31 @@ def _published(paper: str) -> tuple[dict[str, str], ...]:
         return tuple(csv.DictReader(file))
 
 
-def published(paper: str, **where: str) -> Published:
+def published(paper: str, *cells: str, **where: str) -> Published:
     """The one published number that fits, from book/published/<paper>.csv.
 
     Args:
-        paper: for example "kim2021". where: columns and their values, for example table="Table 1", model="VGG-16".
+        paper: for example "kim2021". cells: what else stands in its row, for example "Table 1", "VGG-16".
+        where: the same with columns, for example table="Table 1", model="VGG-16".
 
     Raises:
-        ValueError: unknown paper or column, or not exactly one number fits.
+        ValueError: unknown paper, cell or column, or not exactly one number fits.
     """
     rows = _published(paper)
     unknown = set(where) - set(rows[0])
     if unknown:
         raise ValueError(f"{', '.join(sorted(unknown))}: expected columns among {', '.join(rows[0])}")
-    found = [row for row in rows if all(row[column] == value for column, value in where.items())]
+    words = {value for row in rows for column, value in row.items() if column != "value"}
+    for cell in cells:
+        if cell not in words:
+            raise ValueError(f"{paper} {cell!r}: in no row of its published numbers{did_you_mean(cell, words)}")
+    found = [row for row in rows if set(cells) <= set(row.values())
+             and all(row[column] == value for column, value in where.items())]
     if len(found) != 1:
-        raise ValueError(f"{paper} {where}: {len(found)} published numbers fit, expected exactly one")
+        asked = ", ".join([*cells, *(f"{column} = {value}" for column, value in where.items())])
+        differ = [column for column in rows[0] if len({row[column] for row in found}) > 1 and column != "value"]
+        hint = f"; they differ in {', '.join(differ)}" if differ else ""
+        raise ValueError(f"{paper} {asked}: {len(found)} published numbers fit, expected exactly one{hint}")
     row = found[0]
     return Published(float(row["value"]), row["unit"], row["table"], row["certainty"])
 

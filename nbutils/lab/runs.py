@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import html
+import json
 import os
 import platform
 import re
@@ -76,6 +78,12 @@ def _autoattack(value: Any) -> str:
     return AutoAttack(ThreatModel("Linf", 0), str(value)).version
 
 
+def _encoder_size(value: Any) -> str:
+    from nbutils.paradigms.recipes import check_size  # here, because paradigms stand on this wing
+
+    return check_size(str(value))
+
+
 METHODS = ("ADV", "TRADES", "MART")
 Count = Annotated[int, BeforeValidator(_whole)]
 
@@ -92,6 +100,7 @@ class Parameters(BaseModel):
     seeds: Count = Field(3, ge=1, le=100, description="independent repetitions")
     network: Annotated[str, BeforeValidator(lambda value: check_network(str(value)))] = "small"
     encoder_network: Annotated[str, BeforeValidator(lambda value: check_network(str(value)))] = "wrn_small"
+    encoder_size: Annotated[str, BeforeValidator(_encoder_size)] = "small"
     epochs: Count = Field(10, ge=1, description="passes over the training images")
     eps: Annotated[float, BeforeValidator(_radius)] = Field(8 / 255, description="L_inf radius, pixels in [0, 1]")
     steps: Count = Field(50, ge=1, le=10_000, description="PGD steps of the judging attack")
@@ -155,6 +164,7 @@ def resolve(given: Mapping[str, Any], allowed: Collection[str]) -> Parameters:
         message = first["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
         where = "" if name in chosen else f" (from profile {profile!r})"
         message = message.removeprefix(f"{first['input']}: ")  # a folder's errors name it already
+        message = re.sub(rf"^\w+ = {re.escape(repr(first['input']))}: ", "", message)  # as a function's argument
         if not message.startswith(f"{name} ="):
             message = f"{name} = {first['input']!r}: {message[0].lower()}{message[1:]}"
         raise ParameterError(message + where) from None
@@ -277,7 +287,7 @@ class Run:
             if claim.statistic not in self.found:
                 raise ValueError(f"claim {id!r}: its statistic {claim.statistic!r} has not been measured"
                                  f"{did_you_mean(claim.statistic, self.found)}")
-            self.verdicts[id] = claims.judge(claim, self.found[claim.statistic])
+            self.verdicts[id] = claims.judge(claim, self.found[claim.statistic], self.parameters.model_dump())
         self._save()
         return Verdicts(tuple(self.verdicts[id] for id in ids))
 
@@ -307,9 +317,10 @@ class Run:
 
     @property
     def record(self) -> Path:
-        """Where results and verdicts are kept; a run with changed parameters does not replace the profile's own."""
-        name = f"{self.chapter}.changed.json" if self.changed else f"{self.chapter}.json"
-        return build_dir() / "results" / self.parameters.profile / name
+        """Where results and verdicts are kept; a run with other parameters replaces no run but its like."""
+        changes = json.dumps(self.parameters.model_dump(include=set(self.changed)), sort_keys=True)
+        mark = f".changed-{hashlib.sha256(changes.encode()).hexdigest()[:8]}" if self.changed else ""
+        return build_dir() / "results" / self.parameters.profile / f"{self.chapter}{mark}.json"
 
     def _save(self) -> None:
         rows = [{"claim": name, "held": verdict.held, "words": verdict.words, "result": verdict.result.id}

@@ -14,12 +14,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from statistics import median
+from typing import Any
 from unittest import mock
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.profiler import profile
+from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from nbutils import networks, robustness, training
@@ -37,6 +39,7 @@ from nbutils.features import (
 )
 from nbutils.images import ImageSet, load
 from nbutils.networks import SplitClassifier
+from nbutils.paradigms import DDPM, MAE, Augmentation, Encoder, InfoNCE, SimCLR, linear_probe, untrained
 from nbutils.robustness import PGD, ThreatModel, attacked, evaluate, predict
 from nbutils.robustness.attacks import mixed_precision
 from tests.benchmarks import peers
@@ -116,7 +119,7 @@ def keep_freed_memory() -> None:
             ctypes.CDLL(None).mallopt(option, 2**30)
 
 
-def contiguous(model: SplitClassifier) -> SplitClassifier:
+def contiguous(model: peers.Network) -> peers.Network:
     return copy.deepcopy(model).to(memory_format=torch.contiguous_format)
 
 
@@ -365,6 +368,87 @@ def pictures(scale: Scale) -> Iterator[Row]:
                             seconds["alone"], seconds["together"], f"{n} pictures, {settings.steps} steps")
 
 
+VIEW = Augmentation(scale=(0.5, 1.0))  # the book's
+CONTRASTIVE = SimCLR("vgg_small", temperature=peers.TEMPERATURE, view=VIEW)
+
+
+def pretraining(scale: Scale) -> Iterator[Row]:
+    """An epoch of each learning paradigm against a plain loop, and what the loop would take if nothing were loaded."""
+    yield from _pretraining(scale, "of pre-training, SimCLR, vgg_small", untrained(CONTRASTIVE), CONTRASTIVE,
+                            peers.contrastive_loss, peers.TwoViews(VIEW, 32))
+    yield from _pretraining(scale, "of pre-training, MAE", untrained(MAE()), MAE(), peers.masked_loss)
+    yield from _pretraining(scale, "of pre-training, DDPM", untrained(DDPM()), DDPM(), peers.denoising_loss)
+    yield from _pretraining(scale, "of an epoch, standard training, vgg_small", scale.network("vgg_small"),
+                            training.Standard(), peers.supervised_loss)
+
+
+def _pretraining(scale: Scale, name: str, model: Any, objective: Any, loss: Callable[..., Tensor],
+                 transform: peers.TwoViews | None = None) -> Iterator[Row]:
+    n, size = scale(1024, 5000, 8), scale(64, 128, 4)
+    drawn, schedule = load("planted", "train", n), training.Schedule(1, size, peak_rate=0.01)
+    images = drawn if transform else replace(drawn, augmentation="crop+flip")
+    photographs = peers.Photographs((255 * drawn.x).round().byte().permute(0, 2, 3, 1).numpy(), drawn.y.numpy(),
+                                    transform)
+    alone, helped = (DataLoader(photographs, size, shuffle=True, num_workers=workers, persistent_workers=workers > 0)
+                     for workers in (0, scale(2, 4, 0)))
+    other, (x, y) = contiguous(model), next(iter(alone))
+
+    def passes() -> None:
+        for _ in alone.batch_sampler:
+            loss(other, x, y).backward()
+
+    seconds = scale.times(scale(5, 5, 1), alone=lambda: peers.plain_epoch(other, alone, loss),
+                          helped=lambda: peers.plain_epoch(other, helped, loss), passes=passes,
+                          ours=lambda: training.fit(model, images, objective, schedule))
+    share = median(a / b for a, b in zip(seconds["passes"], seconds["ours"], strict=True))
+    for way, loader in {"alone": alone, "helped": helped}.items():
+        yield scale.row(f"speed {name}",
+                        f"plain loop, torchvision's transforms, DataLoader with {loader.num_workers} workers", "≥ 1.3",
+                        seconds[way], seconds["ours"],
+                        f"{n} images, batch {size}; the loop's forward and backward passes alone take {share:.2f} "
+                        "of our time")
+
+
+def probe(scale: Scale) -> Iterator[Row]:
+    """A linear probe, the extraction of its features included, against one that runs the encoder in every epoch."""
+    yield _probe(scale, "SimCLR, vgg_small", untrained(CONTRASTIVE), 1000)
+    yield _probe(scale, "MAE", untrained(MAE()), 250)
+    yield _probe(scale, "DDPM", untrained(DDPM()), 250)
+
+
+def _probe(scale: Scale, name: str, encoder: Encoder, n: int) -> Row:
+    penalty, epochs, images = 1e-3, scale(90, 90, 2), load("planted", "train", scale(n, n, 16))
+    loader, other = DataLoader(TensorDataset(images.x, images.y), 64, shuffle=True), contiguous(encoder)
+
+    found: dict[str, nn.Module] = {}
+
+    def ours() -> None:
+        with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, NBUTILS_BUILD=folder):
+            found["ours"] = linear_probe(encoder, images, penalty)
+
+    def plain() -> None:
+        found["plain"] = peers.plain_probe(other, loader, images.num_classes, epochs, penalty)
+
+    seconds = scale.times(scale(3, 3, 1), ours=ours, plain=plain)
+    right = {way: (predict(probe, images.x) == images.y).double().mean() for way, probe in found.items()}
+    return scale.row(f"speed of a linear probe, {name}", f"the encoder run in each of {epochs} epochs of SGD", "≥ 10",
+                     seconds["plain"], seconds["ours"],
+                     f"{len(images)} images, ours with the extraction of features; right on these images: "
+                     f"{right['ours']:.1%} and {right['plain']:.1%}")
+
+
+def augmented(scale: Scale) -> Iterator[Row]:
+    """PGD on InfoNCE through the augmentation against the same attack without."""
+    steps, n = scale(10, 10, 2), scale(128, 512, 4)
+    model, (x, _) = untrained(CONTRASTIVE), scale.batch(n)
+    attack, itself = PGD(THREAT, steps, keep_best=False), torch.arange(n)
+    losses = [InfoNCE(model, x, temperature=CONTRASTIVE.temperature, view=view) for view in (VIEW, None)]
+    through, without = (lambda loss=loss: attack(loss, x, itself) for loss in losses)
+    seconds = scale.times(scale(15, 20, 1), through=through, without=without)
+    yield scale.row(f"time of PGD-{steps} on InfoNCE, a new view per step, vgg_small", "the same without views", "",
+                    seconds["through"], seconds["without"], f"batch {n}")
+
+
 @dataclass
 class BestCheckpoint:
     """An objective that also keeps the weights which did best on held-out images, looked at after every epoch."""
@@ -418,7 +502,8 @@ def _published(scale: Scale, name: str, target: float) -> Row:
 
 MEASURES: dict[str, Callable[[Scale], Iterator[Row]]] = {
     "pgd": pgd, "foolbox": foolbox, "training": training_epoch, "peak": peak, "linear": linear, "memory": memory,
-    "constructed": constructed, "masks": masks, "pictures": pictures, "published": published}
+    "constructed": constructed, "masks": masks, "pictures": pictures, "pretraining": pretraining, "probe": probe,
+    "augmented": augmented, "published": published}
 ON_CUDA = {  # the measures that a CUDA GPU repeats, and what is asked of it
     "foolbox": ("speed of PGD-10, vgg16", "foolbox LinfPGD, contiguous, float32", "≥ 1.5; bfloat16 ≥ 3"),
     "training": ("speed of an epoch, PGD-10 training", "plain script", "≥ 4"),

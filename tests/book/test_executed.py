@@ -77,11 +77,24 @@ def test_the_page_shows_the_twin_and_the_table_its_record(build: Callable, tmp_p
     assert "1.5" in table
 
 
+def test_new_text_is_shown_without_a_new_run(build: Callable, tmp_path: Path) -> None:
+    source = notebook()
+    source.cells[0].source += "\n\nNew words."
+    source.cells.append(nbformat.v4.new_markdown_cell("New end."))
+    nbformat.write(source, tmp_path / "book" / "01_x.ipynb")
+    twin = notebook(nbformat.v4.new_output("stream", text="forty-two"))
+    twin.cells.append(nbformat.v4.new_markdown_cell("Old end."))
+    status, messages, page = build(twin)
+    assert (status, messages) == (0, "")
+    assert page.index("New words.") < page.index("forty-two") < page.index("New end.")
+    assert "Old end." not in page
+
+
 @pytest.mark.parametrize(
     ("twin", "place", "reason"),
     [
         (None, "twin", "not run"),
-        (notebook(code="6 * 8"), "twin", "stale since the notebook was edited"),
+        (notebook(code="6 * 8"), "twin", "stale since its code was edited"),
         (notebook(ERROR), "twin", "failed in cell 1: KeyError"),
         (notebook(ERROR), "partial", "failed in cell 1: KeyError"),
         (notebook(), "partial", "stopped between two cells"),

@@ -1,5 +1,6 @@
 """Numbers lead to their records, in a book rendered as the real one is."""
 
+import json
 import re
 import subprocess
 import sys
@@ -22,9 +23,14 @@ html_theme = "basic"
 """
 PAGE = """# Book
 
+Here {result}`01_known_features:known.tile.usefulness`, there {result}`02_adversarial_training:any.id`,
+in print {published}`kim2021; Table 2; CIFAR-10; VGG-16; PGD`.
+
 ```{toctree}
 notebooks/01_known_features
 ```
+
+One sentence names {claim}`tile-is-useful`.
 
 ```{claims-picture}
 ```
@@ -34,6 +40,11 @@ notebooks/01_known_features
 """
 HEADER = {"chapter": NAME, "version": "0", "commit": "abc", "finished": "2030-01-01T00:00:00+00:00", "python": "3",
           "torch": "2", "parameters": {"eps": "<8/255>"}}
+
+
+def sphinx(folder: Path) -> list[str]:
+    """The command that renders a folder, with warnings as errors."""
+    return [sys.executable, "-m", "sphinx", "-q", "-W", str(folder), str(folder / "html")]
 
 
 @pytest.fixture
@@ -46,14 +57,14 @@ def pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     results.save(tmp_path / "results" / "quick" / f"{NAME}.json", HEADER, [known, spaced], [])
     table = Table({"row": {"one": known, "two": spaced, "three": lost}}, "All")
     shown = v4.new_output("display_data", data={"text/html": table._repr_html_()})
-    cells = [v4.new_markdown_cell("# Chapter"), v4.new_code_cell("table", outputs=[shown])]
+    text = "# Chapter\n\nIt is right on {result}`a.PGD(L_inf 8/255, <5>)` of them."
+    cells = [v4.new_markdown_cell(text), v4.new_code_cell("table", outputs=[shown])]
     (tmp_path / "notebooks").mkdir()
     notebook = v4.new_notebook(cells=cells, metadata={"language_info": {"name": "python"}})
     write(notebook, tmp_path / "notebooks" / f"{NAME}.ipynb")
     (tmp_path / "conf.py").write_text(CONF)
     (tmp_path / "index.md").write_text(PAGE)
-    words = [sys.executable, "-m", "sphinx", "-q", "-W", str(tmp_path), str(tmp_path / "html")]
-    subprocess.run(words, check=True, cwd=ROOT)
+    subprocess.run(sphinx(tmp_path), check=True, cwd=ROOT)
     html = tmp_path / "html"
     names = ("index.html", f"notebooks/{NAME}.html", f"records/{NAME}.html", "ledger.json")
     return {name: (html / name).read_text() for name in names}
@@ -67,6 +78,56 @@ def test_each_recorded_number_of_a_chapter_leads_to_its_row(pages: dict[str, str
     assert "<a>12.5 %</a>" in pages[f"notebooks/{NAME}.html"]  # it is not on record: no link that leads nowhere
 
 
+def test_a_number_in_the_text_leads_to_its_row(pages: dict[str, str]) -> None:
+    page, chapter = pages["index.html"], pages[f"notebooks/{NAME}.html"]
+    title = r'title="usefulness; 0.943 \[0.929, 0.958\]; mean over 3 seeds, [^"]*; n = 500 images per seed"'
+    assert re.search(rf'href="records/{NAME}.html#known.tile.usefulness" {title}>0.943</a>, there <em>not run<', page)
+    assert re.search(rf'href="../records/{NAME}.html#a.PGD-L_inf-8-255-5-" title="[^"]*">37.5 %</a> of', chapter)
+    assert '<abbr title="Kim et al. 2021: Table 2; CIFAR-10; VGG-16; PGD (certain)">93.43 %</abbr>' in page
+
+
+def rendered(tmp_path: Path, text: str, dataset: str = "planted", schema: int = results.SCHEMA) -> tuple[str, str]:
+    """A page of prose beside the record of one chapter: its HTML, and the last line of what was said."""
+    path = tmp_path / "build" / "results" / "quick" / f"{NAME}.json"
+    header = HEADER | {"parameters": {"dataset": dataset}}
+    results.save(path, header, [Result.of("known.tile", "share", [0.5, 0.25])], [])
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": schema}))
+    (tmp_path / "conf.py").write_text(CONF)
+    (tmp_path / "index.md").write_text(f"# Book\n\n{text}")
+    words = [sys.executable, "-m", "sphinx", "-q", str(tmp_path), str(tmp_path / "html")]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=ROOT)
+    page = tmp_path / "html" / "index.html"
+    assert (done.returncode == 0) == page.exists()
+    return page.read_text() if page.exists() else "", (done.stderr.strip().splitlines() or [""])[-1]
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    (f"{{result}}`{NAME}:known.tle`", f"index: {{result}}`{NAME}:known.tle`: no such result in the record of {NAME}; "
+                                      "did you mean 'known.tile'?"),
+    ("{result}`known.tile`", "index: {result}`known.tile`: this page is no chapter; expected the chapter's name before "
+                             "the id, as in 01_known_features:known.tile"),
+    ("{result}`01_known:known.tile`", "no chapter '01_known'; did you mean '01_known_features'?"),
+    ("{published}`kim2012; Table 2`", "index: {published}`kim2012; Table 2`: paper = 'kim2012': expected one of"),
+    ("{published}`kim2021; Table 2; VGG16`", "kim2021 'VGG16': in no row of its published numbers; "
+                                           "did you mean 'VGG-16'?"),
+    ("{published}`kim2021; Table 2; VGG-16; PGD`", "2 published numbers fit, expected exactly one; they differ in "
+                                                   "dataset"),
+])  # fmt: skip
+def test_a_wrong_name_in_the_text_stops_the_build_in_one_line(tmp_path: Path, text: str, words: str) -> None:
+    _, said = rendered(tmp_path, text)
+    assert words in said
+
+
+def test_a_record_of_another_schema_stops_the_build_in_one_line(tmp_path: Path) -> None:
+    _, said = rendered(tmp_path, "Nothing.", schema=0)
+    assert re.search(rf"{NAME}.json: written with schema 0; expected 1, run the chapter again$", said)
+
+
+def test_what_other_images_left_out_is_not_measured(tmp_path: Path) -> None:
+    page, _ = rendered(tmp_path, f"{{result}}`{NAME}:known.tle`", dataset="cifar10")
+    assert "<em>not measured</em>" in page
+
+
 def test_a_row_says_what_is_needed_to_judge_its_number(pages: dict[str, str]) -> None:
     page = pages[f"records/{NAME}.html"]
     for words in ("L_inf 8/255; PGD", "n = 8; per seed: 0.5, 0.25", "commit abc", "eps = &lt;8/255&gt;",
@@ -76,5 +137,15 @@ def test_a_row_says_what_is_needed_to_judge_its_number(pages: dict[str, str]) ->
 
 def test_the_ledger_leads_to_the_verdicts(pages: dict[str, str]) -> None:
     assert f'href="notebooks/{NAME}.html#claim-tile-is-useful"' in pages["index.html"]
+    assert 'id="claim-tile-is-useful"' in pages["index.html"]  # where the names in sentences lead
+    assert re.search('href="book/ledger.html#claim-tile-is-useful">tile-is-useful<', pages["index.html"])
     assert "Ilyas et al. 2019: 1 held" in pages["index.html"]  # the picture's alternative text
     assert '"state": "held"' in pages["ledger.json"]
+
+
+def test_an_unknown_claim_in_the_prose_stops_the_book(tmp_path: Path) -> None:
+    (tmp_path / "conf.py").write_text(CONF)
+    (tmp_path / "index.md").write_text("# Book\n\nOne sentence names {claim}`tile-is-usefull`.\n")
+    run = subprocess.run(sphinx(tmp_path), cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode != 0
+    assert "claim 'tile-is-usefull': not in book/claims.yml; did you mean 'tile-is-useful'?" in run.stderr

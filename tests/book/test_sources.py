@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from nbutils.lab.chapters import Chapter, code_cells, every, read
-from nbutils.lab.runs import ROOT, resolve
+from nbutils.lab.runs import ROOT, Parameters, resolve
 
 CHAPTERS = every("smoke")
 TEXT = {".py", ".md", ".yml", ".toml", ".txt", ".ipynb", ".csv", ".bib", ".cff", ".css", ""}
@@ -68,9 +68,16 @@ def test_every_notebook_has_its_place_in_the_book() -> None:
 
 
 @pytest.mark.parametrize("profile", sorted((ROOT / "book" / "profiles").glob("*.yml")), ids=lambda path: path.stem)
-def test_every_profile_is_valid(profile: Path) -> None:
-    assert yaml.safe_load(profile.read_text())["about"]
-    resolve({"profile": profile.stem}, ["profile"])
+def test_every_profile_is_complete_and_serves_every_chapter(profile: Path) -> None:
+    values = yaml.safe_load(profile.read_text())
+    assert values["about"]
+    assert set(values) == set(Parameters.model_fields) - {"profile", "eps", "device"} | {"about"}
+    for chapter in CHAPTERS:
+        (cell,) = (cell for cell in code_cells(read(chapter.source)) if "parameters" in cell.metadata.get("tags", []))
+        names: dict[str, object] = {}
+        exec(cell.source, names)
+        given = {name: names[name] for name in chapter.parameters}
+        assert resolve({**given, "profile": profile.stem}, chapter.parameters).profile == profile.stem
 
 
 def test_pins_are_complete_and_serve_every_build_of_torch() -> None:

@@ -2,6 +2,7 @@
 
 import re
 from datetime import date
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nbutils.lab import claims
+from nbutils.lab.chapters import Chapter
 from nbutils.lab.claims import Claim, Criterion, judge
 from nbutils.lab.results import Result
 from nbutils.lab.store import ROOT
@@ -43,7 +45,7 @@ def result(values: list[float], low: float | None = None, high: float | None = N
 def test_a_criterion_at_its_bound(criterion: dict[str, float], low: float, high: float, held: str) -> None:
     assert Criterion(**criterion).judge(low, high) == held
     claim = Claim(**{**ENTRY, "criterion": criterion})  # type: ignore[arg-type]
-    assert judge(claim, result([0, 0, 0], low, high)).held == held
+    assert judge(claim, result([0, 0, 0], low, high), {}).held == held
 
 
 @given(bound=st.floats(-1, 1), ends=st.tuples(st.floats(-1, 1), st.floats(-1, 1)))
@@ -59,38 +61,100 @@ def test_above_and_below_mirror_each_other(bound: float, ends: tuple[float, floa
     (result([0.9] * 3), "the result has no interval"),
 ])
 def test_too_little_is_not_comparable(measured: Result, reason: str) -> None:
-    verdict = judge(Claim(**ENTRY), measured)  # type: ignore[arg-type]
+    verdict = judge(Claim(**ENTRY), measured, {})  # type: ignore[arg-type]
     assert verdict.held == "not comparable"
     assert verdict.words == f"not comparable ({reason})"
 
 
 def test_another_threat_model_is_not_comparable() -> None:
     claim = Claim(**{**ENTRY, "threat": "L_inf 8/255"})  # type: ignore[arg-type]
-    assert judge(claim, result([0.9] * 3, 0.8, 1.0, threat="L_inf 8/255")).held == "held"
-    verdict = judge(claim, result([0.9] * 3, 0.8, 1.0, threat="L_inf 1/255"))
+    assert judge(claim, result([0.9] * 3, 0.8, 1.0, threat="L_inf 8/255"), {}).held == "held"
+    verdict = judge(claim, result([0.9] * 3, 0.8, 1.0, threat="L_inf 1/255"), {})
     assert verdict.words == "not comparable (measured under L_inf 1/255, the claim is about L_inf 8/255)"
 
 
 def test_an_upper_bound_can_refute_and_never_show() -> None:
     claim = Claim(**{**ENTRY, "bound": "upper", "planted": True})  # type: ignore[arg-type]
-    assert judge(claim, result([0.9] * 3, 0.8, 1.0)).words.startswith("not refuted")
-    assert judge(claim, result([0.1] * 3, 0.0, 0.2)).words == "recovers the known truth: no"
+    assert judge(claim, result([0.9] * 3, 0.8, 1.0), {}).words.startswith("not refuted")
+    assert judge(claim, result([0.1] * 3, 0.0, 0.2), {}).words == "recovers the known truth: no"
 
 
 def test_a_planted_world_can_only_recover_what_is_known() -> None:
     claim = Claim(**{**ENTRY, "planted": True})  # type: ignore[arg-type]
     high, low = result([0.9] * 3, 0.8, 1.0), result([0.1] * 3, 0.0, 0.2)
-    assert judge(claim, high).words == "recovers the known truth: yes"
-    assert judge(claim, low).words == "recovers the known truth: no"
-    assert judge(Claim(**ENTRY), high).words == "held in the planted world"  # type: ignore[arg-type]
+    assert judge(claim, high, {}).words == "recovers the known truth: yes"
+    assert judge(claim, low, {}).words == "recovers the known truth: no"
+    assert judge(Claim(**ENTRY), high, {}).words == "held in the planted world"  # type: ignore[arg-type]
     photographs = result([0.9] * 3, 0.8, 1.0, data="planted_photographs")
-    assert judge(claim, photographs).words == "direction held"
-    assert judge(claim, result([0.9] * 3, 0.8, 1.0, data="CIFAR-10")).words == "direction held"
-    assert judge(claim, result([0.1] * 3, 0.0, 0.2, data="CIFAR-10")).words == "direction not held"
+    assert judge(claim, photographs, {}).words == "direction held"
+    assert judge(claim, result([0.9] * 3, 0.8, 1.0, data="CIFAR-10"), {}).words == "direction held"
+    assert judge(claim, result([0.1] * 3, 0.0, 0.2, data="CIFAR-10"), {}).words == "direction not held"
+
+
+# --- the paper's own setting ----------------------------------------------------------------------------------------
+
+SETTING = {"dataset": "cifar10", "network": "resnet50", "train_size": 50_000}
+NUMBER = {"table": "README of the authors' constructed data sets", "quantity": "accuracy"}
+D_NR, D_RAND = ({**NUMBER, "method": f"standard training on {name}"} for name in ("D_NR", "D_rand"))  # 88 and 63 %
+OWN = {key: value for key, value in ENTRY.items() if key != "published"} | {"setting": SETTING, "value": (D_NR,)}
+
+
+@pytest.mark.parametrize(("low", "high", "words"), [
+    (0.87, 0.89, "reproduced"),
+    (0.85, 0.91, "reproduced"),  # the tolerance itself is inside
+    (0.849, 0.91, "partly reproduced"),
+    (0.85, 0.911, "partly reproduced"),
+    (0.51, 1.0, "partly reproduced"),  # holds the value, but is too wide to show it
+    (0.6, 0.7, "partly reproduced"),
+    (0.2, 0.5, "not reproduced"),
+    (0.2, 0.51, "undecided"),
+])
+def test_in_the_papers_own_setting_its_value_counts_too(low: float, high: float, words: str) -> None:
+    claim = Claim(**OWN)  # type: ignore[arg-type]
+    verdict = judge(claim, result([0.88] * 3, low, high, data="CIFAR-10"), SETTING)
+    assert verdict.words == words
+    for shown in (words, "88 % (README of the authors' constructed data sets)"):
+        assert shown in unescape(verdict._repr_html_())
+
+
+@pytest.mark.parametrize(("change", "fits"), [
+    ({}, True), ({"train_size": 50_001}, True), ({"train_size": 49_999}, False), ({"dataset": "svhn"}, False),
+    ({"network": "resnet18"}, False), ({"seeds": 3}, True),
+])
+def test_other_settings_say_nothing_about_the_paper(change: dict[str, object], fits: bool) -> None:
+    claim = Claim(**OWN)  # type: ignore[arg-type]
+    parameters = {**SETTING, **change}
+    assert claim.fits(parameters) is fits
+    verdict = judge(claim, result([0.88] * 3, 0.87, 0.89), parameters)
+    assert verdict.words == ("reproduced" if fits else "not comparable (measured outside the paper's setting)")
+    assert not claim.fits({})
+    assert Claim(**ENTRY).fits(parameters)  # type: ignore[arg-type]
+
+
+def test_a_setting_without_a_published_value_has_a_direction() -> None:
+    claim = Claim(**{**ENTRY, "setting": SETTING})  # type: ignore[arg-type]
+    assert judge(claim, result([0.9] * 3, 0.8, 1.0, data="CIFAR-10"), SETTING).words == "direction held"
+
+
+def test_a_published_value_is_a_number_or_a_difference() -> None:
+    assert Claim(**OWN).published_value == 0.88  # type: ignore[arg-type]
+    difference = Claim(**{**OWN, "value": (D_NR, D_RAND)})  # type: ignore[arg-type]
+    assert difference.published_value == 0.25
+    assert difference.printed.startswith("88 % (README")
+    assert " minus 63 % (README" in difference.printed
+    ratio = {"table": "Table 1", "dataset": "CIFAR-10", "model": "SL", "method": "trained on D_NR",
+             "quantity": "relative usefulness"}
+    assert Claim(**{**OWN, "paper": "li2023", "value": (ratio,)}).published_value == 0.914  # type: ignore[arg-type]
+    assert Claim(**ENTRY).published_value is None  # type: ignore[arg-type]
+
+
+def test_a_setting_takes_the_form_in_which_a_run_records_it() -> None:
+    claim = Claim(**{**ENTRY, "setting": {"dataset": "svhn", "table_networks": "vgg16,wrn28_10", "eps": "8/255"}})  # type: ignore[arg-type]
+    assert claim.setting == {"dataset": "svhn", "table_networks": "vgg16, wrn28_10", "eps": 8 / 255}
 
 
 def test_a_verdict_shows_claim_measure_and_criterion() -> None:
-    shown = judge(Claim(**ENTRY), result([0.9] * 3, 0.8, 1.0))._repr_html_()  # type: ignore[arg-type]
+    shown = judge(Claim(**ENTRY), result([0.9] * 3, 0.8, 1.0), {})._repr_html_()  # type: ignore[arg-type]
     for words in ("a-claim", "A pattern can be a useful feature.", "0.900 [0.800, 1.000]", "3 seeds, n = 100 each",
                   "the whole 95 % interval lies above 0.5", "2026-11-21"):
         assert words in shown
@@ -124,8 +188,13 @@ def test_each_claim_of_the_book(claim: Claim) -> None:
     assert claim.chapter in chapters
     references = (ROOT / "book" / "references.bib").read_text()
     assert re.search(rf"@\w+\{{{claim.paper},", references), claim.paper
-    source = (ROOT / "notebooks" / f"{claim.chapter}.ipynb").read_text()
-    assert claim.id in source  # the chapter judges what it promised
+    chapter = Chapter(ROOT / "notebooks" / f"{claim.chapter}.ipynb", "quick")
+    judged = [other for other in BOOK.values() if other.id in chapter.source.read_text()]
+    if claim.setting:  # the ledger judges it, by a statistic that every run of the chapter measures
+        assert set(claim.setting) <= set(chapter.parameters)
+        assert claim.statistic in {other.statistic for other in judged if other.chapter == claim.chapter}
+    else:  # the chapter judges what it promised
+        assert claim in judged
     for change in claim.history:
         assert set(change.was) <= set(Claim.model_fields)
         now = claim.model_dump(mode="json")

@@ -11,12 +11,16 @@ from nbutils.lab import claims, ledger, results
 from nbutils.lab.results import Result
 
 CLAIM = claims.find("tile-is-useful")
+OWN = claims.find("vgg16-robust-channels-svhn")  # published: 97.91 %
 
 
-def record(build: Path, *values: float, schema: int = results.SCHEMA) -> None:
-    found = Result.of(CLAIM.statistic, "usefulness", values, unit="number", n=500, data="planted", profile="quick")
-    path = build / "results" / "quick" / f"{CLAIM.chapter}.json"
-    header = {"chapter": CLAIM.chapter, "commit": "abc", "finished": "2030-01-01T00:00:00+00:00"}
+def record(build: Path, *values: float, claim: claims.Claim = CLAIM, name: str = "", profile: str = "quick",
+           day: int = 1, schema: int = results.SCHEMA, **parameters: object) -> None:
+    found = Result.of(claim.statistic, "usefulness", values, unit="number", n=1000, threat=claim.threat,
+                      data="SVHN" if parameters else "planted", profile=profile)
+    path = build / "results" / profile / f"{claim.chapter}{name}.json"
+    header = {"chapter": claim.chapter, "commit": "abc", "finished": f"2030-01-{day:02}T00:00:00+00:00",
+              "parameters": {"dataset": "planted", **parameters}}
     results.save(path, header, [found], [])
     if schema != results.SCHEMA:
         path.write_text(json.dumps({**json.loads(path.read_text()), "schema": schema}))
@@ -34,15 +38,43 @@ def test_a_verdict_is_computed_from_the_record(build: Path, values: tuple[float,
     record(build, *values)
     first, *others = ledger.entries()
     assert (first.claim, first.state, first.run["commit"]) == (CLAIM, state, "abc")
-    assert {entry.state for entry in others} == {"not run"}
+    assert {entry.state for entry in others} == {"not run", "not tested"}
     assert [entry.claim.id for entry in (first, *others)] == list(claims.load())
 
 
 def test_claims_that_nobody_has_run_stand_in_the_ledger(build: Path) -> None:
     entries = ledger.entries()
-    assert {entry.state for entry in entries} == {"not run"}
-    assert all(entry.in_time is None and entry.row["verdict"] == "not run" for entry in entries)
-    assert ledger.table(entries, str).count("not yet") == len(claims.load())
+    assert all(entry.state == ("not tested" if entry.claim.setting else "not run") for entry in entries)
+    assert all(entry.in_time is None and entry.row["verdict"] == entry.state for entry in entries)
+    page = ledger.table(entries, str)
+    assert page.count("not yet") == len(claims.load())
+    assert "dataset=svhn table_networks=vgg16 train_size=73257 table_epochs=60, n = 1000 and 3 seeds, or" in page
+    assert {entry.claim.paper for entry in entries if entry.state == "not tested"} >= {"ilyas2019", "kim2021"}
+
+
+def own_entry() -> ledger.Entry:
+    return next(entry for entry in ledger.entries() if entry.claim == OWN)
+
+
+def test_only_a_run_in_the_papers_setting_judges_a_claim_about_it(build: Path) -> None:
+    record(build, 0.98, 0.98, 0.98, claim=OWN)  # the chapter as the book shows it
+    assert own_entry().state == "not tested"
+    record(build, 0.98, 0.98, 0.98, claim=OWN, name=".changed-1", **{**OWN.setting, "train_size": 3000})
+    assert own_entry().state == "not tested"
+    record(build, 0.92, 0.921, 0.92, claim=OWN, name=".changed-2", **OWN.setting)
+    assert own_entry().words == "partly reproduced"
+    record(build, 0.979, 0.98, 0.981, claim=OWN, name=".changed-3", profile="smoke", day=3, **OWN.setting)
+    assert own_entry().words == "reproduced"  # the last run counts, from any profile
+    record(build, 0.4, 0.41, 0.42, claim=OWN, name=".changed-4", day=2, **OWN.setting)
+    assert own_entry().words == "reproduced"
+    assert own_entry().row["published_value"] == 0.9791
+    assert own_entry().row["setting"] == OWN.setting
+
+
+def test_the_edition_of_the_book_is_not_changed_by_other_runs(build: Path) -> None:
+    record(build, 0.1, 0.1, 0.11, name=".changed-1")
+    record(build, 0.1, 0.1, 0.11, profile="smoke")
+    assert {entry.state for entry in ledger.entries()} == {"not run", "not tested"}
 
 
 def test_a_record_of_another_schema_is_refused_by_name(build: Path) -> None:
@@ -58,10 +90,12 @@ def test_the_file_holds_what_the_page_holds(build: Path, tmp_path: Path) -> None
     rows = json.loads((tmp_path / "ledger.json").read_text())
     assert len(rows) == len(claims.load())
     assert rows[0]["value"] == pytest.approx(0.943333, abs=1e-6)
-    assert (rows[0]["n"], rows[0]["values"], rows[0]["state"]) == (500, [0.94, 0.95, 0.94], "held")
+    assert (rows[0]["n"], rows[0]["values"], rows[0]["state"]) == (1000, [0.94, 0.95, 0.94], "held")
     page = ledger.table(entries, "../notebooks/{}.html".format)
     for entry in entries:
-        assert f'href="../notebooks/{entry.claim.chapter}.html#claim-{entry.claim.id}"' in page
+        place = "" if entry.claim.setting else f"#claim-{entry.claim.id}"  # no chapter shows a verdict on those
+        assert f'href="../notebooks/{entry.claim.chapter}.html{place}">{entry.claim.id}<' in page
+        assert f'<tr class="verdict-{entry.state.replace(" ", "-")}" id="claim-{entry.claim.id}">' in page
     assert f'id="claim-{CLAIM.id}"' in entries[0].verdict._repr_html_()  # type: ignore[union-attr]  # where it leads
 
 
@@ -92,18 +126,21 @@ def history(tmp_path: Path) -> Path:
     (tmp_path / "other").write_text("a")
     git(tmp_path, "add", "other")
     git(tmp_path, "commit", "-qm", "other")
-    path.write_text("- id: one\n  criterion: {above: 1}\n- id: two\n  criterion: {above: 2}\n  seen: no\n")
+    path.write_text("- id: one\n  criterion: {above: 1}\n\n# two\n- id: two\n  criterion: {above: 2}\n  seen: no\n")
     git(tmp_path, "add", "claims.yml")
     git(tmp_path, "commit", "-qm", "claims", date="2026-02-01T00:00:00+00:00")
-    path.write_text("- id: one\n  criterion: {above: 1}\n- id: two\n  criterion: {above: 3}\n  seen: yes\n")
+    path.write_text("- id: one\n  criterion: {above: 1}\n\n# 2\n- id: two\n  criterion: {above: 3}\n  seen: yes\n")
     git(tmp_path, "commit", "-qam", "change", date="2026-03-01T00:00:00+00:00")
     return path
 
 
 def test_the_commit_that_last_changed_a_criterion(history: Path) -> None:
     commits = git(history.parent, "log", "--format=%H").splitlines()
-    assert ledger.criterion_commits(history) == {"one": (commits[1][:10], datetime(2026, 2, 1, tzinfo=UTC)),
-                                                 "two": (commits[0][:10], datetime(2026, 3, 1, tzinfo=UTC))}
+    history.write_text("# a line more\n" + history.read_text().replace("seen: yes", "seen: maybe"))
+    one = ledger.Commit(commits[1][:10], datetime(2026, 2, 1, tzinfo=UTC), "- id: one\n  criterion: {above: 1}")
+    two = ledger.Commit(commits[0][:10], datetime(2026, 3, 1, tzinfo=UTC),
+                        "- id: two\n  criterion: {above: 3}\n  seen: yes")
+    assert ledger.criterion_commits(history) == {"one": one, "two": two}
 
 
 def test_a_criterion_that_is_not_committed_has_no_commit(history: Path) -> None:
@@ -120,8 +157,11 @@ def test_without_a_history_nothing_is_claimed(tmp_path: Path) -> None:
 def test_a_criterion_younger_than_its_result_is_marked(build: Path, monkeypatch: pytest.MonkeyPatch, day: str,
                                                        in_time: bool) -> None:
     record(build, 0.94, 0.95, 0.94)
-    commits = {CLAIM.id: ("0123456789", datetime.fromisoformat(f"{day}T00:00:00+00:00"))}
+    time = datetime.fromisoformat(f"{day}T00:00:00+00:00")
+    commits = {CLAIM.id: ledger.Commit("0123456789", time, "- id: x\n  criterion: {above: <1}")}
     monkeypatch.setattr(ledger, "criterion_commits", lambda: commits)
     entries = ledger.entries()
     assert entries[0].in_time is in_time
-    assert ("younger than the result" in ledger.table(entries, str)) is not in_time
+    page = ledger.table(entries, str)
+    assert ("younger than the result" in page) is not in_time
+    assert f"{day} 00:00 UTC<pre>- id: x\n  criterion: {{above: &lt;1}}</pre>" in page

@@ -1,6 +1,7 @@
 """Runs: which parameters they get, from where, on which device, and what they record."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,9 @@ def test_a_run_starts_from_the_notebooks_names() -> None:
     assert list(run.seeds) == [0, 1]
     assert run.device == torch.device("cpu")
     assert run.stamp.startswith("profile smoke with eps = 0.01569, cpu, ")
-    assert run.record.name == "02_adversarial_training.changed.json"
+    assert re.fullmatch(r"02_adversarial_training\.changed-[0-9a-f]{8}\.json", run.record.name)
+    assert start("02_adversarial_training", notebook(eps=4 / 255)).record == run.record
+    assert start("02_adversarial_training", notebook(eps="2/255")).record != run.record
     untouched = start("02_adversarial_training", notebook())
     assert untouched.stamp.startswith("profile smoke, cpu, ")
     assert untouched.record.name == "02_adversarial_training.json"

@@ -23,6 +23,7 @@ from nbutils.paradigms import (
     linear_probe,
     pretrained,
     randomised,
+    recipes,
     untrained,
 )
 from nbutils.robustness import PGD, ThreatModel
@@ -76,6 +77,8 @@ CASES: dict[str, tuple[Callable[[], object], tuple[str, ...]]] = {
     "timestep of a set": (lambda: PredictDifference(2000), ("timestep = 2000", "0 to 999")),
     "difference": (lambda: PredictDifference(of="noise"), ("of = 'noise'", "did you mean 'noised'")),
     "layer": (lambda: untrained(TINY).reading(layer="up3"), ("layer = 'up3'", "up1, up2", "did you mean")),
+    "size of recipes": (lambda: recipes("small", 1, "papers"), ("size = 'papers'", "small, paper", "mean 'paper'")),
+    "network of recipes": (lambda: recipes("resnet", 1, "paper"), ("network = 'resnet'", "did you mean 'resnet")),
     # probes
     "features of another width": (lambda: linear_probe(WIDE, extract(SMALL, IMAGES)), ("48 numbers", "(96,")),
     "features of another model": (lambda: linear_probe(Backbone(networks.build("small_narrow", seed=1)),
