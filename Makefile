@@ -1,15 +1,19 @@
 # make book    run every chapter and render the book     make test    all checks
 # make serve   look at the book on this machine          make clean   remove everything generated but .venv
 # make oracles compare the learning paradigms with kornia, lightly, timm and diffusers
+# make stage   list the stages of EDITION, or run STAGE
 #
 # make book PROFILE=smoke CHAPTER=02 SET="eps=4/255 steps=20"
+# make book EDITION=best    render recorded runs; nothing is run
 
 PROFILE ?= quick
 CHAPTER ?=
 SET ?=
+EDITION ?=
+STAGE ?=
 PYTHON ?= python3
 PORT ?= 8000
-export PROFILE CHAPTER SET
+export PROFILE CHAPTER SET EDITION
 # Threads that wait should sleep: on a machine with other work, spinning ones made a chapter six times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
 
@@ -19,8 +23,21 @@ build := $(or $(NBUTILS_BUILD),build)
 # --nolock: a run killed at any moment leaves no lock behind; each chapter has its own (nbutils.lab.execute).
 snakemake := $(python) -m snakemake --quiet all --cores all --nolock --rerun-incomplete --keep-going
 
-.PHONY: book test oracles serve clean
+# An edition has a build folder of its own, so that a run at a profile never takes its notebooks for its own.
+ifneq ($(EDITION),)
+shown := $(build)/editions/$(EDITION)
+else
+shown := $(build)
+endif
 
+.PHONY: book stage test oracles serve clean
+
+ifneq ($(EDITION),)
+book: export NBUTILS_BUILD := $(shown)
+book: export PROFILE := $(EDITION)
+book: $(env)
+	@$(python) -m nbutils.lab.editions "$(EDITION)" --show && $(snakemake) book && $(python) -m nbutils.lab.chapters
+else
 book: $(env)
 	@$(snakemake) all; status=$$?; \
 	if [ $$status = 1 ] && ls "$(build)/executed/$(PROFILE)/"*.partial.ipynb >/dev/null 2>&1; then \
@@ -28,6 +45,10 @@ book: $(env)
 	fi; \
 	if [ $$status != 2 ]; then $(python) -m nbutils.lab.chapters; fi; \
 	exit $$status
+endif
+
+stage: $(env)
+	@$(python) -m nbutils.lab.stages "$(EDITION)" $(STAGE)
 
 test: $(env)
 	@status=0; \
@@ -46,11 +67,11 @@ oracles: $(env)
 	@PYTHONPATH="$(peers)" $(python) -m pytest -W default tests/oracles
 
 serve: $(env)
-	@test -f "$(build)/_build/html/index.html" || { echo "There is no book yet: run 'make book' first."; exit 1; }
-	@$(python) -m http.server $(PORT) --bind 127.0.0.1 --directory "$(build)/_build/html"
+	@test -f "$(shown)/_build/html/index.html" || { echo "There is no book yet: run 'make book' first."; exit 1; }
+	@$(python) -m http.server $(PORT) --bind 127.0.0.1 --directory "$(shown)/_build/html"
 
 clean:
-	rm -rf "$(build)/store" "$(build)/executed" "$(build)/results" "$(build)/_build" "$(build)/oracles"
+	rm -rf "$(build)/store" "$(build)/executed" "$(build)/results" "$(build)/_build" "$(build)/oracles" "$(build)/editions"
 	rmdir "$(build)" 2>/dev/null || true
 	rm -rf .snakemake .mypy_cache .ruff_cache .pytest_cache .hypothesis
 

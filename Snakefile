@@ -1,7 +1,8 @@
 """The one graph: notebook -> executed notebook -> book. `make book` calls it.
 
 It takes its settings from the environment: PROFILE, CHAPTER and SET as in the Makefile. INCOMPLETE=1 renders what there
-is after a chapter failed, with a notice in place of each missing chapter.
+is after a chapter failed, with a notice in place of each missing chapter. EDITION renders the chapters of an edition,
+which nbutils.lab.editions has laid out, and runs none.
 """
 
 import os
@@ -10,9 +11,10 @@ import sys
 from nbutils.lab import chapters
 from nbutils.lab.runs import ROOT, ParameterError, build_dir
 
-profile = os.environ.get("PROFILE", "quick")
+edition = os.environ.get("EDITION", "")
+profile = edition or os.environ.get("PROFILE", "quick")
 try:
-    selected = chapters.select(profile, os.environ.get("CHAPTER", ""), os.environ.get("SET", ""))
+    selected = {} if edition else chapters.select(profile, os.environ.get("CHAPTER", ""), os.environ.get("SET", ""))
 except ParameterError as error:
     print(error, file=sys.stderr)
     sys.exit(2)
@@ -33,8 +35,9 @@ twins = [] if os.environ.get("INCOMPLETE") else [chapter.twin for chapter in sel
 # A notice may stand in for a chapter only where this run does not make all of them; then warnings cannot be errors,
 # since other pages point into the missing ones.
 others = [chapter for chapter in chapters.every(profile) if chapter.twin not in twins]
-incomplete = "1" if others else ""
-strict = "" if others else "-n -W"
+missing = [chapter for chapter in others if not (edition and chapter.twin.exists())]
+incomplete = "1" if missing else ""
+strict = "" if missing else "-n -W"
 
 
 def files(folder, *endings):
@@ -82,5 +85,5 @@ rule book:
     shell:
         # --all reads every page anew: an incremental build would not repeat the warnings of pages it skips.
         "rm -rf {build:q}/_build && "
-        "BOOK_PROFILE={profile} BOOK_INCOMPLETE={incomplete} "
+        "BOOK_PROFILE={profile} BOOK_EDITION={edition} BOOK_INCOMPLETE={incomplete} "
         "{sys.prefix:q}/bin/jupyter-book build . --path-output {build:q} --all --keep-going -q {strict} > /dev/null"

@@ -2,8 +2,8 @@
 
 Each page under notebooks/ has its text from the source and its code and outputs from the executed twin in the build
 folder, for the profile named in BOOK_PROFILE. A twin that is missing, of other code than its source or not run to its
-end stops the build; with BOOK_INCOMPLETE set, the page becomes a notice instead. The directive ``{execution-status}``
-tabulates papermill's records.
+end stops the build; with BOOK_INCOMPLETE set, the page becomes a notice instead. A twin from an edition gets a line
+that says so. The directive ``{execution-status}`` tabulates papermill's records, or those of the edition.
 """
 
 import os
@@ -18,6 +18,7 @@ from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
 from nbutils.lab.chapters import Chapter, State, code_cells, is_injected, read
+from nbutils.lab.editions import banner
 from nbutils.lab.results import MIME
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,10 @@ def show_twin(app: Sphinx, docname: str, source: list[str]) -> None:
     if state.status == "ok":
         twin = read(chapter.twin)
         twin.cells = merged(read(chapter.source), twin)
-        del twin.metadata["papermill"]
+        twin.metadata.pop("papermill", None)
+        if stamp := twin.metadata.pop("edition", None):
+            text = f":::{{admonition}} {banner(chapter, stamp)}\n:class: edition\n:::"
+            twin.cells.insert(1, nbformat.v4.new_markdown_cell(text))
         for number, cell in enumerate(code_cells(twin), start=1):
             if any("image/png" in output.get("data", {}) for output in cell.outputs):
                 logger.warning("cell %d shows a bare picture; a lab.figures.Picture has a text alternative", number,
@@ -74,6 +78,9 @@ def notice(chapter: Chapter, state: State) -> nbformat.NotebookNode:
     title = next((i for i, line in enumerate(lines) if line.startswith("# ")), None)
     head = [f"# {chapter.name}"] if title is None else lines[: title + 1]
     again = "`make book`" if state.status == "not run" else f"`make book CHAPTER={chapter.name.split('_')[0]}`"
+    if os.environ.get("BOOK_EDITION"):
+        text = [*head, "", f"::::{{note}}\nNot yet recorded in edition `{chapter.profile}`.\n::::"]
+        return nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("\n".join(text))])
     text = [*head, "", "::::{error}", f"This chapter has no finished run at profile `{chapter.profile}`.", ""]
     text += ["```text", str(state).replace("`", "'"), "```", ""]
     if chapter.partial.exists():
@@ -92,7 +99,8 @@ class ExecutionStatus(SphinxDirective):
             if chapter := chapter_of(self.env.app, docname):
                 state = chapter.state()
                 minutes = "" if state.minutes is None else f"{state.minutes:.1f}"
-                cells = [f"{{doc}}`/{docname}`", chapter.profile, state.status, minutes, state.when, state.device]
+                profile = chapter.header.get("parameters", {}).get("profile", chapter.profile)
+                cells = [f"{{doc}}`/{docname}`", profile, state.status, minutes, state.when, state.device]
                 lines.append(f"| {' | '.join(cells)} |")
         table = nodes.Element()
         self.state.nested_parse(StringList(lines, self.get_source_info()[0]), self.content_offset, table)

@@ -74,7 +74,11 @@ class Chapter:
         notebook = read(path)
         record = notebook.metadata.get("papermill", {})
         minutes = None if record.get("duration") is None else record["duration"] / 60
-        state = State("ok", "", minutes, (record.get("start_time") or "")[:16].replace("T", " "), self._device())
+        header = self.header
+        if not record:  # an edition keeps no timings of papermill's
+            record, minutes = {"start_time": header.get("finished")}, header.get("minutes")
+        when = (record.get("start_time") or "")[:16].replace("T", " ")
+        state = State("ok", "", minutes, when, str(header.get("device", "")))
         for number, cell in enumerate(code_cells(notebook), start=1):
             error = next((o for o in cell.outputs if o.output_type == "error"), None)
             if error:
@@ -83,17 +87,23 @@ class Chapter:
                 return replace(state, status="stopped", note=f"in cell {number}")
         if path == self.partial:
             return replace(state, status="stopped", note="between two cells")
-        if _written(notebook) != _written(read(self.source)):
+        if written(notebook) != written(read(self.source)):
             return replace(state, status="stale", note="since its code was edited")
         return state
 
-    def _device(self) -> str:
-        """The device named in the chapter's record of results, if there is one."""
+    @property
+    def record(self) -> Path:
+        """Where the results of a run with the profile's own parameters are kept."""
+        return build_dir() / "results" / self.profile / f"{self.name}.json"
+
+    @property
+    def header(self) -> dict[str, Any]:
+        """The header of the record; empty where there is none that can be read."""
         try:
-            record = json.loads((build_dir() / "results" / self.profile / f"{self.name}.json").read_text())
-            return str(record["device"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return ""
+            content = json.loads(self.record.read_text())
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
 
 
 def read(path: Path) -> nbformat.NotebookNode:
@@ -117,7 +127,7 @@ def is_injected(cell: nbformat.NotebookNode) -> bool:
     return "injected-parameters" in cell.metadata.get("tags", [])
 
 
-def _written(notebook: nbformat.NotebookNode) -> list[tuple[str, list[str]]]:
+def written(notebook: nbformat.NotebookNode) -> list[tuple[str, list[str]]]:
     """The code that the author wrote, and its tags. The text is no part of a run."""
     code = [cell for cell in notebook.cells if cell.cell_type == "code" and not is_injected(cell)]
     return [(cell.source, cell.metadata.get("tags", [])) for cell in code]

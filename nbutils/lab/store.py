@@ -160,7 +160,7 @@ def code_version(module: str) -> str:
             continue
         seen.add(name)
         tree = ast.parse(_source(name))
-        queue += sorted(_imports(tree))
+        queue += sorted(imports(tree))
         for node in ast.walk(tree):
             if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node, clean=False):
                 node.body = node.body[1:] or [ast.Pass()]
@@ -178,7 +178,7 @@ def _source(module: str) -> str:
         return ""
 
 
-def _imports(tree: ast.AST) -> set[str]:
+def imports(tree: ast.AST) -> set[str]:
     """The `nbutils` modules outside the laboratory that a syntax tree imports."""
     found = set()
     for node in ast.walk(tree):

@@ -1,16 +1,20 @@
-"""An edition holds whole, clean runs at its profile, and is written only when all of them are."""
+"""An edition holds whole, clean runs at its profile, all or none, and shows what it holds if nothing has changed."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
 
-from nbutils.lab import chapters, editions, results
+from nbutils.lab import chapters, editions, results, stages
 from nbutils.lab.results import Result
+from nbutils.lab.runs import resolve
 
 NAMES = ("01_x", "02_y", "03_z")
 FOUND = [Result.of("a", "w", [0.1, 0.2])]
+CODE = 'profile: str = "quick"\neps: str | None = None\nsteps: int | None = None\nrun.card()'
 
 
 @pytest.fixture
@@ -18,33 +22,51 @@ def book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A book of three chapters, the first two of which have run; returns the folder of its editions."""
     sources = [tmp_path / f"{name}.ipynb" for name in NAMES]
     for source in sources:
-        nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("run.card()", id="card")]), source)
+        nbformat.write(nbformat.v4.new_notebook(cells=[cell()]), source)
     monkeypatch.setattr(chapters, "every", lambda profile: [chapters.Chapter(source, profile) for source in sources])
-    monkeypatch.setattr(editions, "every", chapters.every)
-    monkeypatch.setattr(editions, "EDITIONS", tmp_path / "editions")
+    for module in (editions, stages):
+        monkeypatch.setattr(module, "every", chapters.every)
+        monkeypatch.setattr(module, "EDITIONS", tmp_path / "editions")
     monkeypatch.setattr(editions, "ROOT", tmp_path)
     for name in NAMES[:2]:
         run(name)
     return tmp_path / "editions"
 
 
-def run(name: str, commit: str = "abc", code: str = "run.card()", error: bool = False, **given: Any) -> None:
+def cell(code: str = CODE, **more: Any) -> nbformat.NotebookNode:
+    return nbformat.v4.new_code_cell(code, id="card", metadata={"tags": ["parameters"]}, **more)
+
+
+def run(name: str, commit: str = "abc", code: str = CODE, error: bool = False, stage: str = "", pad: int = 0,
+        profile: str = "quick", **given: Any) -> None:
     """Leave an executed notebook."""
-    card = results.dumps({"chapter": name, "commit": commit}, FOUND, [{"claim": "c", "held": "held"}])
-    outputs = [nbformat.v4.new_output("display_data", {results.MIME: card})]
+    parameters = resolve({"profile": profile}, ["profile"]).model_dump() | given
+    header = {"chapter": name, "commit": commit, "device": "cpu, 1 threads", "finished": "2030-01-02T03:04:05+00:00",
+              "minutes": 1.5, "parameters": parameters}
+    card = results.dumps(header, FOUND, [{"claim": "c", "held": "held"}])
+    outputs = [nbformat.v4.new_output("stream", name="stderr", text="50%|####"),
+               nbformat.v4.new_output("stream", text=f"in {chapters.build_dir()}" + "." * pad),
+               nbformat.v4.new_output("display_data", {results.MIME: card, "text/html": "the card"})]
     if error:
         outputs.append(nbformat.v4.new_output("error", ename="KeyError", evalue="x", traceback=[]))
-    cell = nbformat.v4.new_code_cell(code, outputs=outputs, id="card")
-    metadata = {"papermill": {"duration": 1.0, "parameters": {"profile": "quick", **given}}}
-    twin = next(chapter for chapter in chapters.every("quick") if chapter.name == name).twin
+    ran = cell(code, outputs=outputs)
+    ran.metadata |= {"papermill": {"duration": 1.0}, "execution": {"iopub.execute_input": "2030"}}
+    metadata = {"papermill": {"duration": 1.0, "parameters": {"profile": profile, **given}}}
+    twin = place(name, profile + f"/{stage}" * bool(stage)).twin
     twin.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata=metadata), twin)
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("old words"), ran], metadata=metadata),
+                   twin)  # fmt: skip
+
+
+def place(name: str, profile: str = "quick") -> chapters.Chapter:
+    return next(chapter for chapter in chapters.every(profile) if chapter.name == name)
 
 
 def test_an_edition_reads_back_as_the_runs_were(book: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert editions.main(["quick"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [
-        "editions/quick/01_x.json", "editions/quick/02_y.json"]
+        "editions/quick/01_x.json", "editions/quick/01_x.ipynb",
+        "editions/quick/02_y.json", "editions/quick/02_y.ipynb"]
     header, found = editions.find("quick", "02_y")
     assert (header["chapter"], header["commit"], found) == ("02_y", "abc", FOUND)
     assert header["verdicts"] == [{"claim": "c", "held": "held"}]
@@ -59,8 +81,8 @@ def test_chapters_that_did_not_run_again_stay_in_the_edition(book: Path) -> None
     for chapter in chapters.every("quick"):
         chapter.twin.unlink(missing_ok=True)
     run("03_z")
-    assert [path.stem for path in editions.keep("quick")] == ["03_z"]
-    assert sorted(path.stem for path in book.glob("quick/*")) == list(NAMES)
+    assert [path.stem for path in editions.keep("quick")] == ["03_z", "03_z"]
+    assert sorted(path.stem for path in book.glob("quick/*.ipynb")) == list(NAMES)
 
 
 @pytest.mark.parametrize(("changes", "words"), [
@@ -68,7 +90,9 @@ def test_chapters_that_did_not_run_again_stay_in_the_edition(book: Path) -> None
     ({"commit": "unknown"}, "02_y: ran from commit unknown"),
     ({"error": True}, "02_y: failed in cell 1: KeyError: x; an edition holds whole runs only"),
     ({"code": "other"}, "02_y: stale since its code was edited; an edition holds whole runs only"),
-    ({"eps": 1, "steps": 2}, "02_y: ran with eps, steps changed; an edition keeps to its profile"),
+    ({"eps": 0.1, "steps": 2}, "02_y: ran with eps = 0.1 where it is 0.03137, steps = 2 where it is 50; an edition "
+                               "keeps to its profile"),
+    ({"pad": 3_000_000}, "02_y: 3.0 MB; expected at most 2.0 MB, make its pictures smaller"),
 ])
 def test_a_run_that_does_not_count_stops_the_edition(book: Path, changes: dict[str, Any], words: str,
                                                      capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,3 +107,125 @@ def test_a_run_that_does_not_count_stops_the_edition(book: Path, changes: dict[s
 def test_a_profile_without_runs_is_refused(book: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert editions.main(["quik"]) == 2
     assert capsys.readouterr().err == ("no chapter has run at profile 'quik'; run `make book PROFILE=quik` first\n")
+
+
+def test_a_kept_notebook_is_code_and_outputs_alone(book: Path) -> None:
+    editions.keep("quick")
+    text = (book / "quick" / "01_x.ipynb").read_text()
+    for trace in ("old words", "####", "papermill", "execution\"", "duration", results.MIME, str(chapters.build_dir())):
+        assert trace not in text
+    [kept] = chapters.read(book / "quick" / "01_x.ipynb").cells
+    assert [output.get("text") or output["data"] for output in kept.outputs] == ["in build", {"text/html": "the card"}]
+
+
+def test_an_edition_is_laid_out_as_if_it_had_just_run(book: Path) -> None:
+    editions.keep("quick")
+    (book / "order.yml").write_text("- planted\n- quick\n")
+    shutil.rmtree(chapters.build_dir())
+    editions.show("quick")
+    state = place("02_y").state()
+    assert (state.status, state.minutes, state.when, state.device) == ("ok", 1.5, "2030-01-02 03:04", "cpu, 1 threads")
+    assert place("03_z").state().status == "not run"
+    assert results.read(place("02_y").record) == editions.find("quick", "02_y")
+
+
+def test_the_best_edition_of_each_chapter_is_shown(book: Path) -> None:
+    (book / "planted").mkdir(parents=True)
+    (book / "order.yml").write_text("- planted\n- quick\n")
+    editions.keep("quick")
+    run("02_y", profile="planted", **resolve({"profile": "planted"}, ["profile"]).model_dump(include={"steps"}))
+    editions.keep("planted")
+    editions.show("best")
+    shown = {name: place(name, "best").header for name in NAMES}
+    assert [shown[name]["parameters"]["profile"] for name in NAMES[:2]] == ["quick", "planted"]
+    assert not shown["03_z"]
+    stamp = chapters.read(place("02_y", "best").twin).metadata.edition
+    assert editions.banner(place("02_y", "best"), stamp) == (
+        "Edition **planted**, recorded on 2030-01-02 on cpu, 1 threads, from commit abc. "
+        "Nothing was run for this page.")
+    engine = editions.banner(place("02_y", "best"), {**stamp, "engine": "older"})
+    assert engine.endswith("The code of `nbutils` behind it has changed since.")
+
+
+def change_output(path: Path) -> None:
+    path.write_text(path.read_text().replace("the card", "a better card"))
+
+
+def change_number(path: Path) -> None:
+    path.with_suffix(".json").write_text(path.with_suffix(".json").read_text().replace("0.15", "0.99"))
+
+
+@pytest.mark.parametrize("edit", [change_output, change_number, lambda path: path.with_suffix(".json").unlink(),
+                                  lambda path: path.write_text("{}"), lambda path: path.write_text("<<<<<<< ours")])
+def test_an_edition_edited_by_hand_is_not_shown(book: Path, edit: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    editions.keep("quick")
+    (book / "order.yml").write_text("- quick\n")
+    edit(book / "quick" / "02_y.ipynb")
+    assert editions.main(["quick", "--show"]) == 2
+    assert capsys.readouterr().err == ("quick/02_y.ipynb: changed by hand since it was recorded; restore it with git "
+                                       "checkout, or run its stage again and keep it\n")
+
+
+def change_code(source: Path, patch: pytest.MonkeyPatch) -> None:
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell(CODE + "\nmore")]), source)
+
+
+def change_profile(source: Path, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(editions, "resolve", lambda given, allowed: resolve({**given, "steps": 60}, [*allowed, "steps"]))
+
+
+def change_criterion(source: Path, patch: pytest.MonkeyPatch) -> None:
+    claim = next(claim for claim in editions.claims.load().values() if not claim.setting)
+    patch.setattr(editions.claims, "load", lambda: {"c": claim.model_copy(update={"chapter": source.stem})})
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    (change_code, "its code"), (change_profile, "its parameters (steps = 50 where it is 60)"),
+    (change_criterion, "its criteria")])
+def test_a_stale_edition_is_not_shown(book: Path, tmp_path: Path, change: Any, words: str,
+                                      monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    editions.keep("quick")
+    (book / "order.yml").write_text("- quick\n")
+    change(tmp_path / "02_y.ipynb", monkeypatch)
+    assert editions.main(["quick", "--show"]) == 2
+    assert capsys.readouterr().err == (f"quick/02_y.ipynb: stale, {words} changed since it was recorded; run its stage "
+                                       "again and keep it\n")
+
+
+def test_new_words_make_no_edition_stale(book: Path, tmp_path: Path) -> None:
+    editions.keep("quick")
+    (book / "order.yml").write_text("- quick\n")
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# New"), cell()]),
+                   tmp_path / "02_y.ipynb")  # fmt: skip
+    editions.show("quick")
+    assert place("02_y").state().status == "ok"
+
+
+def test_an_unknown_edition_is_named_with_the_nearest(book: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    book.mkdir()
+    (book / "order.yml").write_text("- planted\n- quick\n")
+    assert editions.main(["plantd", "--show"]) == 2
+    assert capsys.readouterr().err == ("EDITION = 'plantd': expected one of best, planted, quick; did you mean "
+                                       "'planted'?\n")
+
+
+def test_the_last_finished_stage_of_a_chapter_is_kept(book: Path) -> None:
+    rows = [{"chapter": "02_y", "set": "steps=4"}, {"chapter": "02_y", "set": "steps=5", "keep": True},
+            {"chapter": "02_y", "keep": True}]  # fmt: skip
+    (book / "quick").mkdir(parents=True)
+    (book / "quick" / "stages.yml").write_text(json.dumps(rows))
+    place("02_y").twin.unlink()
+    run("02_y", stage="steps=4", steps=4)
+    with pytest.raises(ValueError, match="no chapter has run"):
+        editions.keep("quick")
+    run("02_y", stage="steps=5", steps=5)
+    run("02_y", error=True)
+    editions.keep("quick")
+    assert editions.find("quick", "02_y")[0]["parameters"]["steps"] == 5
+    (book / "order.yml").write_text("- quick\n")
+    editions.show("quick")
+    stamp = chapters.read(place("02_y").twin).metadata.edition
+    assert editions.banner(place("02_y"), stamp).startswith("Edition **quick**, set steps=5, recorded on")
+    run("02_y")
+    editions.keep("quick")
+    assert editions.find("quick", "02_y")[0]["parameters"]["steps"] == 50
