@@ -101,12 +101,13 @@ def show(name: str) -> None:
     Raises:
         ValueError: no such edition, or notebooks changed by hand or stale, one line for each.
     """
-    order = yaml.safe_load((EDITIONS / "order.yml").read_text())
-    if name not in (BEST, *order):
-        raise ValueError(f"EDITION = {name!r}: expected one of {', '.join((BEST, *order))}{did_you_mean(name, order)}")
+    known = [BEST, *sorted(path.name for path in EDITIONS.iterdir() if path.is_dir())]
+    if name not in known:
+        raise ValueError(f"EDITION = {name!r}: expected one of {', '.join(known)}{did_you_mean(name, known)}")
+    order = yaml.safe_load((EDITIONS / "order.yml").read_text()) if name == BEST else [name]
     shown: dict[Chapter, Path] = {}
     for chapter in every(name):
-        paths = [EDITIONS / edition / chapter.source.name for edition in (order if name == BEST else [name])]
+        paths = [EDITIONS / edition / chapter.source.name for edition in order]
         if path := next((path for path in paths if path.exists()), None):
             shown[chapter] = path
     if problems := [problem for chapter, path in shown.items() if (problem := _problem(chapter, path))]:

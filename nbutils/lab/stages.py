@@ -1,12 +1,14 @@
 """Stages: the runs that make an edition, one by one, in the order of what the book gains.
 
     python -m nbutils.lab.stages planted             what each stage gives, and which are done
-    python -m nbutils.lab.stages planted 3           run one; with --tiny the same at profile smoke, as a proof
+    python -m nbutils.lab.stages planted 3           run one; with --tiny at the sizes of profile smoke, as a proof
 
 A stage is a run of one chapter. Those that set parameters make it shorter: one seed, one network. What they train stays
 in the store, so the stages after them find it there, and so does a stage that was killed and is started again.
 The tables stand in ``book/editions/<edition>/stages.yml``. An edition without one has a stage for each chapter.
 """
+
+from __future__ import annotations
 
 import argparse
 import os
@@ -20,7 +22,7 @@ from filelock import FileLock, Timeout
 
 from nbutils.lab import execute
 from nbutils.lab.chapters import Chapter, every, parse, select
-from nbutils.lab.store import ROOT
+from nbutils.lab.runs import ROOT, resolve
 
 EDITIONS = ROOT / "book" / "editions"
 
@@ -47,6 +49,13 @@ class Stage:
         pairs = (word.partition("=") for word in shlex.split(self.set))
         return {name: parse(value) for name, _, value in pairs}
 
+    def tiny(self) -> Stage:
+        """The same with no number above that of profile smoke."""
+        smoke = resolve({"profile": "smoke"}, ["profile"]).model_dump()
+        least = {name: min(value, smoke[name]) if isinstance(value, int) else value
+                 for name, value in self.given.items()}
+        return replace(self, set=" ".join(f"{name}={value}" for name, value in least.items()))
+
     def of(self, chapter: Chapter) -> Chapter:
         """The chapter, with this stage's own place for its executed notebook."""
         return replace(chapter, profile=f"{chapter.profile}/{self.set}") if self.set else chapter
@@ -71,10 +80,9 @@ def run(edition: str, number: int, tiny: bool = False) -> int:
     table = stages(edition)
     if not 1 <= number <= len(table):
         raise ValueError(f"STAGE = {number}: edition {edition!r} has stages 1 to {len(table)}")
-    stage = table[number - 1]
+    stage = table[number - 1].tiny() if tiny else table[number - 1]
     chosen = select("smoke" if tiny else edition, stage.chapter, f"{stage.set} {os.environ.get('SET', '')}")
-    [(chapter, words)] = chosen.items()
-    chapter = stage.of(chapter)
+    [(chapter, words)] = ((stage.of(chapter), words) for chapter, words in chosen.items())
     chapter.twin.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(chapter.twin.with_suffix(".stage.lock"))
     try:
@@ -106,7 +114,7 @@ def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="nbutils.lab.stages", description="List an edition's stages, or run one.")
     parser.add_argument("edition", help="for example planted")
     parser.add_argument("stage", nargs="?", type=int, help="its number")
-    parser.add_argument("--tiny", action="store_true", help="at profile smoke")
+    parser.add_argument("--tiny", action="store_true", help="at the sizes of profile smoke")
     arguments = parser.parse_args(words)
     try:
         if arguments.stage is not None:

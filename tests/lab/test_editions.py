@@ -120,7 +120,6 @@ def test_a_kept_notebook_is_code_and_outputs_alone(book: Path) -> None:
 
 def test_an_edition_is_laid_out_as_if_it_had_just_run(book: Path) -> None:
     editions.keep("quick")
-    (book / "order.yml").write_text("- planted\n- quick\n")
     shutil.rmtree(chapters.build_dir())
     editions.show("quick")
     state = place("02_y").state()
@@ -159,7 +158,6 @@ def change_number(path: Path) -> None:
                                   lambda path: path.write_text("{}"), lambda path: path.write_text("<<<<<<< ours")])
 def test_an_edition_edited_by_hand_is_not_shown(book: Path, edit: Any, capsys: pytest.CaptureFixture[str]) -> None:
     editions.keep("quick")
-    (book / "order.yml").write_text("- quick\n")
     edit(book / "quick" / "02_y.ipynb")
     assert editions.main(["quick", "--show"]) == 2
     assert capsys.readouterr().err == ("quick/02_y.ipynb: changed by hand since it was recorded; restore it with git "
@@ -186,7 +184,6 @@ def test_a_stale_edition_is_not_shown(book: Path, tmp_path: Path, change: Any, w
                                       monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     editions.keep("quick")
     (book / "quick" / "01_x.ipynb").unlink()  # an edition may be partial
-    (book / "order.yml").write_text("- quick\n")
     change(tmp_path / "02_y.ipynb", monkeypatch)
     assert editions.main(["quick", "--show"]) == 2
     assert capsys.readouterr().err == (f"quick/02_y.ipynb: stale, {words} changed since it was recorded; run its stage "
@@ -195,7 +192,6 @@ def test_a_stale_edition_is_not_shown(book: Path, tmp_path: Path, change: Any, w
 
 def test_new_words_make_no_edition_stale(book: Path, tmp_path: Path) -> None:
     editions.keep("quick")
-    (book / "order.yml").write_text("- quick\n")
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# New"), cell()]),
                    tmp_path / "02_y.ipynb")  # fmt: skip
     editions.show("quick")
@@ -203,8 +199,8 @@ def test_new_words_make_no_edition_stale(book: Path, tmp_path: Path) -> None:
 
 
 def test_an_unknown_edition_is_named_with_the_nearest(book: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    book.mkdir()
-    (book / "order.yml").write_text("- planted\n- quick\n")
+    for name in ("planted", "quick"):
+        (book / name).mkdir(parents=True)
     assert editions.main(["plantd", "--show"]) == 2
     assert capsys.readouterr().err == ("EDITION = 'plantd': expected one of best, planted, quick; did you mean "
                                        "'planted'?\n")
@@ -223,7 +219,6 @@ def test_the_last_finished_stage_of_a_chapter_is_kept(book: Path) -> None:
     run("02_y", error=True)
     editions.keep("quick")
     assert editions.find("quick", "02_y")[0]["parameters"]["steps"] == 5
-    (book / "order.yml").write_text("- quick\n")
     editions.show("quick")
     stamp = chapters.read(place("02_y").twin).metadata.edition
     assert editions.banner(place("02_y"), stamp).startswith("Edition **quick**, set steps=5, recorded on")

@@ -1,0 +1,143 @@
+"""A stage is a run of one chapter: done once, started once at a time, and gone on with from where it was killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from nbutils.lab import chapters, execute, stages
+from nbutils.lab.chapters import select
+from nbutils.lab.runs import build_dir
+from nbutils.lab.stages import EDITIONS, Stage
+
+TABLES = sorted(path.parent.name for path in EDITIONS.glob("*/stages.yml"))
+CODE = """
+import os, time
+from pathlib import Path
+from nbutils.lab.store import load_or_build
+import torch
+
+def make(name):
+    def build():
+        Path(FOLDER, name).open("a").write("made\\n")
+        return {"x": torch.zeros(1)}
+    return load_or_build("model", {"name": name}, build)
+
+make("first")
+while not Path(FOLDER, "go").exists():
+    time.sleep(0.05)
+make("second")
+"""
+
+
+@pytest.mark.parametrize("edition", TABLES)
+def test_every_stage_is_a_run_that_its_chapter_accepts_within_its_minutes(edition: str) -> None:
+    for stage in stages.stages(edition):
+        for profile, size in ((edition, stage), ("smoke", stage.tiny())):
+            [(chapter, words)] = select(profile, stage.chapter, size.set).items()
+            assert chapter.name == stage.chapter
+            assert set(words[4::3]) == set(stage.given)
+        assert stage.minutes is not None
+        assert 1 <= stage.minutes <= (10 if edition == "gpu" else 20)
+        assert stage.gives
+    kept = [stage for stage in stages.stages(edition) if stage.keep]
+    assert len(kept) == len({(stage.chapter, stage.set) for stage in kept})
+    for stage in stages.stages(edition):  # what only fills the store does so for a run that comes after it
+        assert stage.keep or stage.chapter == "08_nrf_attack" or any(
+            later.keep for later in stages.stages(edition) if later.chapter == stage.chapter)  # fmt: skip
+
+
+def test_a_tiny_stage_has_no_number_above_those_of_smoke() -> None:
+    stage = Stage("02_adversarial_training", set="attack_size=1000 costly_size=4 table_networks=vgg16 table_epochs=20")
+    assert stage.tiny().set == "attack_size=100 costly_size=4 table_networks=vgg16 table_epochs=1"
+
+
+@pytest.fixture
+def book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A book of one chapter, which trains twice and waits between for the file "go", in an edition of two stages."""
+    source = tmp_path / "01_x.ipynb"
+    cells = [nbformat.v4.new_code_cell("profile: str = 'quick'\nsteps: int | None = None"),
+             nbformat.v4.new_code_cell(f"FOLDER = {str(tmp_path)!r}\n{CODE}")]  # fmt: skip
+    cells[0].metadata.tags = ["parameters"]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), source)
+    rows = [{"chapter": "01_x", "set": "steps=5", "minutes": 2}, {"chapter": "01_x", "keep": True}]
+    (tmp_path / "editions" / "quick").mkdir(parents=True)
+    (tmp_path / "editions" / "quick" / "stages.yml").write_text(json.dumps(rows))
+    monkeypatch.setattr(chapters, "every", lambda profile: [chapters.Chapter(source, profile)])
+    monkeypatch.setattr(stages, "every", chapters.every)
+    monkeypatch.setattr(stages, "EDITIONS", tmp_path / "editions")
+    return tmp_path
+
+
+def in_a_process(folder: Path) -> list[str]:
+    """The command that runs stage 1 of this book."""
+    code = (f"from pathlib import Path; from nbutils.lab import chapters, stages; source = Path({str(folder)!r}); "
+            "chapters.every = lambda profile: [chapters.Chapter(source / '01_x.ipynb', profile)]; "
+            "stages.EDITIONS = source / 'editions'; raise SystemExit(stages.main(['quick', '1']))")
+    return [sys.executable, "-c", code]
+
+
+def wait_for(path: Path, process: subprocess.Popen) -> None:
+    while not path.exists():
+        assert process.poll() is None, "it ended too early"
+
+
+def test_a_stage_killed_half_way_goes_on_from_the_store(book: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with subprocess.Popen(in_a_process(book), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        wait_for(book / "first", process)
+        wait_for_model = build_dir() / "store" / "model"
+        while not [path for path in wait_for_model.glob("*") if path.is_dir() and not path.name.startswith(".")]:
+            assert process.poll() is None
+        assert stages.main(["quick", "1"]) == 2  # started twice
+        assert capsys.readouterr().err == "stage 1 of edition 'quick' is running already; wait for its end\n"
+        os.kill(process.pid, signal.SIGKILL)
+    assert "stopped" in stages.table("quick").splitlines()[1]
+    (book / "go").touch()
+    assert stages.main(["quick", "1"]) == 0
+    assert ((book / "first").read_text(), (book / "second").read_text()) == ("made\n", "made\n")
+    assert stages.table("quick").splitlines()[1].split()[:5] == ["1", "01_x", "steps=5", "2", "ok"]
+
+
+def test_what_is_done_is_not_done_again(book: Path, monkeypatch: pytest.MonkeyPatch,
+                                        capsys: pytest.CaptureFixture[str]) -> None:
+    ran: list[list[str]] = []
+
+    def leave_a_twin(words: list[str]) -> int:
+        ran.append(words)
+        nbformat.write(chapters.read(Path(words[0])), words[1])
+        return 0
+
+    monkeypatch.setattr(execute, "main", leave_a_twin)
+    monkeypatch.setenv("SET", "")
+    for number in ("1", "1", "2"):
+        assert stages.main(["quick", number]) == 0
+    assert [words[2:] for words in ran] == [["-p", "profile", "quick", "-p", "steps", "5"], ["-p", "profile", "quick"]]
+    assert [Path(words[1]).parent.name for words in ran] == ["steps=5", "quick"]
+    assert "stage 1 of edition 'quick' is done" in capsys.readouterr().out
+    monkeypatch.setenv("SET", "steps=6")
+    assert stages.main(["quick", "1", "--tiny"]) == 0
+    assert ran[-1][2:] == ["-p", "profile", "smoke", "-p", "steps", "6"]
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["quick", "3"], "STAGE = 3: edition 'quick' has stages 1 to 2"),
+    (["quick", "0"], "STAGE = 0: edition 'quick' has stages 1 to 2"),
+    (["plantd"], "profile = 'plantd': expected one of"),
+    (["plantd", "1"], "profile = 'plantd': expected one of"),
+])
+def test_a_bad_choice_is_one_line(book: Path, words: list[str], message: str,
+                                  capsys: pytest.CaptureFixture[str]) -> None:
+    assert stages.main(words) == 2
+    found = capsys.readouterr().err
+    assert found.startswith(message)
+    assert found.count("\n") == 1
+
+
+def test_an_edition_without_a_table_has_a_stage_for_each_chapter() -> None:
+    assert [stage.chapter for stage in stages.stages("quick")] == [chapter.name for chapter in chapters.every("quick")]
+    assert all(stage.keep for stage in stages.stages("quick"))
