@@ -66,6 +66,11 @@ class Chapter:
         """Names assigned in the cell tagged ``parameters``."""
         return parameter_names(read(self.source))
 
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Name -> value assigned there."""
+        return {name: ast.literal_eval(value) for name, value in _assigned(read(self.source)).items()}
+
     def state(self) -> State:
         """Read the last run's end from papermill's own records."""
         path = next((p for p in (self.twin, self.partial) if p.exists()), None)
@@ -173,13 +178,17 @@ def _card(path: Path, cells: Sequence[nbformat.NotebookNode]) -> results.Record:
 
 def parameter_names(notebook: nbformat.NotebookNode) -> list[str]:
     """Names assigned in the notebook's cell tagged ``parameters``, in order."""
-    names = []
+    return list(_assigned(notebook))
+
+
+def _assigned(notebook: nbformat.NotebookNode) -> dict[str, Any]:
+    found = {}
     for cell in code_cells(notebook):
         if "parameters" in cell.metadata.get("tags", []):
             for line in ast.parse(cell.source).body:
                 targets = line.targets if isinstance(line, ast.Assign) else [getattr(line, "target", None)]
-                names += [target.id for target in targets if isinstance(target, ast.Name)]
-    return names
+                found |= {target.id: getattr(line, "value", None) for target in targets if isinstance(target, ast.Name)}
+    return found
 
 
 def parse(value: str) -> Any:

@@ -156,7 +156,7 @@ def _differing(chapter: Chapter, profile: str, stage: Stage, header: dict[str, A
 
     A folder may stand for images that would have to be downloaded; the run names it.
     """
-    now = resolve({"profile": profile, **stage.given}, chapter.parameters).model_dump()
+    now = resolve({**chapter.defaults, "profile": profile, **stage.given}, chapter.parameters).model_dump()
     ran = {name: header["parameters"].get(name) for name in chapter.parameters}
     if now["dataset"] != "planted" and str(ran.get("dataset")).startswith("folder:"):
         del ran["dataset"]
