@@ -22,6 +22,7 @@ from nbutils.lab.editions import banner
 from nbutils.lab.results import MIME
 
 logger = logging.getLogger(__name__)
+NOT_RECORDED = "Not yet recorded"
 
 
 def chapter_of(app: Sphinx, docname: str) -> Chapter | None:
@@ -41,7 +42,7 @@ def show_twin(app: Sphinx, docname: str, source: list[str]) -> None:
         twin.cells = merged(read(chapter.source), twin)
         twin.metadata.pop("papermill", None)
         if stamp := twin.metadata.pop("edition", None):
-            text = f":::{{admonition}} {banner(chapter, stamp)}\n:class: edition\n:::"
+            text = f":::{{admonition}} A recorded run\n:class: note\n{banner(chapter, stamp)}\n:::"
             twin.cells.insert(1, nbformat.v4.new_markdown_cell(text))
         for number, cell in enumerate(code_cells(twin), start=1):
             if any("image/png" in output.get("data", {}) for output in cell.outputs):
@@ -79,7 +80,7 @@ def notice(chapter: Chapter, state: State) -> nbformat.NotebookNode:
     head = [f"# {chapter.name}"] if title is None else lines[: title + 1]
     again = "`make book`" if state.status == "not run" else f"`make book CHAPTER={chapter.name.split('_')[0]}`"
     if os.environ.get("BOOK_EDITION"):
-        text = [*head, "", f"::::{{note}}\nNot yet recorded in edition `{chapter.profile}`.\n::::"]
+        text = [*head, "", f"::::{{note}}\n{NOT_RECORDED} in edition `{chapter.profile}`.\n::::"]
         return nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("\n".join(text))])
     text = [*head, "", "::::{error}", f"This chapter has no finished run at profile `{chapter.profile}`.", ""]
     text += ["```text", str(state).replace("`", "'"), "```", ""]
@@ -100,7 +101,9 @@ class ExecutionStatus(SphinxDirective):
                 state = chapter.state()
                 minutes = "" if state.minutes is None else f"{state.minutes:.1f}"
                 profile = chapter.header.get("parameters", {}).get("profile", chapter.profile)
-                cells = [f"{{doc}}`/{docname}`", profile, state.status, minutes, state.when, state.device]
+                absent = os.environ.get("BOOK_EDITION") and state.status == "not run"
+                status = NOT_RECORDED.lower() if absent else state.status
+                cells = [f"{{doc}}`/{docname}`", profile, status, minutes, state.when, state.device]
                 lines.append(f"| {' | '.join(cells)} |")
         table = nodes.Element()
         self.state.nested_parse(StringList(lines, self.get_source_info()[0]), self.content_offset, table)

@@ -182,7 +182,7 @@ def parameter_names(notebook: nbformat.NotebookNode) -> list[str]:
 
 
 def _assigned(notebook: nbformat.NotebookNode) -> dict[str, Any]:
-    found = {}
+    found: dict[str, Any] = {}
     for cell in code_cells(notebook):
         if "parameters" in cell.metadata.get("tags", []):
             for line in ast.parse(cell.source).body:
