@@ -42,8 +42,9 @@ def show_twin(app: Sphinx, docname: str, source: list[str]) -> None:
         twin.cells = merged(read(chapter.source), twin)
         twin.metadata.pop("papermill", None)
         if stamp := twin.metadata.pop("edition", None):
-            text = f":::{{admonition}} A recorded run\n:class: note\n{banner(chapter, stamp)}\n:::"
-            twin.cells.insert(1, nbformat.v4.new_markdown_cell(text))
+            head, rest = split(twin.cells[0].source)
+            box = f":::{{admonition}} A recorded run\n:class: note\n{banner(chapter, stamp)}\n:::"
+            twin.cells[0].source = "\n\n".join([head, box, rest])
         for number, cell in enumerate(code_cells(twin), start=1):
             if any("image/png" in output.get("data", {}) for output in cell.outputs):
                 logger.warning("cell %d shows a bare picture; a lab.figures.Picture has a text alternative", number,
@@ -72,12 +73,17 @@ def merged(source: nbformat.NotebookNode, twin: nbformat.NotebookNode) -> list[n
     return cells
 
 
+def split(text: str) -> tuple[str, str]:
+    """A page's text up to and with its title, and what follows; all follows where there is no title."""
+    lines = text.splitlines()
+    end = next((i for i, line in enumerate(lines, start=1) if line.startswith("# ")), 0)
+    return "\n".join(lines[:end]), "\n".join(lines[end:])
+
+
 def notice(chapter: Chapter, state: State) -> nbformat.NotebookNode:
     """A page in place of a chapter that has no valid run: its title, kept for links, and what is known."""
-    source = read(chapter.source)
-    lines = source.cells[0].source.splitlines() if source.cells else []
-    title = next((i for i, line in enumerate(lines) if line.startswith("# ")), None)
-    head = [f"# {chapter.name}"] if title is None else lines[: title + 1]
+    cells = read(chapter.source).cells
+    head = [(split(cells[0].source)[0] if cells else "") or f"# {chapter.name}"]
     again = "`make book`" if state.status == "not run" else f"`make book CHAPTER={chapter.name.split('_')[0]}`"
     if os.environ.get("BOOK_EDITION"):
         text = [*head, "", f"::::{{note}}\n{NOT_RECORDED} in edition `{chapter.profile}`.\n::::"]

@@ -8,6 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from nbutils.lab import results
 from nbutils.lab.chapters import Chapter
 from nbutils.lab.results import MIME
 from nbutils.lab.runs import ROOT
@@ -51,12 +52,13 @@ def build(tmp_path: Path) -> Callable[..., tuple[int, str, str]]:
     chapter.twin.parent.mkdir(parents=True)
 
     def _build(
-        twin: nbformat.NotebookNode | None, place: str = "twin", incomplete: bool = False
+        twin: nbformat.NotebookNode | None, place: str = "twin", incomplete: bool = False, edition: str = ""
     ) -> tuple[int, str, str]:
         if twin:
             nbformat.write(twin, getattr(chapter, place))
         words = [sys.executable, "-m", "sphinx", "-q", "-n", "-W", "--keep-going", str(book), str(book / "html")]
-        environment = {"BOOK_PROFILE": "quick", "BOOK_INCOMPLETE": "1" if incomplete else ""}
+        environment = {"BOOK_PROFILE": "quick", "BOOK_INCOMPLETE": "1" if incomplete else "",
+                       "BOOK_EDITION": edition}  # fmt: skip
         with pytest.MonkeyPatch.context() as patch:
             for name, value in environment.items():
                 patch.setenv(name, value)
@@ -128,3 +130,27 @@ def test_a_bare_picture_is_refused(build: Callable) -> None:
     status, messages, _ = build(notebook(picture))
     assert status != 0
     assert "text alternative" in messages
+
+
+def test_a_page_from_an_edition_says_so_below_its_title(build: Callable, tmp_path: Path, own_build: Path) -> None:
+    header = {"device": "one GPU", "finished": "2030-01-02T03:04:05+00:00", "commit": "abc", "minutes": 1.5,
+              "parameters": {"profile": "gpu"}}  # fmt: skip
+    results.save(own_build / "results" / "quick" / "01_x.json", header, [], [])
+    twin = notebook(nbformat.v4.new_output("stream", text="forty-two"))
+    twin.metadata = {"edition": {"set": "steps=5", "engine": "x"}, "language_info": {"name": "python"}}
+    status, messages, page = build(twin, edition="quick")
+    assert (status, messages) == (0, "")
+    words = "</strong>, set steps=5, recorded on 2030-01-02 on one GPU, from commit abc. Nothing was run for this page."
+    assert page.index("Chapter X</h1>" if "Chapter X</h1>" in page else "Chapter X<a") < page.index("gpu" + words)
+    assert page.index(words) < page.index("forty-two")
+    table = (tmp_path / "book" / "html" / "index.html").read_text()
+    for cell in ("gpu", "1.5", "2030-01-02 03:04", "one GPU"):
+        assert f"<p>{cell}</p>" in table
+
+
+def test_a_chapter_that_an_edition_lacks(build: Callable, tmp_path: Path) -> None:
+    status, messages, page = build(None, incomplete=True, edition="gpu")
+    assert (status, messages) == (0, "")
+    assert "Not yet recorded in edition" in page
+    assert 'id="label"' in page
+    assert "<p>not yet recorded</p>" in (tmp_path / "book" / "html" / "index.html").read_text()

@@ -225,3 +225,17 @@ def test_the_last_finished_stage_of_a_chapter_is_kept(book: Path) -> None:
     run("02_y")
     editions.keep("quick")
     assert editions.find("quick", "02_y")[0]["parameters"]["steps"] == 50
+
+
+def test_a_tiny_edition_from_its_first_stage_to_what_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert stages.main(["planted", "1", "--tiny"]) == 0
+    [chapter] = (chapter for chapter in chapters.every("smoke") if chapter.name == "01_known_features")
+    header, found = chapters.recorded(chapter.twin)
+    monkeypatch.setattr(editions, "EDITIONS", tmp_path / "editions")
+    monkeypatch.setattr(editions, "ROOT", tmp_path)
+    monkeypatch.setattr(editions, "recorded", lambda path: (header | {"commit": "abc"}, found))  # not a dirty one
+    assert editions.main(["smoke"]) == 0
+    shutil.rmtree(chapters.build_dir())
+    editions.show("smoke")
+    assert chapter.state().status == "ok"
+    assert results.read(chapter.record)[1] == found == editions.find("smoke", chapter.name)[1]
