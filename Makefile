@@ -33,10 +33,11 @@ endif
 .PHONY: book stage test oracles serve clean
 
 ifneq ($(EDITION),)
-book: export NBUTILS_BUILD := $(shown)
 book: export PROFILE := $(EDITION)
 book: $(env)
-	@$(python) -m nbutils.lab.editions "$(EDITION)" --show && $(snakemake) book && $(python) -m nbutils.lab.chapters
+	@test -z "$$CHAPTER$$SET" || { echo "EDITION shows whole recorded runs: leave out CHAPTER and SET."; exit 2; }
+	@$(python) -m nbutils.lab.editions "$(EDITION)" --show && export NBUTILS_BUILD="$(shown)" && \
+	  $(snakemake) book && $(python) -m nbutils.lab.chapters
 else
 book: $(env)
 	@$(snakemake) all; status=$$?; \

@@ -58,31 +58,7 @@ def keep(profile: str) -> list[Path]:
         ValueError: no chapter has run, or one has not run to its end as it stands, from a commit and with the
             parameters of its profile and stage; a notebook that is too large.
     """
-    files: dict[Path, str] = {}
-    for chapter in every(profile):
-        ran = [(stage, stage.of(chapter)) for stage in stages(profile) if stage.keep and stage.chapter == chapter.name]
-        ran = [(stage, run) for stage, run in ran if run.state().status != "not run"]
-        if not ran:
-            continue
-        stage, run = next((one for one in reversed(ran) if one[1].state().status == "ok"), ran[-1])
-        if (state := run.state()).status != "ok":
-            raise ValueError(f"{chapter.name}: {state}; an edition holds whole runs only, run the chapter again")
-        header, measured = recorded(run.twin)
-        if differing := _differing(chapter, profile, stage, header):
-            raise ValueError(f"{chapter.name}: ran with {differing}; an edition keeps to its profile")
-        if header["commit"] == "unknown" or header["commit"].endswith("-dirty"):
-            raise ValueError(f"{chapter.name}: ran from commit {header['commit']}; commit first, then run it again")
-        dataset = str(header["parameters"].get("dataset"))
-        hidden = {dataset: f"folder:{Path(dataset).name}"} if dataset.startswith("folder:") else {}
-        hidden[str(build_dir())] = "build"  # no path of this machine
-        record = _replaced(results.dumps(header, measured, header["verdicts"]), hidden)
-        notebook = nbformat.reads(_replaced(nbformat.writes(_compact(read(run.twin))), hidden), as_version=4)
-        notebook.metadata.edition = {"set": stage.set, **_sources(chapter), "content": _content(notebook, record)}
-        path = EDITIONS / profile / chapter.source.name
-        files |= {path.with_suffix(".json"): record, path: nbformat.writes(notebook)}
-        if len(files[path]) > LIMIT:
-            raise ValueError(f"{chapter.name}: {len(files[path]) / 1e6:.1f} MB; expected at most {LIMIT / 1e6:.1f} MB, "
-                             "make its pictures smaller")
+    files = {path: text for chapter in every(profile) for path, text in _files(chapter, profile).items()}
     if not files:
         raise ValueError(f"no chapter has run at profile {profile!r}; run `make book PROFILE={profile}` first")
     for path, text in files.items():
@@ -93,10 +69,38 @@ def keep(profile: str) -> list[Path]:
     return list(files)
 
 
-def show(name: str) -> None:
-    """Lay out an edition in the build folder as if its chapters had just run; "best" takes the best of each chapter.
+def _files(chapter: Chapter, profile: str) -> dict[Path, str]:
+    """What an edition keeps of a chapter: path -> text of its record and its notebook; empty if it has not run."""
+    ran = [(stage, stage.of(chapter)) for stage in stages(profile) if stage.keep and stage.chapter == chapter.name]
+    ran = [(stage, run) for stage, run in ran if run.state().status != "not run"]
+    if not ran:
+        return {}
+    stage, run = next((one for one in reversed(ran) if one[1].state().status == "ok"), ran[-1])
+    if (state := run.state()).status != "ok":
+        raise ValueError(f"{chapter.name}: {state}; an edition holds whole runs only, run the chapter again")
+    header, measured = recorded(run.twin)
+    if differing := _differing(chapter, profile, stage, header):
+        raise ValueError(f"{chapter.name}: ran with {differing}; an edition keeps to its profile")
+    if header["commit"] == "unknown" or header["commit"].endswith("-dirty"):
+        raise ValueError(f"{chapter.name}: ran from commit {header['commit']}; commit first, then run it again")
+    dataset = header["parameters"]["dataset"]
+    place = Path(dataset.removeprefix("folder:"))
+    hidden = {f"folder:{place}": f"folder:{place.name}", str(build_dir()): "build"}  # no path of this machine
+    record = _replaced(results.dumps(header, measured, header["verdicts"]), hidden)
+    notebook = nbformat.reads(_replaced(nbformat.writes(_compact(read(run.twin))), hidden), as_version=4)
+    notebook.metadata.edition = {"set": stage.set, **_sources(chapter), "content": _hash([notebook.cells, record])}
+    path, text = EDITIONS / profile / chapter.source.name, nbformat.writes(notebook)
+    if len(text) > LIMIT:
+        raise ValueError(f"{chapter.name}: {len(text) / 1e6:.1f} MB; expected at most {LIMIT / 1e6:.1f} MB, make its "
+                         "pictures smaller")
+    return {path.with_suffix(".json"): record, path: text}
 
-    Records of all editions come along, since a claim about a paper's own setting is judged by any run in it.
+
+def show(name: str) -> None:
+    """Lay out an edition in ``editions/<name>`` of the build folder, as if its chapters had run there.
+
+    "best" takes of each chapter the best edition. Records of all editions come along, since a claim about a paper's
+    own setting is judged by any run in it.
 
     Raises:
         ValueError: no such edition, or notebooks changed by hand or stale, one line for each.
@@ -112,24 +116,22 @@ def show(name: str) -> None:
             shown[chapter] = path
     if problems := [problem for chapter, path in shown.items() if (problem := _problem(chapter, path))]:
         raise ValueError("\n".join(problems))
-    for folder in ("executed", "results"):
-        shutil.rmtree(build_dir() / folder, ignore_errors=True)
-    for path in EDITIONS.glob("*/*.json"):
-        if path.parent.name != name:
-            _copy(path, build_dir() / "results" / path.parent.name / path.name)
-    for chapter, path in shown.items():
-        _copy(path, chapter.twin)
-        _copy(path.with_suffix(".json"), chapter.record)
-
-
-def _copy(path: Path, to: Path) -> None:
-    to.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy2(path, to)  # with its time: what has not changed is not rendered again
+    executed, records = (build_dir() / "editions" / name / folder for folder in ("executed", "results"))
+    copies = {path: records / path.parent.name for path in EDITIONS.glob("*/*.json") if path.parent.name != name}
+    for path in shown.values():
+        copies |= {path: executed / name, path.with_suffix(".json"): records / name}
+    for folder in (executed, records):
+        shutil.rmtree(folder, ignore_errors=True)
+    for path, folder in copies.items():
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, folder)  # with its time: what has not changed is not rendered again
 
 
 def banner(chapter: Chapter, stamp: dict[str, Any]) -> str:
     """What a page built from an edition says about it, in one paragraph of MyST."""
-    header, given = chapter.header, f", set {stamp['set']}" * bool(stamp["set"])
+    header, given = chapter.header, f", set to `{stamp['set']}`" * bool(stamp["set"])
+    dataset = str(header["parameters"].get("dataset", ""))
+    given += f", images from `{dataset}`" * dataset.startswith("folder:")
     changed = stamp["engine"] != _sources(chapter)["engine"]
     return (f"Edition **{header['parameters']['profile']}**{given}, recorded on {header['finished'][:10]} on "
             f"{header['device']}, from commit {header['commit']}. Nothing was run for this page."
@@ -174,10 +176,6 @@ def _sources(chapter: Chapter) -> dict[str, str]:
     return {name: _hash(part) for name, part in parts.items()}
 
 
-def _content(notebook: nbformat.NotebookNode, record: str) -> str:
-    return _hash([notebook.cells, record])
-
-
 def _hash(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -194,7 +192,7 @@ def _problem(chapter: Chapter, path: Path) -> str:
     try:
         notebook, record = read(path), path.with_suffix(".json")
         stamp = notebook.metadata["edition"]
-        if stamp["content"] != _content(notebook, record.read_text()):
+        if stamp["content"] != _hash([notebook.cells, record.read_text()]):
             raise ValueError
         header, _ = results.read(record)
     except (ValueError, OSError, KeyError, AttributeError, nbformat.ValidationError):

@@ -140,9 +140,9 @@ def test_a_page_from_an_edition_says_so_below_its_title(build: Callable, tmp_pat
     twin.metadata = {"edition": {"set": "steps=5", "engine": "x"}, "language_info": {"name": "python"}}
     status, messages, page = build(twin, edition="quick")
     assert (status, messages) == (0, "")
-    words = "</strong>, set steps=5, recorded on 2030-01-02 on one GPU, from commit abc. Nothing was run for this page."
-    assert page.index("Chapter X</h1>" if "Chapter X</h1>" in page else "Chapter X<a") < page.index("gpu" + words)
-    assert page.index(words) < page.index("forty-two")
+    words = "steps=5</span></code>, recorded on 2030-01-02 on one GPU, from commit abc. Nothing was run for this page."
+    assert page.index("Chapter X</h1>" if "Chapter X</h1>" in page else "Chapter X<a") < page.index(words)
+    assert page.index("<strong>gpu</strong>, set to") < page.index(words) < page.index("forty-two")
     table = (tmp_path / "book" / "html" / "index.html").read_text()
     for cell in ("gpu", "1.5", "2030-01-02 03:04", "one GPU"):
         assert f"<p>{cell}</p>" in table

@@ -1,6 +1,7 @@
 """An edition holds whole, clean runs at its profile, all or none, and shows what it holds if nothing has changed."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,12 @@ def run(name: str, commit: str = "abc", code: str = CODE, error: bool = False, s
     twin.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("old words"), ran], metadata=metadata),
                    twin)  # fmt: skip
+
+
+def show(name: str) -> None:
+    """Lay out an edition, and take its folder for the build folder, as the Makefile does."""
+    editions.show(name)
+    os.environ["NBUTILS_BUILD"] = str(chapters.build_dir() / "editions" / name)
 
 
 def place(name: str, profile: str = "quick") -> chapters.Chapter:
@@ -121,7 +128,7 @@ def test_a_kept_notebook_is_code_and_outputs_alone(book: Path) -> None:
 def test_an_edition_is_laid_out_as_if_it_had_just_run(book: Path) -> None:
     editions.keep("quick")
     shutil.rmtree(chapters.build_dir())
-    editions.show("quick")
+    show("quick")
     state = place("02_y").state()
     assert (state.status, state.minutes, state.when, state.device) == ("ok", 1.5, "2030-01-02 03:04", "cpu, 1 threads")
     assert place("03_z").state().status == "not run"
@@ -134,7 +141,7 @@ def test_the_best_edition_of_each_chapter_is_shown(book: Path) -> None:
     editions.keep("quick")
     run("02_y", profile="planted", **resolve({"profile": "planted"}, ["profile"]).model_dump(include={"steps"}))
     editions.keep("planted")
-    editions.show("best")
+    show("best")
     shown = {name: place(name, "best").header for name in NAMES}
     assert [shown[name]["parameters"]["profile"] for name in NAMES[:2]] == ["quick", "planted"]
     assert not shown["03_z"]
@@ -194,7 +201,7 @@ def test_new_words_make_no_edition_stale(book: Path, tmp_path: Path) -> None:
     editions.keep("quick")
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# New"), cell()]),
                    tmp_path / "02_y.ipynb")  # fmt: skip
-    editions.show("quick")
+    show("quick")
     assert place("02_y").state().status == "ok"
 
 
@@ -206,7 +213,25 @@ def test_an_unknown_edition_is_named_with_the_nearest(book: Path, capsys: pytest
                                        "'planted'?\n")
 
 
-def test_the_last_finished_stage_of_a_chapter_is_kept(book: Path) -> None:
+def test_a_copy_of_the_images_is_named_without_its_place(book: Path, tmp_path: Path) -> None:
+    source = place("02_y").source
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell("dataset: str | None = None\n" + CODE)]), source)
+    dataset = f"folder:{tmp_path}/cifar10"
+    parameters = resolve({"profile": "cifar-cpu", "eps": 0.03}, ["profile", "eps"]).model_dump() | {"dataset": dataset}
+    run("02_y", code="dataset: str | None = None\n" + CODE, **parameters)
+    editions.keep("cifar-cpu")
+    assert editions.find("cifar-cpu", "02_y")[0]["parameters"]["dataset"] == "folder:cifar10"
+    assert str(tmp_path) not in (book / "cifar-cpu" / "02_y.json").read_text()
+    show("cifar-cpu")
+    stamp = chapters.read(place("02_y", "cifar-cpu").twin).metadata.edition
+    assert ", images from `folder:cifar10`, recorded" in editions.banner(place("02_y", "cifar-cpu"), stamp)
+    run("02_y", code="dataset: str | None = None\n" + CODE, dataset=dataset)
+    with pytest.raises(ValueError, match="02_y: ran with dataset = folder:.* where it is planted"):
+        editions.keep("quick")
+
+
+def test_the_last_finished_stage_of_a_chapter_is_kept(book: Path, own_build: Path,
+                                                      monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [{"chapter": "02_y", "set": "steps=4"}, {"chapter": "02_y", "set": "steps=5", "keep": True},
             {"chapter": "02_y", "keep": True}]  # fmt: skip
     (book / "quick").mkdir(parents=True)
@@ -219,9 +244,10 @@ def test_the_last_finished_stage_of_a_chapter_is_kept(book: Path) -> None:
     run("02_y", error=True)
     editions.keep("quick")
     assert editions.find("quick", "02_y")[0]["parameters"]["steps"] == 5
-    editions.show("quick")
+    show("quick")
     stamp = chapters.read(place("02_y").twin).metadata.edition
-    assert editions.banner(place("02_y"), stamp).startswith("Edition **quick**, set steps=5, recorded on")
+    assert editions.banner(place("02_y"), stamp).startswith("Edition **quick**, set to `steps=5`, recorded on")
+    monkeypatch.setenv("NBUTILS_BUILD", str(own_build))
     run("02_y")
     editions.keep("quick")
     assert editions.find("quick", "02_y")[0]["parameters"]["steps"] == 50
@@ -236,6 +262,6 @@ def test_a_tiny_edition_from_its_first_stage_to_what_is_shown(tmp_path: Path, mo
     monkeypatch.setattr(editions, "recorded", lambda path: (header | {"commit": "abc"}, found))  # not a dirty one
     assert editions.main(["smoke"]) == 0
     shutil.rmtree(chapters.build_dir())
-    editions.show("smoke")
+    show("smoke")
     assert chapter.state().status == "ok"
     assert results.read(chapter.record)[1] == found == editions.find("smoke", chapter.name)[1]
