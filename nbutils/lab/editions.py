@@ -88,7 +88,8 @@ def _files(chapter: Chapter, profile: str) -> dict[Path, str]:
     hidden = {f"folder:{place}": f"folder:{place.name}", str(build_dir()): "build"}  # no path of this machine
     record = _replaced(results.dumps(header, measured, header["verdicts"]), hidden)
     notebook = nbformat.reads(_replaced(nbformat.writes(_compact(read(run.twin))), hidden), as_version=4)
-    notebook.metadata.edition = {"set": stage.set, **_sources(chapter), "content": _hash([notebook.cells, record])}
+    stamp = {"set": stage.set, **_sources(chapter)}
+    notebook.metadata.edition = stamp | {"content": _hash([stamp, notebook.cells, record])}
     path, text = EDITIONS / profile / chapter.source.name, nbformat.writes(notebook)
     if len(text) > LIMIT:
         raise ValueError(f"{chapter.name}: {len(text) / 1e6:.1f} MB; expected at most {LIMIT / 1e6:.1f} MB, make its "
@@ -191,8 +192,8 @@ def _problem(chapter: Chapter, path: Path) -> str:
     where, again = f"{path.parent.name}/{path.name}", "run its stage again and keep it"
     try:
         notebook, record = read(path), path.with_suffix(".json")
-        stamp = notebook.metadata["edition"]
-        if stamp["content"] != _hash([notebook.cells, record.read_text()]):
+        stamp = dict(notebook.metadata["edition"])
+        if stamp.pop("content") != _hash([stamp, notebook.cells, record.read_text()]):
             raise ValueError
         header, _ = results.read(record)
     except (ValueError, OSError, KeyError, AttributeError, nbformat.ValidationError):

@@ -157,11 +157,15 @@ def change_output(path: Path) -> None:
     path.write_text(path.read_text().replace("the card", "a better card"))
 
 
+def change_stamp(path: Path) -> None:
+    path.write_text(path.read_text().replace('"set": ""', '"set": "seeds=9"'))
+
+
 def change_number(path: Path) -> None:
     path.with_suffix(".json").write_text(path.with_suffix(".json").read_text().replace("0.15", "0.99"))
 
 
-@pytest.mark.parametrize("edit", [change_output, change_number, lambda path: path.with_suffix(".json").unlink(),
+@pytest.mark.parametrize("edit", [change_output, change_number, change_stamp, lambda path: path.with_suffix(".json").unlink(),
                                   lambda path: path.write_text("{}"), lambda path: path.write_text("<<<<<<< ours")])
 def test_an_edition_edited_by_hand_is_not_shown(book: Path, edit: Any, capsys: pytest.CaptureFixture[str]) -> None:
     editions.keep("quick")
