@@ -165,8 +165,9 @@ def change_number(path: Path) -> None:
     path.with_suffix(".json").write_text(path.with_suffix(".json").read_text().replace("0.15", "0.99"))
 
 
-@pytest.mark.parametrize("edit", [change_output, change_number, change_stamp, lambda path: path.with_suffix(".json").unlink(),
-                                  lambda path: path.write_text("{}"), lambda path: path.write_text("<<<<<<< ours")])
+@pytest.mark.parametrize("edit", [
+    change_output, change_number, change_stamp, lambda path: path.with_suffix(".json").unlink(),
+    lambda path: path.write_text("{}"), lambda path: path.write_text("<<<<<<< ours")])
 def test_an_edition_edited_by_hand_is_not_shown(book: Path, edit: Any, capsys: pytest.CaptureFixture[str]) -> None:
     editions.keep("quick")
     edit(book / "quick" / "02_y.ipynb")
