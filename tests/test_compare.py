@@ -258,6 +258,15 @@ GOOD = dumps((HEADER, []))
 OTHER_SCHEMA = json.dumps({**json.loads(GOOD), "schema": 99})
 
 
+def lacking(*path: str) -> str:
+    """A record without the part at this path."""
+    content = part = json.loads(dumps((HEADER, [number(1, 2)])))
+    for name in path[:-1]:
+        part = part[name]
+    del part[path[-1]]
+    return json.dumps(content)
+
+
 def other_chapter(name: str) -> str:
     return dumps((changed(chapter=name), []))
 
@@ -280,6 +289,16 @@ def other_chapter(name: str) -> str:
     (notebook(None, start="mine.start"), ("not a chapter of this book",)),
     (other_chapter("01_known"), ("'01_known', which this book does not have", "did you mean '01_known_features'")),
     (notebook(other_chapter("zzz")), ("'zzz', which this book does not have",)),
+    *((lacking(name), (f"not the record of a run ({name}: Field required)",)) for name in (
+        "device", "finished", "version", "commit", "python", "torch", "verdicts", "parameters")),
+    (lacking("parameters", "profile"), ("not the record of a run (parameters.profile: Field required)",)),
+    (lacking("parameters", "dataset"), ("not the record of a run (parameters.dataset: Field required)",)),
+    (dumps((changed(verdicts=[{"claim": "a"}]), [])), ("not the record of a run (verdicts.0.held: Field required)",)),
+    (dumps((HEADER, [replace(number(1), values=())])), ("not a record of results (0.values: Tuple should have at",)),
+    (dumps((HEADER, [replace(number(1), n="x")])), ("not a record of results (0.n: Input should be a valid int",)),
+    ('{"cells": [{"cell_type": "code", "id": "a", "metadata": {}, "source": "lab.start()"}], "metadata": {}, '
+     '"nbformat": 4, "nbformat_minor": 5}', ("never ran",)),
+    ('{"cells": [{}], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}', ("neither an executed notebook",)),
     (other_chapter("02_adversarial_training"), ("02_adversarial_training: not recorded in edition 'quick'",)),
 ])
 def test_what_cannot_be_compared_gets_one_clear_line(edition: list[Result], tmp_path: Path, content: Any,

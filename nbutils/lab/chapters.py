@@ -134,7 +134,10 @@ def recorded(path: Path) -> results.Record:
     try:
         content = json.loads(path.read_text())
         cells = code_cells(read(path)) if "cells" in content else None
-    except (ValueError, TypeError, AttributeError, KeyError):
+        for cell in cells or ():
+            cell.setdefault("outputs", [])
+            cell.setdefault("execution_count", None)
+    except (ValueError, TypeError, AttributeError, KeyError, nbformat.ValidationError):
         raise ValueError(f"{path}: neither an executed notebook nor a record of results") from None
     record = results.read(path) if cells is None else _card(path, cells)
     known = [chapter.name for chapter in every("")]
