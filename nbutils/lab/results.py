@@ -14,7 +14,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Protocol
@@ -314,13 +314,11 @@ class Table:
     rows: Mapping[str, Mapping[str, Result | Published | str]]
     caption: str
     stamp: str = ""
-    columns: tuple[str, ...] = field(init=False)
 
-    def __post_init__(self) -> None:
-        names: dict[str, None] = {}
-        for cells in self.rows.values():
-            names.update(dict.fromkeys(cells))
-        object.__setattr__(self, "columns", tuple(names))
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Labels of all columns, in the order in which rows first name them."""
+        return tuple(dict.fromkeys(column for cells in self.rows.values() for column in cells))
 
     @property
     def frame(self) -> pd.DataFrame:

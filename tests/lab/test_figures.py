@@ -158,7 +158,7 @@ def test_stacked_bars_follow_each_other_and_show_their_counts() -> None:
 
 def test_clouds_show_each_class_by_its_marker() -> None:
     where, labels = torch.arange(12.0).view(6, 2), torch.tensor([0, 1, 1, 0, 2, 1])
-    picture = clouds({"robust": (where, labels), "rest": (-where, labels)}, ["disc", "ring", "L"], columns=3, alt=ALT,
+    picture = clouds({"robust": (where, labels), "rest": (-where, labels)}, ["disc", "ring", "L"], alt=ALT,
                      caption="c")
     first, second, empty = picture.figure.axes
     assert [axes.get_title() for axes in (first, second, empty)] == ["robust", "rest", ""]
