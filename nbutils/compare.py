@@ -127,7 +127,11 @@ class Comparison:
 
     @classmethod
     def of(cls, yours: Record, ours: Record) -> Comparison:
-        """Compare two records of one chapter."""
+        """Compare two records of one chapter.
+
+        Raises:
+            ValueError: a result that counts more images than it has.
+        """
         (header, mine), (theirs, others) = yours, ours
         a, b = ({result.id: result for result in results} for results in (mine, others))
         comparable = all(header["parameters"][name] == theirs["parameters"][name] for name in ("profile", "dataset"))
@@ -172,8 +176,8 @@ class Comparison:
                                for header in (mine, theirs)), strict=True)
         pairs = {"profile": (a["profile"], b["profile"]), "data": (a["dataset"], b["dataset"])}
         if a["profile"] == b["profile"]:  # another profile has other parameters
-            pairs |= {f"parameter {name}": (a.get(name), b.get(name)) for name in dict.fromkeys([*a, *b])
-                      if name not in ("profile", "dataset", "device")}
+            pairs |= {f"parameter {name}": (a[name], b[name]) for name in a  # one that is new says nothing of a run
+                      if name in b and name not in ("profile", "dataset", "device")}
         if self._other_images() and all(x == y for x, y in pairs.values()):
             pairs["data"] = ("other images of the same name", b["dataset"])
         pairs |= {"device": kinds} if kinds[0] != kinds[1] else {"threads": threads}

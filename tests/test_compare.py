@@ -30,7 +30,8 @@ from nbutils.lab.results import Record, Result, wilson
 
 NAME = "01_known_features"
 HEADER: dict[str, Any] = {
-    "chapter": NAME, "parameters": {"profile": "quick", "dataset": "planted", "epochs": 12, "device": "auto"},
+    "chapter": NAME, "parameters": {"profile": "quick", "dataset": "planted", "epochs": 12, "eps": 8 / 255,
+                                     "device": "auto"},
     "device": "cpu, 2 threads", "version": "0.1.0", "commit": "abc", "python": "3.11.7", "torch": "2.13.0",
     "finished": "2030-01-01T00:00:00+00:00", "verdicts": [{"claim": "a-claim", "held": "held"}]}
 
@@ -174,11 +175,11 @@ def test_of_another_profile_or_data_only_the_verdicts_are_compared(name: str, he
 
 
 def test_settings_that_differ_are_named_likeliest_cause_first() -> None:
-    yours = changed(parameters={**HEADER["parameters"], "epochs": 3, "eps": 0.0156862745}, device="cpu, 1 threads",
-                    version="0.2.0", torch="2.14.0", python="3.12.1", commit="def-dirty")
+    yours = changed(parameters={**HEADER["parameters"], "epochs": 3, "eps": 0.0156862745, "new": 1},
+                    device="cpu, 1 threads", version="0.2.0", torch="2.14.0", python="3.12.1", commit="def-dirty")
     found = Comparison.of((yours, runs(5, 1, shift=99)), (HEADER, runs(5, 0)))
     assert found.settings == [
-        "parameter epochs: 3, ours 12", "parameter eps: 0.01569, ours None", "threads: 1, ours 2",
+        "parameter epochs: 3, ours 12", "parameter eps: 0.01569, ours 0.03137", "threads: 1, ours 2",
         "nbutils: 0.2.0, ours 0.1.0", "torch: 2.14.0, ours 2.13.0", "python: 3.12.1, ours 3.11.7",
         "code, commit: def-dirty, ours abc"]
     assert "Settings that differ, the likeliest cause first:\n  parameter epochs" in found.text()
@@ -201,6 +202,11 @@ def test_another_profile_stands_for_its_parameters_and_a_gpu_for_its_threads() -
     yours = changed(parameters={"profile": "smoke", "dataset": "digits", "epochs": 1}, device="A GPU")
     assert Comparison.of((yours, []), (HEADER, [])).settings == [
         "profile: smoke, ours quick", "data: digits, ours planted", "device: A GPU, ours cpu"]
+
+
+def test_a_result_that_counts_more_images_than_it_has_is_refused() -> None:
+    with pytest.raises(ValueError, match="^k = 3, n = 2: expected 0 <= k <= n"):
+        Comparison.of((HEADER, [single(3, 2)]), (HEADER, [single(1, 2)]))
 
 
 def test_a_difference_without_a_cause_is_said_to_be_one() -> None:

@@ -20,7 +20,7 @@ from nbutils.lab.store import ROOT
 from nbutils.messages import did_you_mean
 
 Held = Literal["held", "not held", "undecided", "not comparable"]
-MARKS = {"held": "✓", "not held": "✗", "undecided": "?", "not comparable": "–", "not run": "·", "not tested": "○"}
+MARKS = {"held": "✓", "undecided": "?", "not held": "✗", "not comparable": "–", "not run": "·", "not tested": "○"}
 TOLERANCE = 0.03  # a published value is met if no part of our interval lies further away
 
 

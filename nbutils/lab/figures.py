@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,8 +88,7 @@ def curves(lines: Mapping[str, Sequence[Result]], x: Sequence[float], *, xlabel:
     Raises:
         ValueError: a line whose length differs from that of x, or more lines than can be told apart.
     """
-    if len(lines) > len(SERIES):
-        raise ValueError(f"{len(lines)} lines: expected at most {len(SERIES)} that can be told apart")
+    _tell_apart("lines", lines, SERIES)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(6.2, 3.6))
         axes = figure.subplots()
@@ -187,8 +186,7 @@ def scatter(points: Mapping[str, tuple[Result, Result]], *, xlabel: str, ylabel:
     Raises:
         ValueError: more points than there are markers.
     """
-    if len(points) > len(MARKERS):
-        raise ValueError(f"{len(points)} points: expected at most {len(MARKERS)} that can be told apart")
+    _tell_apart("points", points, MARKERS)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.0, 3.8))
         axes = figure.subplots()
@@ -209,8 +207,13 @@ def scatter(points: Mapping[str, tuple[Result, Result]], *, xlabel: str, ylabel:
 
 
 def stacked(counts: Mapping[str, Mapping[str, int]], *, xlabel: str, alt: str, caption: str) -> Picture:
-    """Counts as stacked bars: one bar per row, one colour and hatch per part; each part shows its count."""
+    """Counts as stacked bars: one bar per row, one colour and hatch per part; each part shows its count.
+
+    Raises:
+        ValueError: more parts than can be told apart.
+    """
     parts = list(dict.fromkeys(part for row in counts.values() for part in row))
+    _tell_apart("parts", parts, FILLS)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(6.2, 1.0 + 0.36 * len(counts)))
         axes = figure.subplots()
@@ -263,11 +266,15 @@ def points(panels: Mapping[str, Mapping[str, tuple[Tensor, Tensor]]], *, xlabel:
     Args:
         panels: title -> group -> (x (n,), y (n,)); a point without a value, NaN, is not drawn. Groups differ in colour
             and marker.
+
+    Raises:
+        ValueError: more groups in a panel than can be told apart.
     """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(0.6 + 2.7 * len(panels), 2.9), layout="constrained")
         row: np.ndarray = figure.subplots(1, len(panels), squeeze=False)[0]
         for axes, (title, groups) in zip(row, panels.items(), strict=True):
+            _tell_apart("groups", groups, SERIES)
             for (label, (x, y)), (colour, _, _), marker in zip(groups.items(), SERIES, MARKERS, strict=False):
                 axes.plot(x.tolist(), y.tolist(), marker, color=colour, markersize=4, alpha=0.75, markeredgewidth=0,
                           label=label)
@@ -276,6 +283,11 @@ def points(panels: Mapping[str, Mapping[str, tuple[Tensor, Tensor]]], *, xlabel:
         figure.axes[0].set_ylabel(ylabel)
         figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
         return Picture(figure, alt, caption, stamp)
+
+
+def _tell_apart(what: str, drawn: Sized, looks: Sized) -> None:
+    if len(drawn) > len(looks):
+        raise ValueError(f"{len(drawn)} {what}: expected at most {len(looks)} that can be told apart")
 
 
 def _mark(axes: Axes, marks: Mapping[str, float], height: int, shift: tuple[int, int], va: str) -> None:

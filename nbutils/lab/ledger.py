@@ -18,7 +18,7 @@ from nbutils.lab import claims, results
 from nbutils.lab.claims import Claim, Verdict
 from nbutils.lab.store import ROOT, build_dir
 
-STATES = ("held", "undecided", "not held", "not comparable", "not run", "not tested")
+STATES = tuple(claims.MARKS)
 PAPERS = ("ilyas2019", "kim2021", "li2023")  # those that the book is about
 CLAIMS = ROOT / "book" / "claims.yml"
 

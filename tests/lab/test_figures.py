@@ -173,6 +173,14 @@ def test_clouds_show_each_class_by_its_marker() -> None:
     assert len(many.figure.axes[0].lines) == len(MARKERS)
 
 
+def test_no_group_and_no_part_is_left_out_in_silence() -> None:
+    where = torch.arange(2.0)
+    with pytest.raises(ValueError, match="^7 groups: expected at most 6 that can be told apart"):
+        points({"all": {str(k): (where, where) for k in range(7)}}, xlabel="x", ylabel="y", alt=ALT, caption="c")
+    with pytest.raises(ValueError, match="^7 parts: expected at most 6 that can be told apart"):
+        stacked({"one": {str(k): 1 for k in range(7)}}, xlabel="number", alt=ALT, caption="c")
+
+
 def test_points_stand_where_their_numbers_say_group_by_group() -> None:
     x, y = torch.tensor([1.0, 2.0, np.nan]), torch.tensor([3.0, 5.0, 6.0])
     picture = points({"first": {"shape": (x, y), "tile": (y, x)}, "second": {"shape": (y, y)}}, xlabel="x", ylabel="y",
