@@ -163,6 +163,25 @@ def test_numbers_that_cannot_be_compared_are_counted_apart() -> None:
     assert all(id in found.text(every=True) for id in ("gone", "new", "threat", "flat"))
 
 
+@pytest.mark.parametrize(("yours", "ours", "mark"), [
+    (number(math.nan, 1), number(1, 2, 3), NO_SPREAD),
+    (number(1, 2, unit="points"), number(1, 3), NOT_COMPARABLE),
+    (number(1, 2, data="other"), number(1, 3), NOT_COMPARABLE),
+])
+def test_neither_undefined_nor_of_another_kind_is_outside(yours: Result, ours: Result, mark: str) -> None:
+    assert Number.of(yours, ours).mark == mark
+
+
+def test_an_identical_number_without_a_spread_says_nothing_about_chance() -> None:
+    record = (HEADER, [number(1, id="bare"), number(1, 2, id="spread")])
+    assert Comparison.of(record, record).chance == (1, 1.0)
+
+
+def test_a_claim_that_only_one_run_has_judged_is_no_difference() -> None:
+    more = changed(verdicts=[*HEADER["verdicts"], {"claim": "new", "held": "not held"}])
+    assert Comparison.of((more, []), (HEADER, [])).verdicts == Comparison.of((HEADER, []), (more, [])).verdicts == {}
+
+
 @pytest.mark.parametrize("name", ["profile", "dataset"])
 @pytest.mark.parametrize(("held", "differs"), [("held", False), ("undecided", False), ("not held", True)])
 def test_of_another_profile_or_data_only_the_verdicts_are_compared(name: str, held: str, differs: bool) -> None:
@@ -244,7 +263,7 @@ def notebook(card: str | None, *, ran: int = 2, error: bool = False, start: str 
 
 
 @pytest.mark.parametrize(("shift", "status"), [(0, 0), (99, 1)])
-@pytest.mark.parametrize("profile", ["quick", "smoke"])
+@pytest.mark.parametrize("profile", ["quick", "smoke", ""])
 def test_a_notebook_and_its_record_end_alike(edition: list[Result], tmp_path: Path, shift: float, status: int,
                                              profile: str, capsys: pytest.CaptureFixture[str]) -> None:
     header = changed(parameters={**HEADER["parameters"], "profile": profile},

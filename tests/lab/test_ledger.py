@@ -156,6 +156,11 @@ def test_a_criterion_that_is_not_committed_has_no_commit(history: Path) -> None:
     assert set(ledger.criterion_commits(history)) == {"one", "two"}
 
 
+def test_what_is_older_than_a_shallow_clone_has_no_commit(history: Path, tmp_path: Path) -> None:
+    git(tmp_path, "clone", "-q", "--depth", "1", f"file://{tmp_path}", "shallow")
+    assert ledger.criterion_commits(tmp_path / "shallow" / "claims.yml") == {}
+
+
 def test_without_a_history_nothing_is_claimed(tmp_path: Path) -> None:
     (tmp_path / "claims.yml").write_text("- id: one\n  criterion: {above: 1}\n")
     assert ledger.criterion_commits(tmp_path / "claims.yml") == {}
