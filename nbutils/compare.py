@@ -2,7 +2,8 @@
 
     python -m nbutils.compare out.ipynb      an executed notebook or a file of build/results; --all lists every number
 
-It ends with exit status 0 where no more numbers differ than chance explains, 1 where they do, 2 where it cannot tell.
+It ends with exit status 0 where no more numbers differ than chance explains, 1 where they do, 2 where the file
+cannot be compared.
 Our run is the edition (see `nbutils.lab.editions`) of your run's profile, or else the edition of profile quick.
 """
 
