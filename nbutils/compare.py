@@ -2,7 +2,8 @@
 
     python -m nbutils.compare out.ipynb      an executed notebook or a file of build/results; --all lists every number
 
-It ends with exit status 0 where no more numbers differ than chance explains, 1 where they do, 2 where it cannot tell.
+It ends with exit status 0 where no more numbers differ than chance explains, 1 where they do, 2 where the file
+cannot be compared.
 Our run is the edition (see `nbutils.lab.editions`) of your run's profile, or else the edition of profile quick.
 """
 
@@ -18,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel, ValidationError
 from scipy import stats
 
 from nbutils.lab.chapters import recorded
 from nbutils.lab.editions import EDITIONS, find
-from nbutils.lab.results import Record, Result, wilson
+from nbutils.lab.results import Record, Result, first_fault, wilson
 from nbutils.lab.runs import short
 
 CONFIDENCE = 0.95
@@ -93,6 +95,29 @@ class Number:
         return shown.id, values[0], values[1], limits, self.mark
 
 
+class _Parameters(BaseModel):
+    profile: str
+    dataset: str
+
+
+class _Verdict(BaseModel):
+    claim: str
+    held: str
+
+
+class _Header(BaseModel):
+    """What a comparison reads of a record's header."""
+
+    parameters: _Parameters
+    device: str
+    finished: str
+    version: str
+    commit: str
+    python: str
+    torch: str
+    verdicts: list[_Verdict]
+
+
 @dataclass(frozen=True)
 class Comparison:
     """A run beside ours: headers, numbers and what follows from them."""
@@ -103,7 +128,11 @@ class Comparison:
 
     @classmethod
     def of(cls, yours: Record, ours: Record) -> Comparison:
-        """Compare two records of one chapter."""
+        """Compare two records of one chapter.
+
+        Raises:
+            ValueError: a result that counts more images than it has.
+        """
         (header, mine), (theirs, others) = yours, ours
         a, b = ({result.id: result for result in results} for results in (mine, others))
         comparable = all(header["parameters"][name] == theirs["parameters"][name] for name in ("profile", "dataset"))
@@ -148,8 +177,8 @@ class Comparison:
                                for header in (mine, theirs)), strict=True)
         pairs = {"profile": (a["profile"], b["profile"]), "data": (a["dataset"], b["dataset"])}
         if a["profile"] == b["profile"]:  # another profile has other parameters
-            pairs |= {f"parameter {name}": (a.get(name), b.get(name)) for name in dict.fromkeys([*a, *b])
-                      if name not in ("profile", "dataset", "device")}
+            pairs |= {f"parameter {name}": (a[name], b[name]) for name in a  # one that is new says nothing of a run
+                      if name in b and name not in ("profile", "dataset", "device")}
         if self._other_images() and all(x == y for x, y in pairs.values()):
             pairs["data"] = ("other images of the same name", b["dataset"])
         pairs |= {"device": kinds} if kinds[0] != kinds[1] else {"threads": threads}
@@ -212,12 +241,15 @@ def main(words: list[str] | None = None) -> int:
     arguments = parser.parse_args(words)
     try:
         yours = recorded(arguments.run)
-        chapter, profile = yours[0]["chapter"], yours[0]["parameters"]["profile"]
-        ours = find(profile if (EDITIONS / profile).is_dir() else DEFAULT, chapter)
+        profile = _Header.model_validate(yours[0]).parameters.profile
+        ours = find(profile if profile and (EDITIONS / profile).is_dir() else DEFAULT, yours[0]["chapter"])
+        comparison = Comparison.of(yours, ours)
+    except ValidationError as error:
+        print(f"{arguments.run}: not the record of a run ({first_fault(error)})", file=sys.stderr)
+        return 2
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
-    comparison = Comparison.of(yours, ours)
     print(comparison.text(arguments.all))
     return int(comparison.differs)
 

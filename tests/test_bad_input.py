@@ -406,14 +406,14 @@ CLAIM = """
     ("  published: none\n", f"  value: [{D_NR}]\n", ("'a-claim'", "'value' needs a 'setting'")),
     ("  published: none\n", f"  value: [{D_NR.replace('D_NR', 'D_N')}]\n  setting: {{dataset: cifar10}}\n",
      ("'a-claim'", "standard training on D_N,", "0 published numbers fit, expected exactly one")),
-    ("  published", "  setting: {dataset: svnh}\n  published", ("'a-claim', setting: dataset = 'svnh'", "mean 'svhn'")),
+    ("  published", "  setting: {dataset: svnh}\n  published", ("'a-claim': setting: dataset = 'svnh'", "mean 'svhn'")),
     ("  published", "  setting: {dataset: svhn, network: vgg61}\n  published",
-     ("'a-claim', setting: network = 'vgg61'", "did you mean 'vgg16'")),
+     ("'a-claim': setting: network = 'vgg61'", "did you mean 'vgg16'")),
     ("  published", "  setting: {dataset: svhn, netwrok: vgg16}\n  published",
-     ("'a-claim', setting: parameter 'netwrok'", "did you mean 'network'")),
+     ("'a-claim': setting: parameter 'netwrok'", "did you mean 'network'")),
     ("  published", "  setting: {dataset: svhn, train_size: many}\n  published", ("setting: train_size = 'many'",)),
     ("  published", "  setting: {network: vgg16}\n  published", ("setting: expected the dataset of the paper",)),
-    ("  published", "  setting: {}\n  published", ("'a-claim', setting",)),
+    ("  published", "  setting: {}\n  published", ("'a-claim': setting",)),
     ("", CLAIM, ("'a-claim'", "stands twice")),
 ])
 def test_bad_claims_get_one_clear_line(old: str, new: str, words: tuple[str, ...], tmp_path: Path) -> None:

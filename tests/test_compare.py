@@ -30,7 +30,8 @@ from nbutils.lab.results import Record, Result, wilson
 
 NAME = "01_known_features"
 HEADER: dict[str, Any] = {
-    "chapter": NAME, "parameters": {"profile": "quick", "dataset": "planted", "epochs": 12, "device": "auto"},
+    "chapter": NAME, "parameters": {"profile": "quick", "dataset": "planted", "epochs": 12, "eps": 8 / 255,
+                                     "device": "auto"},
     "device": "cpu, 2 threads", "version": "0.1.0", "commit": "abc", "python": "3.11.7", "torch": "2.13.0",
     "finished": "2030-01-01T00:00:00+00:00", "verdicts": [{"claim": "a-claim", "held": "held"}]}
 
@@ -162,6 +163,25 @@ def test_numbers_that_cannot_be_compared_are_counted_apart() -> None:
     assert all(id in found.text(every=True) for id in ("gone", "new", "threat", "flat"))
 
 
+@pytest.mark.parametrize(("yours", "ours", "mark"), [
+    (number(math.nan, 1), number(1, 2, 3), NO_SPREAD),
+    (number(1, 2, unit="points"), number(1, 3), NOT_COMPARABLE),
+    (number(1, 2, data="other"), number(1, 3), NOT_COMPARABLE),
+])
+def test_neither_undefined_nor_of_another_kind_is_outside(yours: Result, ours: Result, mark: str) -> None:
+    assert Number.of(yours, ours).mark == mark
+
+
+def test_an_identical_number_without_a_spread_says_nothing_about_chance() -> None:
+    record = (HEADER, [number(1, id="bare"), number(1, 2, id="spread")])
+    assert Comparison.of(record, record).chance == (1, 1.0)
+
+
+def test_a_claim_that_only_one_run_has_judged_is_no_difference() -> None:
+    more = changed(verdicts=[*HEADER["verdicts"], {"claim": "new", "held": "not held"}])
+    assert Comparison.of((more, []), (HEADER, [])).verdicts == Comparison.of((HEADER, []), (more, [])).verdicts == {}
+
+
 @pytest.mark.parametrize("name", ["profile", "dataset"])
 @pytest.mark.parametrize(("held", "differs"), [("held", False), ("undecided", False), ("not held", True)])
 def test_of_another_profile_or_data_only_the_verdicts_are_compared(name: str, held: str, differs: bool) -> None:
@@ -174,11 +194,11 @@ def test_of_another_profile_or_data_only_the_verdicts_are_compared(name: str, he
 
 
 def test_settings_that_differ_are_named_likeliest_cause_first() -> None:
-    yours = changed(parameters={**HEADER["parameters"], "epochs": 3, "eps": 0.0156862745}, device="cpu, 1 threads",
-                    version="0.2.0", torch="2.14.0", python="3.12.1", commit="def-dirty")
+    yours = changed(parameters={**HEADER["parameters"], "epochs": 3, "eps": 0.0156862745, "new": 1},
+                    device="cpu, 1 threads", version="0.2.0", torch="2.14.0", python="3.12.1", commit="def-dirty")
     found = Comparison.of((yours, runs(5, 1, shift=99)), (HEADER, runs(5, 0)))
     assert found.settings == [
-        "parameter epochs: 3, ours 12", "parameter eps: 0.01569, ours None", "threads: 1, ours 2",
+        "parameter epochs: 3, ours 12", "parameter eps: 0.01569, ours 0.03137", "threads: 1, ours 2",
         "nbutils: 0.2.0, ours 0.1.0", "torch: 2.14.0, ours 2.13.0", "python: 3.12.1, ours 3.11.7",
         "code, commit: def-dirty, ours abc"]
     assert "Settings that differ, the likeliest cause first:\n  parameter epochs" in found.text()
@@ -201,6 +221,11 @@ def test_another_profile_stands_for_its_parameters_and_a_gpu_for_its_threads() -
     yours = changed(parameters={"profile": "smoke", "dataset": "digits", "epochs": 1}, device="A GPU")
     assert Comparison.of((yours, []), (HEADER, [])).settings == [
         "profile: smoke, ours quick", "data: digits, ours planted", "device: A GPU, ours cpu"]
+
+
+def test_a_result_that_counts_more_images_than_it_has_is_refused() -> None:
+    with pytest.raises(ValueError, match="^k = 3, n = 2: expected 0 <= k <= n"):
+        Comparison.of((HEADER, [single(3, 2)]), (HEADER, [single(1, 2)]))
 
 
 def test_a_difference_without_a_cause_is_said_to_be_one() -> None:
@@ -238,7 +263,7 @@ def notebook(card: str | None, *, ran: int = 2, error: bool = False, start: str 
 
 
 @pytest.mark.parametrize(("shift", "status"), [(0, 0), (99, 1)])
-@pytest.mark.parametrize("profile", ["quick", "smoke"])
+@pytest.mark.parametrize("profile", ["quick", "smoke", ""])
 def test_a_notebook_and_its_record_end_alike(edition: list[Result], tmp_path: Path, shift: float, status: int,
                                              profile: str, capsys: pytest.CaptureFixture[str]) -> None:
     header = changed(parameters={**HEADER["parameters"], "profile": profile},
@@ -256,6 +281,15 @@ def test_a_notebook_and_its_record_end_alike(edition: list[Result], tmp_path: Pa
 
 GOOD = dumps((HEADER, []))
 OTHER_SCHEMA = json.dumps({**json.loads(GOOD), "schema": 99})
+
+
+def lacking(*path: str) -> str:
+    """A record without the part at this path."""
+    content = part = json.loads(dumps((HEADER, [number(1, 2)])))
+    for name in path[:-1]:
+        part = part[name]
+    del part[path[-1]]
+    return json.dumps(content)
 
 
 def other_chapter(name: str) -> str:
@@ -280,6 +314,16 @@ def other_chapter(name: str) -> str:
     (notebook(None, start="mine.start"), ("not a chapter of this book",)),
     (other_chapter("01_known"), ("'01_known', which this book does not have", "did you mean '01_known_features'")),
     (notebook(other_chapter("zzz")), ("'zzz', which this book does not have",)),
+    *((lacking(name), (f"not the record of a run ({name}: Field required)",)) for name in (
+        "device", "finished", "version", "commit", "python", "torch", "verdicts", "parameters")),
+    (lacking("parameters", "profile"), ("not the record of a run (parameters.profile: Field required)",)),
+    (lacking("parameters", "dataset"), ("not the record of a run (parameters.dataset: Field required)",)),
+    (dumps((changed(verdicts=[{"claim": "a"}]), [])), ("not the record of a run (verdicts.0.held: Field required)",)),
+    (dumps((HEADER, [replace(number(1), values=())])), ("not a record of results (0.values: Tuple should have at",)),
+    (dumps((HEADER, [replace(number(1), n="x")])), ("not a record of results (0.n: Input should be a valid int",)),
+    ('{"cells": [{"cell_type": "code", "id": "a", "metadata": {}, "source": "lab.start()"}], "metadata": {}, '
+     '"nbformat": 4, "nbformat_minor": 5}', ("never ran",)),
+    ('{"cells": [{}], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}', ("neither an executed notebook",)),
     (other_chapter("02_adversarial_training"), ("02_adversarial_training: not recorded in edition 'quick'",)),
 ])
 def test_what_cannot_be_compared_gets_one_clear_line(edition: list[Result], tmp_path: Path, content: Any,

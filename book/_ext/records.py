@@ -20,18 +20,20 @@ from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxRole
 
 from nbutils.lab import results
-from nbutils.lab.chapters import every
+from nbutils.lab.chapters import every, recorded
 from nbutils.lab.claims import paper_name
 from nbutils.lab.results import MINUS, Record, Result
-from nbutils.lab.runs import build_dir
 from nbutils.messages import did_you_mean
 
 
 def records() -> dict[str, Record]:
-    """Chapter -> header and results of its run, for the chapters that have run."""
-    profile = os.environ.get("BOOK_PROFILE", "quick")
-    paths = {chapter.name: build_dir() / "results" / profile / f"{chapter.name}.json" for chapter in every(profile)}
-    return {name: results.read(path) for name, path in paths.items() if path.exists()}
+    """Chapter -> header and results of the run that its page shows, for the chapters that have a whole one.
+
+    Raises:
+        ValueError: a run card of another schema, or without results.
+    """
+    chapters = every(os.environ.get("BOOK_PROFILE", "quick"))
+    return {chapter.name: recorded(chapter.twin) for chapter in chapters if chapter.state().status == "ok"}
 
 
 def anchor(id: str) -> str:
@@ -91,7 +93,7 @@ def unbroken(number: str) -> str:
 def look_up(recorded: dict[str, Record], page: str, text: str) -> tuple[str, Result | str]:
     """The chapter and the result that ``{result}`` names on a page, or a word in place of a result.
 
-    It is "not run" where the chapter has no record, and "not measured" where a run on other images than the planted
+    It is "not run" where the chapter has no whole run, and "not measured" where a run on other images than the planted
     ones has left it out; in a run on planted images an unknown id is an error.
 
     Raises:

@@ -48,11 +48,3 @@ from nbutils.features.usefulness import (
     variance_explained,
 )
 from nbutils.features.visualize import PictureSearch, activation_maximum, invert
-
-__all__ = ["D_NR", "D_R", "NRF", "Bottleneck", "ConstructedSet", "D_det", "D_rand", "Distilled", "FeatureDistance",
-           "LinearFeature", "OneAgainstRest", "OneChannel", "PictureSearch", "activation_maximum", "another_of_class",
-           "channel_energy", "channel_usefulness", "class_weights", "closed_form_masks", "distill", "export",
-           "features_at", "global_mask", "invert", "last_cut", "least_squares", "masked_logits", "masked_predictions",
-           "matched", "matched_filter", "neighbour_votes", "parts", "population_usefulness", "random_masks", "read",
-           "relabelled", "residuals", "robust_channel_usefulness", "robust_channels", "scene_response",
-           "tile_projections", "untrained", "usefulness", "variance_explained", "wrong_labels"]

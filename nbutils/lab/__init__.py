@@ -3,5 +3,3 @@
 from nbutils.lab import figures
 from nbutils.lab.results import Result, Table, published
 from nbutils.lab.runs import ParameterError, Parameters, Run, progress, start
-
-__all__ = ["ParameterError", "Parameters", "Result", "Run", "Table", "figures", "progress", "published", "start"]

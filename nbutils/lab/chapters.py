@@ -10,7 +10,7 @@ import ast
 import json
 import os
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -149,7 +149,10 @@ def recorded(path: Path) -> results.Record:
     try:
         content = json.loads(path.read_text())
         cells = code_cells(read(path)) if "cells" in content else None
-    except (ValueError, TypeError, AttributeError, KeyError):
+        for cell in cells or ():
+            cell.setdefault("outputs", [])
+            cell.setdefault("execution_count", None)
+    except (ValueError, TypeError, AttributeError, KeyError, nbformat.ValidationError):
         raise ValueError(f"{path}: neither an executed notebook nor a record of results") from None
     record = results.read(path) if cells is None else _card(path, cells)
     known = [chapter.name for chapter in every("")]
@@ -242,12 +245,8 @@ def select(profile: str, wanted: str = "", settings: str = "") -> dict[Chapter, 
         mine = {name: value for name, value in given.items() if name in chapter.parameters}
         values = {name: parse(value) for name, value in mine.items()}
         choose_device(resolve({"profile": profile} | values, chapter.parameters).device)
-        selected[chapter] = _arguments({"profile": profile} | mine)
+        selected[chapter] = [word for pair in {"profile": profile, **mine}.items() for word in ("-p", *pair)]
     return selected
-
-
-def _arguments(values: Mapping[str, str]) -> list[str]:
-    return [word for name, value in values.items() for word in ("-p", name, value)]
 
 
 def table(chapters: Iterable[Chapter]) -> str:

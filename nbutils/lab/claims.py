@@ -15,12 +15,12 @@ import pybtex.database as bibtex
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from nbutils.lab.results import Result, address, published
+from nbutils.lab.results import Result, address, first_fault, published
 from nbutils.lab.store import ROOT
 from nbutils.messages import did_you_mean
 
 Held = Literal["held", "not held", "undecided", "not comparable"]
-MARKS = {"held": "✓", "not held": "✗", "undecided": "?", "not comparable": "–", "not run": "·", "not tested": "○"}
+MARKS = {"held": "✓", "undecided": "?", "not held": "✗", "not comparable": "–", "not run": "·", "not tested": "○"}
 TOLERANCE = 0.03  # a published value is met if no part of our interval lies further away
 
 
@@ -200,11 +200,8 @@ def load(path: Path = ROOT / "book" / "claims.yml") -> dict[str, Claim]:
         try:
             claim = Claim.model_validate(entry)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
             name = entry.get("id", "?") if isinstance(entry, dict) else entry
-            message = first["msg"].removeprefix("Value error, ")
-            raise ValueError(f"{path.name}, claim {name!r}{', ' * bool(where)}{where}: {message}") from None
+            raise ValueError(f"{path.name}, claim {name!r}: {first_fault(error)}") from None
         if claim.id in claims:
             raise ValueError(f"{path.name}: claim {claim.id!r} stands twice")
         claims[claim.id] = claim

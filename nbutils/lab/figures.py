@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,8 +88,7 @@ def curves(lines: Mapping[str, Sequence[Result]], x: Sequence[float], *, xlabel:
     Raises:
         ValueError: a line whose length differs from that of x, or more lines than can be told apart.
     """
-    if len(lines) > len(SERIES):
-        raise ValueError(f"{len(lines)} lines: expected at most {len(SERIES)} that can be told apart")
+    _tell_apart("lines", lines, SERIES)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(6.2, 3.6))
         axes = figure.subplots()
@@ -100,10 +99,7 @@ def curves(lines: Mapping[str, Sequence[Result]], x: Sequence[float], *, xlabel:
             if all(result.low is not None for result in results):
                 low, high = [result.low or 0.0 for result in results], [result.high or 0.0 for result in results]
                 axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
-        for label, position in (marks or {}).items():
-            axes.axvline(position, color="0.35", linewidth=1, linestyle=":")
-            axes.annotate(label, (position, 1), xycoords=("data", "axes fraction"), xytext=(3, -2),
-                          textcoords="offset points", va="top", fontsize=8, color="0.25")
+        _mark(axes, marks or {}, 1, (3, -2), "top")
         if ticks is not None:
             axes.set_xticks(list(x), list(ticks))
         _value_axis(axes.yaxis, axes.set_ylim, next(iter(lines.values())))
@@ -136,10 +132,7 @@ def dots(groups: Mapping[str, Mapping[str, Result]], *, xlabel: str, alt: str, c
                     axes.plot([result.low, result.high], [height, height], color=colour, linewidth=1.4)
             axes.plot([result.value for _, result in rows], [height for height, _ in rows], marker, color=colour,
                       label=label)
-        for label, position in (marks or {}).items():
-            axes.axvline(position, color="0.35", linewidth=1, linestyle=":")
-            axes.annotate(label, (position, 0), xycoords=("data", "axes fraction"), xytext=(3, 3),
-                          textcoords="offset points", fontsize=8, color="0.25")
+        _mark(axes, marks or {}, 0, (3, 3), "baseline")
         axes.set_yticks(range(len(groups)), list(groups))
         axes.set_ylim(len(groups) - 0.5, -0.5)
         _value_axis(axes.xaxis, axes.set_xlim, [result for group in groups.values() for result in group.values()])
@@ -193,8 +186,7 @@ def scatter(points: Mapping[str, tuple[Result, Result]], *, xlabel: str, ylabel:
     Raises:
         ValueError: more points than there are markers.
     """
-    if len(points) > len(MARKERS):
-        raise ValueError(f"{len(points)} points: expected at most {len(MARKERS)} that can be told apart")
+    _tell_apart("points", points, MARKERS)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.0, 3.8))
         axes = figure.subplots()
@@ -215,8 +207,13 @@ def scatter(points: Mapping[str, tuple[Result, Result]], *, xlabel: str, ylabel:
 
 
 def stacked(counts: Mapping[str, Mapping[str, int]], *, xlabel: str, alt: str, caption: str) -> Picture:
-    """Counts as stacked bars: one bar per row, one colour and hatch per part; each part shows its count."""
+    """Counts as stacked bars: one bar per row, one colour and hatch per part; each part shows its count.
+
+    Raises:
+        ValueError: more parts than can be told apart.
+    """
     parts = list(dict.fromkeys(part for row in counts.values() for part in row))
+    _tell_apart("parts", parts, FILLS)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(6.2, 1.0 + 0.36 * len(counts)))
         axes = figure.subplots()
@@ -237,18 +234,18 @@ def stacked(counts: Mapping[str, Mapping[str, int]], *, xlabel: str, alt: str, c
         return Picture(figure, alt, caption, "")
 
 
-def clouds(panels: Mapping[str, tuple[Tensor, Tensor]], names: Sequence[str], *, columns: int = 3, alt: str,
-           caption: str, stamp: str = "") -> Picture:
-    """Points in the plane by class, one small panel per entry; the axes of an embedding have no unit and are not shown.
+def clouds(panels: Mapping[str, tuple[Tensor, Tensor]], names: Sequence[str], *, alt: str, caption: str,
+           stamp: str = "") -> Picture:
+    """Points in the plane by class, in small panels, three to a line. An embedding has no unit, so no axis is shown.
 
     Args:
         panels: title -> (points (N, 2), labels (N,)). names: of the classes; points of the first ten are drawn.
     """
     shown = list(names)[:len(MARKERS)]
     with mpl.rc_context({**STYLE, "axes.grid": False, "axes.spines.left": False, "axes.spines.bottom": False}):
-        lines = -(-len(panels) // columns)
-        figure = Figure(figsize=(2.3 * columns, 2.25 * lines))
-        grid: np.ndarray = figure.subplots(lines, columns, squeeze=False)
+        lines = -(-len(panels) // 3)
+        figure = Figure(figsize=(6.9, 2.25 * lines))
+        grid: np.ndarray = figure.subplots(lines, 3, squeeze=False)
         for axes in grid.flat:
             axes.set(xticks=[], yticks=[])
         for axes, (title, (points, labels)) in zip(grid.flat, panels.items(), strict=False):
@@ -269,11 +266,15 @@ def points(panels: Mapping[str, Mapping[str, tuple[Tensor, Tensor]]], *, xlabel:
     Args:
         panels: title -> group -> (x (n,), y (n,)); a point without a value, NaN, is not drawn. Groups differ in colour
             and marker.
+
+    Raises:
+        ValueError: more groups in a panel than can be told apart.
     """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(0.6 + 2.7 * len(panels), 2.9), layout="constrained")
         row: np.ndarray = figure.subplots(1, len(panels), squeeze=False)[0]
         for axes, (title, groups) in zip(row, panels.items(), strict=True):
+            _tell_apart("groups", groups, SERIES)
             for (label, (x, y)), (colour, _, _), marker in zip(groups.items(), SERIES, MARKERS, strict=False):
                 axes.plot(x.tolist(), y.tolist(), marker, color=colour, markersize=4, alpha=0.75, markeredgewidth=0,
                           label=label)
@@ -282,6 +283,19 @@ def points(panels: Mapping[str, Mapping[str, tuple[Tensor, Tensor]]], *, xlabel:
         figure.axes[0].set_ylabel(ylabel)
         figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
         return Picture(figure, alt, caption, stamp)
+
+
+def _tell_apart(what: str, drawn: Sized, looks: Sized) -> None:
+    if len(drawn) > len(looks):
+        raise ValueError(f"{len(drawn)} {what}: expected at most {len(looks)} that can be told apart")
+
+
+def _mark(axes: Axes, marks: Mapping[str, float], height: int, shift: tuple[int, int], va: str) -> None:
+    """Vertical lines with their labels, at the foot (0) or the top (1) of the axes."""
+    for label, position in marks.items():
+        axes.axvline(position, color="0.35", linewidth=1, linestyle=":")
+        axes.annotate(label, (position, height), xycoords=("data", "axes fraction"), xytext=shift,
+                      textcoords="offset points", va=va, fontsize=8, color="0.25")
 
 
 def _value_axis(axis: Axis, set_limits: Callable[[float, float], Any], results: Sequence[Result]) -> None:

@@ -18,7 +18,7 @@ from nbutils.lab import claims, results
 from nbutils.lab.claims import Claim, Verdict
 from nbutils.lab.store import ROOT, build_dir
 
-STATES = ("held", "undecided", "not held", "not comparable", "not run", "not tested")
+STATES = tuple(claims.MARKS)
 PAPERS = ("ilyas2019", "kim2021", "li2023")  # those that the book is about
 CLAIMS = ROOT / "book" / "claims.yml"
 
@@ -85,7 +85,8 @@ class Entry:
 def entries(profile: str = "quick") -> list[Entry]:
     """The ledger of one profile, in the order of the file of claims.
 
-    A claim about a paper's own setting is judged by the last run in that setting, whatever its profile was.
+    A claim about a paper's own setting is judged by the last run in that setting, whatever its profile was; a run with
+    too few images or seeds, or under another threat model, counts only where there is no other.
 
     Raises:
         ValueError: a record that cannot be read, or of another schema.
@@ -94,10 +95,10 @@ def entries(profile: str = "quick") -> list[Entry]:
     for claim in claims.load().values():
         pattern = f"*/{claim.chapter}*.json" if claim.setting else f"{profile}/{claim.chapter}.json"
         runs = [read(path) for path in sorted((build_dir() / "results").glob(pattern))]
-        fitting = [(run, result) for run, measured in runs if claim.fits(run["parameters"])
-                   for result in measured if result.id == claim.statistic]
-        run, result = max(fitting, key=lambda one: one[0]["finished"], default=({}, None))
-        verdict = claims.judge(claim, result, run["parameters"]) if result else None
+        judged = [(run, claims.judge(claim, result, run["parameters"])) for run, measured in runs
+                  if claim.fits(run["parameters"]) for result in measured if result.id == claim.statistic]
+        run, verdict = max(judged, key=lambda one: (one[1].held != "not comparable", one[0]["finished"]),
+                           default=({}, None))
         found.append(Entry(claim, verdict, run, commits.get(claim.id)))
     return found
 

@@ -14,13 +14,14 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 import pandas as pd
+from pydantic import Field, TypeAdapter, ValidationError
 from scipy import stats
 from torch import Tensor
 
@@ -132,7 +133,7 @@ class Result:
     low: float | None
     high: float | None
     interval: str
-    values: tuple[float, ...]
+    values: Annotated[tuple[float, ...], Field(min_length=1)]
     n: int
     k: int | None = None
     model: str = "none"
@@ -219,6 +220,13 @@ def _median_norms(outcomes: Sequence[Scored]) -> tuple[float, float]:
 
 
 Record = tuple[dict[str, Any], list[Result]]  # a run's header, with its verdicts, and its results
+_RESULTS = TypeAdapter(list[Result])
+
+
+def first_fault(error: ValidationError) -> str:
+    """The first thing that pydantic found wrong, in one line: where it stands, and what is wrong with it."""
+    first = error.errors()[0]
+    return ": ".join([".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")]).removeprefix(": ")
 
 
 @dataclass(frozen=True)
@@ -306,13 +314,11 @@ class Table:
     rows: Mapping[str, Mapping[str, Result | Published | str]]
     caption: str
     stamp: str = ""
-    columns: tuple[str, ...] = field(init=False)
 
-    def __post_init__(self) -> None:
-        names: dict[str, None] = {}
-        for cells in self.rows.values():
-            names.update(dict.fromkeys(cells))
-        object.__setattr__(self, "columns", tuple(names))
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Labels of all columns, in the order in which rows first name them."""
+        return tuple(dict.fromkeys(column for cells in self.rows.values() for column in cells))
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -398,12 +404,10 @@ def loads(text: str, place: object) -> Record:
         if schema != SCHEMA:
             raise ValueError(f"{place}: written with schema {schema}; expected {SCHEMA}, run the chapter again")
         row: dict[str, Any] = {}
-        found = []
-        for new in rows:
-            row |= {name: tuple(value) if isinstance(value, list) else value for name, value in new.items()}
-            found.append(Result(**row))
-        return content, found
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        return content, _RESULTS.validate_python([row := row | new for new in rows])
+    except ValidationError as error:
+        raise ValueError(f"{place}: not a record of results ({first_fault(error)})") from None
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{place}: not a record of results ({error})") from error
 
 

@@ -35,8 +35,6 @@ from nbutils.networks import check_network
 from nbutils.robustness.autoattack import AutoAttack
 from nbutils.robustness.threat import ThreatModel
 
-__all__ = ["ROOT", "ParameterError", "Parameters", "Run", "build_dir", "progress", "resolve", "start", "warn"]
-
 
 class ParameterError(ValueError):
     """A parameter that cannot be used; the message is one line."""

@@ -16,9 +16,3 @@ from nbutils.paradigms.measures import above_chance, cross_paradigm, cross_parad
 from nbutils.paradigms.probe import Features, extract, finetuned, linear_probe, randomised, with_projector
 from nbutils.paradigms.recipes import recipes
 from nbutils.paradigms.simclr import Alignment, Augmentation, ContrastiveEncoder, InfoNCE, SimCLR, nt_xent
-
-__all__ = ["DDPM", "MAE", "Alignment", "Augmentation", "Backbone", "ContrastiveEncoder", "Encoder", "Features",
-           "InfoNCE", "Labelled", "Masked", "MatchFeatures", "Noised", "Paradigm", "PredictDifference", "Reconstruct",
-           "SimCLR", "above_chance", "cross_paradigm", "cross_paradigm_relative", "extract", "finetuned",
-           "linear_probe", "nt_xent", "pretrained", "randomised", "readable", "recipes", "relative", "shown",
-           "supervised", "untrained", "with_projector"]

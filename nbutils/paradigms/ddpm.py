@@ -181,16 +181,26 @@ class DDPM:
 
 @dataclass(frozen=True)
 class Noised:
-    """A view for `Labelled`: images noised to a timestep and brought back to about [0, 1], not cut off."""
+    """A view for `Labelled`: noised images, brought back to about [0, 1] and not cut off.
 
-    timestep: int = 11
+    Attributes:
+        timestep: 11 is where an encoder is read; None draws one for each image, as the training of `DDPM` does.
+
+    Raises:
+        ValueError: a timestep outside the schedule.
+    """
+
+    timestep: int | None = 11
 
     def __post_init__(self) -> None:
-        check_timestep(self.timestep)
+        if self.timestep is not None:
+            check_timestep(self.timestep)
 
     def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
         noise = torch.randn(x.shape, generator=generator).to(x)
-        return (q_sample(2 * x - 1, torch.full((len(x),), self.timestep), noise) + 1) / 2
+        t = (torch.randint(STEPS, (len(x),), generator=generator) if self.timestep is None
+             else torch.full((len(x),), self.timestep))
+        return (q_sample(2 * x - 1, t, noise) + 1) / 2
 
 
 @dataclass(frozen=True)

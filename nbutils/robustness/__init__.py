@@ -15,7 +15,3 @@ from nbutils.robustness.evaluate import (
 )
 from nbutils.robustness.minimum_norm import CW
 from nbutils.robustness.threat import ThreatModel, parse_eps
-
-__all__ = ["BIM", "CW", "FAB", "FGSM", "LOSSES", "PGD", "Attack", "AutoAttack", "Noise", "Outcome", "ThreatModel",
-           "accuracy_curve", "attacked", "evaluate", "health_checks", "parse_eps", "predict", "transfer_matrix",
-           "transfer_rate", "worst_case"]

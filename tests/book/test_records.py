@@ -8,11 +8,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from nbformat import v4, write
+from nbformat import read, v4, write
 from sphinx.errors import ExtensionError
 
 from book._ext import records
 from nbutils.lab import results
+from nbutils.lab.chapters import Chapter, every
 from nbutils.lab.results import Result, Table
 from nbutils.lab.runs import ROOT
 
@@ -23,6 +24,7 @@ sys.path.append({str(ROOT / "book" / "_ext")!r})
 extensions = ["myst_nb", "ledger", "records"]
 nb_execution_mode = "off"
 html_theme = "basic"
+exclude_patterns = ["build", "executed"]
 """
 PAGE = """# Book
 
@@ -50,6 +52,18 @@ def sphinx(folder: Path) -> list[str]:
     return [sys.executable, "-m", "sphinx", "-q", "-W", str(folder), str(folder / "html")]
 
 
+def run(card: str, **papermill: object) -> Chapter:
+    """Leave an executed chapter, in $NBUTILS_BUILD, whose run card holds this record."""
+    chapter = next(chapter for chapter in every("quick") if chapter.name == NAME)
+    notebook = read(chapter.source, as_version=4)
+    notebook.metadata["papermill"] = {"duration": 1.0, **papermill}
+    last = [cell for cell in notebook.cells if cell.cell_type == "code"][-1]
+    last.outputs = [v4.new_output("display_data", {results.MIME: card})]
+    chapter.twin.parent.mkdir(parents=True, exist_ok=True)
+    write(notebook, chapter.twin)
+    return chapter
+
+
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Pages of a book whose one chapter shows a table of two results, one of them on record."""
@@ -57,7 +71,10 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     spaced = Result.of("a.PGD(L_inf 8/255, <5>)", "accuracy", [0.5, 0.25], n=8, attack="PGD", threat="L_inf 8/255")
     lost = Result.of("lost", "accuracy", [0.125])
     tmp_path = tmp_path_factory.mktemp("book")
-    results.save(tmp_path / "results" / "quick" / f"{NAME}.json", HEADER, [known, spaced], [])
+    results.save(tmp_path / "results" / "quick" / f"{NAME}.json", HEADER, [known], [])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NBUTILS_BUILD", str(tmp_path))
+        run(results.dumps(HEADER, [known, spaced], []))
     table = Table({"row": {"one": known, "two": spaced, "three": lost}}, "All")
     shown = v4.new_output("display_data", data={"text/html": table._repr_html_()})
     text = "# Chapter\n\nIt is right on {result}`a.PGD(L_inf 8/255, <5>)` of them."
@@ -115,7 +132,7 @@ def test_what_there_is_no_result_for() -> None:
      "Table 2, VGG-16, PGD: 2 published numbers fit, expected exactly one; they differ in dataset, certainty"),
 ])  # fmt: skip
 def test_a_wrong_name_in_the_text_stops_the_build(tmp_path: Path, own_build: Path, text: str, words: str) -> None:
-    results.save(own_build / "results" / "quick" / f"{NAME}.json", HEADER | {"parameters": {}}, [], [])
+    run(results.dumps(HEADER | {"parameters": {}}, [], []))
     (tmp_path / "conf.py").write_text(CONF)
     (tmp_path / "index.md").write_text(f"# Book\n\n{text}")
     build = [sys.executable, "-m", "sphinx", "-q", str(tmp_path), str(tmp_path / "html")]
@@ -125,11 +142,21 @@ def test_a_wrong_name_in_the_text_stops_the_build(tmp_path: Path, own_build: Pat
 
 
 def test_a_record_of_another_schema_stops_the_build_in_one_line(own_build: Path) -> None:
-    path = own_build / "results" / "quick" / f"{NAME}.json"
-    path.parent.mkdir(parents=True)
-    path.write_text('{"schema": 0, "results": []}')
-    with pytest.raises(ExtensionError, match=f"{NAME}.json: written with schema 0; expected 1, run the chapter again"):
+    run('{"schema": 0, "results": []}')
+    with pytest.raises(ExtensionError, match=f"{NAME}.ipynb: written with schema 0; expected 1, run the chapter again"):
         records.read(SimpleNamespace())  # type: ignore[arg-type]
+
+
+def test_the_records_are_those_of_the_run_that_the_page_shows(own_build: Path) -> None:
+    """Not those of an earlier run with the profile's own parameters, nor of one that stopped halfway."""
+    shown, earlier = (Result.of("known.tile", "share", [value]) for value in (0.5, 0.25))
+    path = own_build / "results" / "quick" / f"{NAME}.json"
+    results.save(path, HEADER, [earlier], [])
+    assert records.records() == {}
+    chapter = run(results.dumps(HEADER, [shown], []), parameters={"eps": "4/255"})
+    assert records.records()[NAME][1] == [shown]
+    chapter.twin.rename(chapter.partial)
+    assert records.records() == {}
 
 
 def test_a_row_says_what_is_needed_to_judge_its_number(pages: dict[str, str]) -> None:

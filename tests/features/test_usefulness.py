@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from sklearn.linear_model import Ridge
 from torch import Tensor, nn
 
@@ -273,6 +274,24 @@ def test_robust_usefulness_of_a_linear_channel_is_the_closed_form() -> None:
     assert (rho[:2] > 0.4).all()  # also the one that speaks against its class
 
 
+def test_a_channel_against_its_class_is_attacked_the_other_way() -> None:
+    """Softplus of minus three times one pixel: it rises less than it falls, so the two directions differ."""
+    eps, images = 0.1, with_a_class_in_the_first_pixel(60, 0)
+    model = linear_channels(torch.zeros(1, 3, 6, 6))
+    with torch.no_grad():
+        model.stages[0].weight[0, 0, 0, 0] = -3.0  # type: ignore[index,operator]
+        model.stages[0].bias.zero_()  # type: ignore[operator,union-attr]
+    model.stages[1] = nn.Softplus(beta=10)
+    clean, up, down = (F.softplus(-3 * (images.x[:, 0, 0, 0].double() + shift), beta=10) for shift in (0, -eps, eps))
+    member = images.y == 1
+    means = clean[member].mean(), clean[~member].mean()
+    std = sum((clean[side] - sum(means) / 2).square().mean() for side in (member, ~member)).div(2).sqrt()
+    rho, gamma = robust_channel_usefulness(model, images, images, images, PGD(ThreatModel("Linf", eps), 1, 2 * eps,
+                                                                              loss="margin"))
+    assert rho.item() == pytest.approx(((means[1] - means[0]) / 2 / std).item(), abs=1e-4)
+    assert gamma.item() == pytest.approx(((down[~member].mean() - up[member].mean()) / 2 / std).item(), abs=1e-4)
+
+
 def test_channels_are_attacked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     images = with_a_class_in_the_first_pixel(12, 0)
     weights = 0.1 * torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(3))
@@ -290,10 +309,10 @@ def test_robust_usefulness_without_a_value_is_undefined() -> None:
     weights[1, 0, 0, 0] = 1.0
     images = with_a_class_in_the_first_pixel(30, 0)
     attack = PGD(ThreatModel("Linf", 0.1), 1, loss="margin")
-    few = images.take(images.y != 1)  # lacks the class of the second channel
-    rho, gamma = robust_channel_usefulness(linear_channels(weights), images, few, images, attack)
-    assert rho.isfinite().tolist() == [False, True]
-    assert gamma.isnan().all()
+    for few in (images.take(images.y != 1), images.take(images.y == 1)):  # one side of the second channel is missing
+        rho, gamma = robust_channel_usefulness(linear_channels(weights), images, few, images, attack)
+        assert rho.isfinite().tolist() == [False, True]
+        assert gamma.isnan().all()
 
 
 def test_channels_are_attacked_on_the_margin() -> None:

@@ -158,7 +158,7 @@ def test_stacked_bars_follow_each_other_and_show_their_counts() -> None:
 
 def test_clouds_show_each_class_by_its_marker() -> None:
     where, labels = torch.arange(12.0).view(6, 2), torch.tensor([0, 1, 1, 0, 2, 1])
-    picture = clouds({"robust": (where, labels), "rest": (-where, labels)}, ["disc", "ring", "L"], columns=3, alt=ALT,
+    picture = clouds({"robust": (where, labels), "rest": (-where, labels)}, ["disc", "ring", "L"], alt=ALT,
                      caption="c")
     first, second, empty = picture.figure.axes
     assert [axes.get_title() for axes in (first, second, empty)] == ["robust", "rest", ""]
@@ -171,6 +171,14 @@ def test_clouds_show_each_class_by_its_marker() -> None:
     assert [text.get_text() for text in legend.get_texts()] == ["disc", "ring", "L"]
     many = clouds({"all": (where, labels)}, [str(k) for k in range(200)], alt=ALT, caption="c")
     assert len(many.figure.axes[0].lines) == len(MARKERS)
+
+
+def test_no_group_and_no_part_is_left_out_in_silence() -> None:
+    where = torch.arange(2.0)
+    with pytest.raises(ValueError, match="^7 groups: expected at most 6 that can be told apart"):
+        points({"all": {str(k): (where, where) for k in range(7)}}, xlabel="x", ylabel="y", alt=ALT, caption="c")
+    with pytest.raises(ValueError, match="^7 parts: expected at most 6 that can be told apart"):
+        stacked({"one": {str(k): 1 for k in range(7)}}, xlabel="number", alt=ALT, caption="c")
 
 
 def test_points_stand_where_their_numbers_say_group_by_group() -> None:

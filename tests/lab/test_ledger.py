@@ -67,8 +67,16 @@ def test_only_a_run_in_the_papers_setting_judges_a_claim_about_it(build: Path) -
     assert own_entry().words == "reproduced"  # the last run counts, from any profile
     record(build, 0.4, 0.41, 0.42, claim=OWN, name=".changed-4", day=2, **OWN.setting)
     assert own_entry().words == "reproduced"
+    record(build, 0.4, 0.41, claim=OWN, name=".changed-5", day=9, **OWN.setting)
+    assert own_entry().words == "reproduced"  # two seeds say nothing against three
     assert own_entry().row["published_value"] == 0.9791
     assert own_entry().row["setting"] == OWN.setting
+
+
+def test_too_few_seeds_are_named_where_no_run_has_enough(build: Path) -> None:
+    record(build, 0.98, 0.98, claim=OWN, name=".changed-1", day=2, **OWN.setting)
+    record(build, 0.98, claim=OWN, name=".changed-2", **OWN.setting)
+    assert own_entry().words == "not comparable (2 seeds, the claim asks for 3)"
 
 
 def test_the_edition_of_the_book_is_not_changed_by_other_runs(build: Path) -> None:
@@ -146,6 +154,11 @@ def test_the_commit_that_last_changed_a_criterion(history: Path) -> None:
 def test_a_criterion_that_is_not_committed_has_no_commit(history: Path) -> None:
     history.write_text(history.read_text() + "- id: three\n  criterion: {below: 0}\n")
     assert set(ledger.criterion_commits(history)) == {"one", "two"}
+
+
+def test_what_is_older_than_a_shallow_clone_has_no_commit(history: Path, tmp_path: Path) -> None:
+    git(tmp_path, "clone", "-q", "--depth", "1", f"file://{tmp_path}", "shallow")
+    assert ledger.criterion_commits(tmp_path / "shallow" / "claims.yml") == {}
 
 
 def test_without_a_history_nothing_is_claimed(tmp_path: Path) -> None:

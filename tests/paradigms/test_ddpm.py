@@ -163,6 +163,16 @@ def test_the_noised_view_has_its_moments(images: ImageSet) -> None:
     assert view.std().item() == pytest.approx(math.sqrt(1 - alpha_bar) / 2, rel=0.02)
 
 
+def test_the_noised_view_of_all_strengths_draws_every_timestep_alike() -> None:
+    """Grey images show their noise alone, whose deviation names the timestep."""
+    view = Noised(timestep=None)(torch.full((2000, 3, 16, 16), 0.5), seeded())
+    deviations = (1 - noise_schedule()[1]).sqrt() / 2
+    t = torch.searchsorted(deviations, view.flatten(1).std(1)).clamp_max(999)
+    early = t[t < 500]  # later steps are nearly all noise, and cannot be told apart
+    assert len(early) / 2000 == pytest.approx(0.5, abs=0.04)
+    assert early.float().mean().item() == pytest.approx(250, abs=15)
+
+
 # --- sets made by this paradigm -----------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("of", ["images", "noised"])

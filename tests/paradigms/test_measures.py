@@ -92,6 +92,7 @@ def test_a_constant_number_has_no_reading() -> None:
     z, values = draw(20, 3, seed=0), torch.stack([torch.ones(20), torch.arange(20.0)], 1)
     assert readable(z, values, z, values).isfinite().tolist() == [False, True]
     assert readable(z, values, z, torch.ones(20, 2)).isnan().all()
+    assert readable(z, torch.ones(20, 2), z, torch.rand(20, 2)).isnan().all()
 
 
 @pytest.mark.parametrize(("rows", "penalty", "message"), [
