@@ -239,7 +239,8 @@ class Run:
         """For example "cpu, 2 threads" or the name of a GPU."""
         if self.device.type == "cuda":
             return torch.cuda.get_device_name(self.device)
-        return f"{self.device.type}, {torch.get_num_threads()} threads"
+        threads = torch.get_num_threads()
+        return f"{self.device.type}, {threads} thread{'s' * (threads > 1)}"
 
     @property
     def stamp(self) -> str:

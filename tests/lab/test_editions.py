@@ -42,7 +42,7 @@ def run(name: str, commit: str = "abc", code: str = CODE, error: bool = False, s
         profile: str = "quick", **given: Any) -> None:
     """Leave an executed notebook."""
     parameters = resolve({"profile": profile, "eps": 0.03}, ["profile", "eps"]).model_dump() | given
-    header = {"chapter": name, "commit": commit, "device": "cpu, 1 threads", "finished": "2030-01-02T03:04:05+00:00",
+    header = {"chapter": name, "commit": commit, "device": "cpu, 1 thread", "finished": "2030-01-02T03:04:05+00:00",
               "minutes": 1.5, "parameters": parameters}
     card = results.dumps(header, FOUND, [{"claim": "c", "held": "held"}])
     outputs = [nbformat.v4.new_output("stream", name="stderr", text="50%|####"),
@@ -130,7 +130,7 @@ def test_an_edition_is_laid_out_as_if_it_had_just_run(book: Path) -> None:
     shutil.rmtree(chapters.build_dir())
     show("quick")
     state = place("02_y").state()
-    assert (state.status, state.minutes, state.when, state.device) == ("ok", 1.5, "2030-01-02 03:04", "cpu, 1 threads")
+    assert (state.status, state.minutes, state.when, state.device) == ("ok", 1.5, "2030-01-02 03:04", "cpu, 1 thread")
     assert place("03_z").state().status == "not run"
     assert results.read(place("02_y").record) == editions.find("quick", "02_y")
 
@@ -147,7 +147,7 @@ def test_the_best_edition_of_each_chapter_is_shown(book: Path) -> None:
     assert not shown["03_z"]
     stamp = chapters.read(place("02_y", "best").twin).metadata.edition
     assert editions.banner(place("02_y", "best"), stamp) == (
-        "Edition **planted**, recorded on 2030-01-02 on cpu, 1 threads, from commit abc. "
+        "Edition **planted**, recorded on 2030-01-02 on cpu, 1 thread, from commit abc. "
         "Nothing was run for this page.")
     engine = editions.banner(place("02_y", "best"), {**stamp, "engine": "older"})
     assert engine.endswith("The code of `nbutils` behind it has changed since.")
