@@ -9,7 +9,6 @@ A set is made in chunks that the store keeps, so an interrupted construction goe
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -231,7 +230,7 @@ def _in_chunks(images: ImageSet, model: nn.Module, name: str, how: Mapping[str, 
                change: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]) -> ConstructedSet:
     """The set that `change` makes: rows of the source -> start images, images and residuals of a batch."""
     objective = how.get("objective")
-    recipe = {"source": images.fingerprint, "teacher": fingerprint(model), **how,
+    recipe = {"source": images.fingerprint, "teacher": store.fingerprint(model), **how,
               "code": [store.code_version(type(part).__module__) for part in (model, objective) if part is not None]}
     settings = how["settings"]
 
@@ -258,15 +257,6 @@ def _in_chunks(images: ImageSet, model: nn.Module, name: str, how: Mapping[str, 
 
 def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
-
-def fingerprint(model: nn.Module) -> str:
-    """SHA-256 over structure and weights. A key from the store would not do: a model can be trained on."""
-    digest = hashlib.sha256(repr(model).encode())
-    for name, tensor in model.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:16]
 
 
 def _penultimate(model: nn.Module) -> FeatureDistance:

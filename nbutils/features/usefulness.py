@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from nbutils.features.bottleneck import features_at
-from nbutils.features.constructed import fingerprint
 from nbutils.images.imageset import ImageSet
 from nbutils.images.planted import SHAPES, SIZE, PlantedSet, PlantedWorld
 from nbutils.lab import store
@@ -269,7 +268,7 @@ def robust_channel_usefulness(model: SplitClassifier, images: ImageSet, few: Ima
                 gamma[k] = rho[k] - (weights * signs * fall).sum() / std[k]
         return {"rho": rho, "gamma": gamma}
 
-    recipe = {"model": fingerprint(model), "images": [part.fingerprint for part in (images, few, chosen_on)],
+    recipe = {"model": store.fingerprint(model), "images": [part.fingerprint for part in (images, few, chosen_on)],
               "attack": attack, "seed": seed}
     found = store.load_or_build("channels", recipe, attack_each).tensors
     return found["rho"], found["gamma"]

@@ -25,7 +25,7 @@ import torch
 from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from nbutils.lab.console import warn
 
@@ -148,6 +148,18 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise TypeError(f"recipe holds a {type(value).__name__}: expected plain values or dataclasses of them")
+
+
+def fingerprint(model: nn.Module) -> str:
+    """SHA-256 over structure and weights: a model's name in a recipe.
+
+    A key from the store would not do: a model can be trained on.
+    """
+    digest = hashlib.sha256(repr(model).encode())
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
 
 
 @cache

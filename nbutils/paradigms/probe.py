@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nbutils import training
-from nbutils.features.constructed import fingerprint
 from nbutils.images.imageset import ImageSet
 from nbutils.lab import store
 from nbutils.lab.console import progress
@@ -54,7 +53,7 @@ def extract(encoder: Encoder, images: ImageSet, batch_size: int = 250) -> Featur
     """
     check_counts(images=len(images), batch_size=batch_size)
     code = store.code_version(type(encoder).__module__)
-    recipe = {"encoder": fingerprint(encoder), "images": images.fingerprint, "code": code}
+    recipe = {"encoder": store.fingerprint(encoder), "images": images.fingerprint, "code": code}
 
     def compute() -> dict[str, Tensor]:
         with frozen(encoder), torch.no_grad():
@@ -103,10 +102,10 @@ def linear_probe(encoder: Encoder, data: ImageSet | Features, penalty: float = 1
         ValueError: features of another encoder or setting, labels that do not fit, a penalty that is not positive.
     """
     features = extract(encoder, data) if isinstance(data, ImageSet) else data
-    if features.z.shape[1] != encoder.width or features.fingerprint != fingerprint(encoder):
+    if features.z.shape[1] != encoder.width or features.fingerprint != store.fingerprint(encoder):
         raise ValueError(f"features of {features.encoder or 'an encoder'} ({features.z.shape[1]} numbers each, "
                          f"{features.fingerprint}): expected those of this {encoder.name or type(encoder).__name__} "
-                         f"({encoder.width}, {fingerprint(encoder)}) with its settings")
+                         f"({encoder.width}, {store.fingerprint(encoder)}) with its settings")
     if not penalty > 0:
         raise ValueError(f"penalty = {penalty!r}: expected a number > 0, such as 1e-4")
     check_counts(iterations=iterations)
@@ -164,7 +163,7 @@ def finetuned(encoder: Encoder, images: ImageSet, schedule: training.Schedule, s
         torch.manual_seed(seed)
         head = nn.Linear(encoder.width, images.num_classes).to(next(encoder.parameters()))
     model = SplitClassifier({"encoder": copy.deepcopy(encoder), "linear": head}, name or f"{encoder.name}, fine-tuned")
-    return fitted_once(model, fingerprint(encoder), training.Standard(), images, schedule, seed)
+    return fitted_once(model, store.fingerprint(encoder), training.Standard(), images, schedule, seed)
 
 
 def with_projector(encoder: Encoder, paradigm: SimCLR, images: ImageSet, schedule: training.Schedule,
@@ -182,7 +181,8 @@ def with_projector(encoder: Encoder, paradigm: SimCLR, images: ImageSet, schedul
         torch.manual_seed(seed)
         model = ContrastiveEncoder(copy.deepcopy(encoder), paradigm.projector, fixed=True)
     model.name = f"{encoder.name}, with projector"
-    return fitted_once(model.to(next(encoder.parameters())), fingerprint(encoder), paradigm, images, schedule, seed)
+    start = store.fingerprint(encoder)
+    return fitted_once(model.to(next(encoder.parameters())), start, paradigm, images, schedule, seed)
 
 
 class _Redrawn(nn.Module):

@@ -11,12 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from nbutils.images.imageset import ImageSet
+from nbutils.lab import store
 from nbutils.lab.console import counter
 from nbutils.networks import SplitClassifier
 from nbutils.robustness.attacks import FGSM, PGD, Attack, frozen, mixed_precision
+from nbutils.robustness.autoattack import FAB, AutoAttack
+from nbutils.robustness.minimum_norm import CW
 from nbutils.robustness.threat import ThreatModel
 
 SLACK = 1e-6  # rounding allowed when a perturbation is held against its threat model
+COSTLY = (AutoAttack, FAB, CW)  # up to minutes for one model: what they find is kept in the store
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +105,9 @@ def evaluate(model: SplitClassifier, images: ImageSet, attack: Attack | None = N
              seed: int = 0, batch_size: int = 256, precision: str = "float32") -> Outcome:
     """Attack every image once and score the result, in float32 whatever the precision of the attack.
 
+    The outcome of a costly attack (AutoAttack, FAB, CW) is kept in the store, so that a run that was killed does not
+    repeat it; `seconds` is then what it took when it was made.
+
     Args:
         model: the classifier that is scored. images: N images with labels. attack: None scores the clean images.
         source: the model that the attack sees; None means `model` itself (white box), another one makes this a
@@ -112,23 +119,40 @@ def evaluate(model: SplitClassifier, images: ImageSet, attack: Attack | None = N
     """
     if len(images) == 0:
         raise ValueError("evaluate: the image set is empty; expected at least one image")
-    began = time.monotonic()
     search = attack
     if isinstance(attack, PGD) and attack.keep_best and source is None:
         # A verdict needs no more than a first error; a transferred attack cannot know whether it has made one.
         search = replace(attack, early_exit=True)
-    x_adv = images.x if search is None else attacked(source or model, images, search, seed, batch_size, precision).x
-    outcome = _score(model, images, x_adv, attack, transferred=source is not None)
-    return replace(outcome, seconds=time.monotonic() - began)
+
+    def found() -> dict[str, Tensor]:
+        if search is None:
+            return _found(model, images, images.x)
+        return _found(model, images, attacked(source or model, images, search, seed, batch_size, precision).x)
+
+    seen = [model] if source is None else [model, source]
+    code = {type(part).__module__ for whole in seen for part in whole.modules()}
+    if type(attack) in COSTLY and "__main__" not in code:  # the code of a notebook's own network has no version
+        recipe = {"attack": attack, "models": [store.fingerprint(part) for part in seen], "images": images.fingerprint,
+                  "code": [store.code_version(name) for name in sorted(code) if name.startswith("nbutils.")],
+                  "seed": seed, "batch_size": batch_size, "precision": precision}
+        artifact = store.load_or_build("outcome", recipe, found)
+        tensors, seconds = artifact.tensors, artifact.seconds
+    else:
+        began = time.monotonic()
+        tensors, seconds = found(), time.monotonic() - began
+    return replace(_outcome(model, images, attack, source is not None, tensors), seconds=seconds)
 
 
-def _score(model: SplitClassifier, images: ImageSet, x_adv: Tensor, attack: Attack | None,
-           transferred: bool) -> Outcome:
-    prediction = predict(model, x_adv)
+def _found(model: SplitClassifier, images: ImageSet, x_adv: Tensor) -> dict[str, Tensor]:
     delta = (x_adv - images.x).detach().flatten(1)
+    return {"prediction": predict(model, x_adv), "l2": delta.norm(dim=1), "linf": delta.abs().amax(1)}
+
+
+def _outcome(model: SplitClassifier, images: ImageSet, attack: Attack | None, transferred: bool,
+             found: dict[str, Tensor]) -> Outcome:
     threat = "none" if attack is None else str(attack.threat or "unbounded")
     label = "none" if attack is None else f"{'transferred ' * transferred}{attack!r}"
-    return Outcome(prediction == images.y, prediction, delta.norm(dim=1), delta.abs().amax(1), label, threat,
+    return Outcome(found["prediction"] == images.y, found["prediction"], found["l2"], found["linf"], label, threat,
                    model.name, images.name, (model.key, images.fingerprint))
 
 
@@ -148,7 +172,8 @@ def transfer_matrix(models: Sequence[SplitClassifier], images: ImageSet, attack:
     rows = []
     for source in models:
         x_adv = attacked(source, images, attack, seed).x
-        rows.append([_score(model, images, x_adv, attack, transferred=model is not source) for model in columns])
+        rows.append([_outcome(model, images, attack, model is not source, _found(model, images, x_adv))
+                     for model in columns])
     return rows
 
 

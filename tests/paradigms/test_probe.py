@@ -12,6 +12,7 @@ from sklearn.preprocessing import StandardScaler
 from nbutils import training
 from nbutils.features import FeatureDistance, matched
 from nbutils.images import ImageSet, load
+from nbutils.lab import store
 from nbutils.networks import SplitClassifier
 from nbutils.paradigms import (
     DDPM,
@@ -22,7 +23,6 @@ from nbutils.paradigms import (
     extract,
     finetuned,
     linear_probe,
-    probe,
     randomised,
     untrained,
     with_projector,
@@ -220,4 +220,4 @@ def test_probing_does_not_train_the_encoder(encoder: Encoder, digits: ImageSet) 
     linear_probe(encoder, digits)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, before[key]) for key, value in encoder.state_dict().items())
-    assert probe.fingerprint(encoder) == extract(encoder, digits).fingerprint
+    assert store.fingerprint(encoder) == extract(encoder, digits).fingerprint

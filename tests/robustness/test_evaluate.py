@@ -1,5 +1,6 @@
 """Scores under attack: verdicts per image, promises kept, curves, worst cases, health checks."""
 
+import copy
 import functools
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from nbutils.images import ImageSet, PlantedSet
-from nbutils.lab import console
+from nbutils.lab import console, store
+from nbutils.lab.store import build_dir
 from nbutils.networks import SplitClassifier
 from nbutils.robustness import (
     BIM,
@@ -459,3 +461,43 @@ def test_a_bar_that_shows_itself_does_not_disturb_the_attack(
     quiet = attacked(network_pair[0], planted_test.take(8), attack).x
     monkeypatch.setattr(console.tqdm, "update", lambda bar, n=1: True)
     assert torch.equal(attacked(network_pair[0], planted_test.take(8), attack).x, quiet)
+
+
+# --- what is kept -------------------------------------------------------------------------------------------------
+
+def test_what_a_costly_attack_finds_is_kept_and_read_again(network_pair: Pair, planted_test: PlantedSet,
+                                                          monkeypatch: pytest.MonkeyPatch) -> None:
+    model, images, attack = network_pair[0], planted_test.take(8), AutoAttack(LINF, "apgd-ce", 3)
+    first = evaluate(model, images, attack, seed=1)
+    monkeypatch.setattr(AutoAttack, "__call__", lambda *inputs: pytest.fail("it attacks again"))
+    again = evaluate(model, images, attack, seed=1)
+    for name in ("correct", "prediction", "l2", "linf"):
+        assert torch.equal(getattr(again, name), getattr(first, name))
+    assert (again.attack, again.threat, again.inputs) == (first.attack, first.threat, first.inputs)
+    assert again.seconds == first.seconds > 0
+
+
+@pytest.mark.parametrize("change", ["attack", "seed", "images", "weights", "source", "batch_size"])
+def test_another_attack_seed_image_or_weight_is_another_outcome(change: str, network_pair: Pair,
+                                                              planted_test: PlantedSet) -> None:
+    model, images, attack = copy.deepcopy(network_pair[0]), planted_test.take(8), CW(steps=2)
+    evaluate(model, images, attack)
+    kept = build_dir() / "store" / "outcome"
+    before = {path.name for path in kept.iterdir() if path.is_dir()}
+    if change == "weights":
+        with torch.no_grad():
+            next(model.parameters()).add_(0.01)
+    evaluate(model, images.take(7) if change == "images" else images, CW(steps=3) if change == "attack" else attack,
+             source=network_pair[1] if change == "source" else None, seed=int(change == "seed"),
+             batch_size=8 if change == "batch_size" else 256)
+    assert len({path.name for path in kept.iterdir() if path.is_dir()} - before) == 1
+
+
+def test_what_is_cheap_or_from_a_notebooks_own_network_is_not_kept(network_pair: Pair, planted_test: PlantedSet,
+                                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "load_or_build", lambda *inputs: pytest.fail("it is kept"))
+    evaluate(network_pair[0], planted_test.take(8), PGD(LINF, 2))
+    own = type("Own", (torch.nn.Identity,), {"__module__": "__main__"})
+    stages = dict(zip(network_pair[0].cuts, network_pair[0].stages, strict=True))
+    model = SplitClassifier({"own": own(), **stages}, "own")
+    evaluate(model, planted_test.take(4), CW(steps=2))
