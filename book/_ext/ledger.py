@@ -1,7 +1,8 @@
 """Sphinx extension: the claims ledger as a table, as a picture and as a file, from the recorded results.
 
 ``{claims-ledger}`` tabulates every claim; ``{claims-picture}`` counts them by paper and verdict; ``{claim}`` in a
-sentence leads to one claim's row. Beside the pages stands ``ledger.json`` with the same content. The profile is named
+sentence leads to one claim's row. ``{kept-editions}`` tabulates what is recorded, ``{claims-beside}`` the verdicts of
+the editions beside each other. Beside the pages stands ``ledger.json`` with the same content. The profile is named
 in BOOK_PROFILE.
 """
 
@@ -12,7 +13,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
-from nbutils.lab import claims, figures, ledger
+from nbutils.lab import claims, editions, figures, ledger
 
 
 def entries() -> list[ledger.Entry]:
@@ -45,6 +46,31 @@ class ClaimsPicture(SphinxDirective):
         return _raw(picture._repr_html_())
 
 
+class KeptEditions(SphinxDirective):
+    """``{kept-editions}``: the chapters of each edition, where and how long they ran."""
+
+    def run(self) -> list[nodes.Node]:
+        rows = []
+        for name, chapters in editions.kept().items():
+            headers = [header for header, _ in chapters.values()]
+            links = ", ".join(f'<a href="../records/{name}/{chapter}.html">{chapter[:2]}</a>' for chapter in chapters)
+            minutes = f"{sum(header['minutes'] for header in headers):.0f}" * bool(headers)
+            devices = "; ".join(sorted({header["device"] for header in headers}))
+            last = max((header["finished"][:10] for header in headers), default="")
+            cells = (name, links or "not yet recorded", minutes, devices, last)
+            rows.append(f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
+        return _raw(ledger.grid(("Edition", "Chapters recorded", "Minutes", "Device", "Last on"), rows))
+
+
+class ClaimsBeside(SphinxDirective):
+    """``{claims-beside}``: each claim with its verdict in every edition that has chapters."""
+
+    def run(self) -> list[nodes.Node]:
+        names = [name for name, chapters in editions.kept().items() if chapters]
+        found = {name: ledger.entries(name, editions.EDITIONS) for name in names}
+        return _raw(ledger.beside(found, ".."))
+
+
 class ClaimRole(SphinxRole):
     """``{claim}`id` ``: the claim's name, as a link to its row in the ledger."""
 
@@ -69,6 +95,8 @@ def setup(app: Sphinx) -> dict[str, bool]:
     claims.load()  # a claim without a criterion stops the build here
     app.add_directive("claims-ledger", ClaimsLedger)
     app.add_directive("claims-picture", ClaimsPicture)
+    app.add_directive("kept-editions", KeptEditions)
+    app.add_directive("claims-beside", ClaimsBeside)
     app.add_role("claim", ClaimRole())
     app.connect("build-finished", write_file)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,10 +1,12 @@
 """Sphinx extension: every number has an address.
 
 Each chapter gets a page ``records/<chapter>`` with all results of its run, and the numbers in the chapter's tables and
-figures become links to their rows there. The profile is named in BOOK_PROFILE. Two roles put numbers into the text:
+figures become links to their rows there. So does each chapter of each kept edition, ``records/<edition>/<chapter>``.
+The profile is named in BOOK_PROFILE. Two roles put numbers into the text:
 
     {result}`known.tile.usefulness`                      a measured one, of the chapter that the page shows
     {result}`01_known_features:known.tile.usefulness`    the same on any other page
+    {result}`planted/01_known_features:known.tile...`    that of a kept edition, whatever the book shows
     {published}`kim2021; Table 1; VGG-16; PGD; ...`      a printed one: the paper, and what else stands in its row
 """
 
@@ -22,6 +24,7 @@ from sphinx.util.docutils import SphinxRole
 from nbutils.lab import results
 from nbutils.lab.chapters import every, recorded
 from nbutils.lab.claims import paper_name
+from nbutils.lab.editions import kept, order
 from nbutils.lab.results import MINUS, Record, Result
 from nbutils.messages import did_you_mean
 
@@ -34,11 +37,6 @@ def records() -> dict[str, Record]:
     """
     chapters = every(os.environ.get("BOOK_PROFILE", "quick"))
     return {chapter.name: recorded(chapter.twin) for chapter in chapters if chapter.state().status == "ok"}
-
-
-def anchor(id: str) -> str:
-    """The id as it can stand in an address."""
-    return re.sub(r"[^\w.-]+", "-", id)
 
 
 def pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
@@ -57,15 +55,18 @@ def page(name: str, header: dict[str, Any], found: list[Result]) -> str:
         values = ", ".join(f"{value:.4g}" for value in result.values).replace("-", MINUS)
         what = "; ".join(text for text in (result.model, result.data, result.threat, result.attack) if text != "none")
         rows.append(
-            f'<tr id="{anchor(result.id)}"><td>{html.escape(result.what)}<br><small>{html.escape(what)}</small><br>'
-            f'<span class="claim-id">{html.escape(result.id)}</span></td>'
+            f'<tr id="{results.anchor(result.id)}"><td>{html.escape(result.what)}<br>'
+            f'<small>{html.escape(what)}</small><br><span class="claim-id">{html.escape(result.id)}</span></td>'
             f"<td>{result}<br><small>{result.interval}; n = {result.n}; per seed: {values}<br>"
             f"{html.escape(result.device)}, {result.seconds:.1f} s</small></td></tr>"
         )
     head = "".join(f'<th scope="col">{word}</th>' for word in ("What was measured", "Value"))
     lines = "".join(f"<dt>{key}</dt><dd>{html.escape(str(value))}</dd>" for key, value in facts.items())
+    edition, _, chapter = name.rpartition("/")
+    of = f'{"../" * name.count("/")}../notebooks/{chapter}.html'
+    where = f", edition {edition}" if edition else ""
     return (
-        f'<section><h1>Records of <a href="../notebooks/{name}.html">{name}</a></h1><p>Every number that the chapter '
+        f'<section><h1>Records of <a href="{of}">{chapter}</a>{where}</h1><p>Every number that the chapter '
         f'measured, in the order of measuring.</p><dl>{lines}</dl><div class="ledger records"><table><thead><tr>'
         f"{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div></section>"
     )
@@ -80,7 +81,7 @@ def link(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any],
 
     def address(found: re.Match[str]) -> str:
         id = html.unescape(found[1])
-        return f'<a class="address" href="../records/{chapter}.html#{anchor(id)}">' if id in known else "<a>"
+        return f'<a class="address" href="../records/{chapter}.html#{results.anchor(id)}">' if id in known else "<a>"
 
     context["body"] = re.sub('<a data-result="([^"]+)">', address, context["body"])
 
@@ -91,29 +92,33 @@ def unbroken(number: str) -> str:
 
 
 def look_up(recorded: dict[str, Record], page: str, text: str) -> tuple[str, Result | str]:
-    """The chapter and the result that ``{result}`` names on a page, or a word in place of a result.
+    """The record and the result that ``{result}`` names on a page, or a word in place of a result.
 
-    It is "not run" where the chapter has no whole run, and "not measured" where a run on other images than the planted
-    ones has left it out; in a run on planted images an unknown id is an error.
+    It is "not run" where the chapter has no whole run, "not yet recorded" where the edition lacks it, and "not
+    measured" where a run on other images than the planted ones has left it out; in a run on planted images an unknown
+    id is an error.
 
     Raises:
         ValueError: no such chapter or id (the nearest is suggested), or a page that is no chapter and names none.
     """
-    named = re.fullmatch(r"(\d\d_\w+):(.+)", text)
-    chapter, id = named.groups() if named else (page.removeprefix("notebooks/"), text)
+    named = re.fullmatch(r"(?:([\w-]+)/)?(\d\d_\w+):(.+)", text)
+    edition, chapter, id = named.groups() if named else (None, page.removeprefix("notebooks/"), text)
     chapters = [known.name for known in every("")]
     if chapter not in chapters:
         raise ValueError(f"no chapter {chapter!r}{did_you_mean(chapter, chapters)}" if named else
                          f"this page is no chapter; name one before the id, as in {chapters[0]}:{id}")
-    if chapter not in recorded:
-        return chapter, "not run"
-    header, measured = recorded[chapter]
+    if edition and edition not in order():
+        raise ValueError(f"no edition {edition!r}{did_you_mean(edition, order())}")
+    key = f"{edition}/{chapter}" if edition else chapter
+    if key not in recorded:
+        return key, "not yet recorded" if edition else "not run"
+    header, measured = recorded[key]
     found = {result.id: result for result in measured}
     if id not in found and header["parameters"].get("dataset", "planted") != "planted":
-        return chapter, "not measured"
+        return key, "not measured"
     if id not in found:
-        raise ValueError(f"no such result in the record of {chapter}{did_you_mean(id, found)}")
-    return chapter, found[id]
+        raise ValueError(f"no such result in the record of {key}{did_you_mean(id, found)}")
+    return key, found[id]
 
 
 class MeasuredNumber(SphinxRole):
@@ -127,7 +132,7 @@ class MeasuredNumber(SphinxRole):
             raise ExtensionError(f"{page}: {{{self.name}}}`{self.text}`: {error}") from None
         if isinstance(result, str):
             return [nodes.emphasis("", result)], []
-        address = f"{app.builder.get_relative_uri(page, f'records/{chapter}')}#{anchor(result.id)}"
+        address = f"{app.builder.get_relative_uri(page, f'records/{chapter}')}#{results.anchor(result.id)}"
         title = "; ".join([result.what, str(result), *results.intervals([result])])
         shown = nodes.reference("", unbroken(result.parts[0]), internal=True, refuri=address, reftitle=title)
         shown["classes"].append("address")
@@ -148,9 +153,11 @@ class PublishedNumber(SphinxRole):
 
 
 def read(app: Sphinx) -> None:
-    """On ``builder-inited``: the records are read once."""
+    """On ``builder-inited``: the records are read once, those of editions under "edition/chapter"."""
     try:
-        app.records = records()  # type: ignore[attr-defined]
+        others = {f"{edition}/{chapter}": record
+                  for edition, found in kept().items() for chapter, record in found.items()}  # fmt: skip
+        app.records = records() | others  # type: ignore[attr-defined]
     except ValueError as error:
         raise ExtensionError(str(error)) from None
 

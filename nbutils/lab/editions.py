@@ -46,6 +46,18 @@ def find(edition: str, chapter: str) -> results.Record:
     return results.read(path)
 
 
+def order() -> list[str]:
+    """The editions, the best first."""
+    found: list[str] = yaml.safe_load((EDITIONS / "order.yml").read_text())
+    return found
+
+
+def kept() -> dict[str, dict[str, results.Record]]:
+    """Edition -> chapter -> record, for what is kept; the best edition comes last."""
+    return {edition: {path.stem: results.read(path) for path in sorted((EDITIONS / edition).glob("*.json"))}
+            for edition in reversed(order())}
+
+
 def keep(profile: str) -> list[Path]:
     """Make the last runs at a profile its edition; chapters that never ran at it are left as they are.
 
@@ -109,10 +121,9 @@ def show(name: str) -> None:
     known = [BEST, *sorted(path.name for path in EDITIONS.iterdir() if path.is_dir())]
     if name not in known:
         raise ValueError(f"EDITION = {name!r}: expected one of {', '.join(known)}{did_you_mean(name, known)}")
-    order = yaml.safe_load((EDITIONS / "order.yml").read_text()) if name == BEST else [name]
     shown: dict[Chapter, Path] = {}
     for chapter in every(name):
-        paths = [EDITIONS / edition / chapter.source.name for edition in order]
+        paths = [EDITIONS / edition / chapter.source.name for edition in (order() if name == BEST else [name])]
         if path := next((path for path in paths if path.exists()), None):
             shown[chapter] = path
     if problems := [problem for chapter, path in shown.items() if (problem := _problem(chapter, path))]:

@@ -7,7 +7,7 @@ import json
 import re
 import subprocess
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -82,8 +82,11 @@ class Entry:
                 "code": self.run.get("commit", ""), "finished": self.run.get("finished", "")}
 
 
-def entries(profile: str = "quick") -> list[Entry]:
+def entries(profile: str = "quick", folder: Path | None = None) -> list[Entry]:
     """The ledger of one profile, in the order of the file of claims.
+
+    Args:
+        folder: holds <profile>/<chapter>.json; by default the results in the build folder.
 
     A claim about a paper's own setting is judged by the last run in that setting, whatever its profile was; a run with
     too few images or seeds, or under another threat model, counts only where there is no other.
@@ -94,7 +97,7 @@ def entries(profile: str = "quick") -> list[Entry]:
     read, commits, found = cache(results.read), criterion_commits(), []
     for claim in claims.load().values():
         pattern = f"*/{claim.chapter}*.json" if claim.setting else f"{profile}/{claim.chapter}.json"
-        runs = [read(path) for path in sorted((build_dir() / "results").glob(pattern))]
+        runs = [read(path) for path in sorted((folder or build_dir() / "results").glob(pattern))]
         judged = [(run, claims.judge(claim, result, run["parameters"])) for run, measured in runs
                   if claim.fits(run["parameters"]) for result in measured if result.id == claim.statistic]
         run, verdict = max(judged, key=lambda one: (one[1].held != "not comparable", one[0]["finished"]),
@@ -182,5 +185,42 @@ def table(ledger: Sequence[Entry], page: Callable[[str], str]) -> str:
             f"<small>{html.escape(claims.paper_name(claim.paper))}, {html.escape(claim.place)}; chapter "
             f"{claim.chapter[:2]}. Published: {html.escape(claim.printed)}</small></td>"
             f"<td>{measured}<br><small>Criterion: {claim.criterion}.{needed}</small>{fixed}</td></tr>")
-    head = "".join(f'<th scope="col">{column}</th>' for column in ("Verdict", "Claim", "Measured"))
+    return grid(("Verdict", "Claim", "Measured"), rows)
+
+
+def beside(editions: Mapping[str, Sequence[Entry]], root: str) -> str:
+    """The verdicts of several editions beside each other, as an HTML table: a row per claim that any of them judges.
+
+    A claim that holds in one and fails in another is marked in the first column.
+
+    Args:
+        editions: name -> ledger; all of them list the same claims.
+        root: address of the book's first folder.
+    """
+    rows = []
+    for entries in zip(*editions.values(), strict=True):
+        if entries[0].claim.setting or not any(entry.verdict for entry in entries):
+            continue
+        states, claim = {entry.state for entry in entries}, entries[0].claim
+        differ = {"held", "not held"} <= states
+        cells = []
+        for name, entry in zip(editions, entries, strict=True):
+            shown = "not yet recorded"
+            if entry.verdict:
+                found = entry.verdict.result
+                place = f"{root}/records/{name}/{claim.chapter}.html#{results.anchor(found.id)}"
+                shown = (f'{claims.MARKS[entry.state]} {entry.state}<br><a class="address" href="{place}">'
+                         f"{found}</a><br><small>n = {found.n}, {len(found.values)} "
+                         f"seed{'s' * (len(found.values) > 1)}</small>")
+            cells.append(f"<td>{shown}</td>")
+        rows.append(f'<tr class="verdict-{"not-held" if differ else "same"}"><td>{html.escape(claim.paraphrase)}<br>'
+                    f'<a class="claim-id" href="{root}/book/ledger.html#claim-{claim.id}">{claim.id}</a>; chapter '
+                    f"{claim.chapter[:2]}{'<br><strong>they differ</strong>' * differ}<br><small>"
+                    f"{html.escape(claim.measures.rstrip(','))}; {claim.criterion}</small></td>{''.join(cells)}</tr>")
+    return grid(("Claim", *editions), rows)
+
+
+def grid(columns: Sequence[str], rows: Sequence[str]) -> str:
+    """An HTML table of rows that are HTML already."""
+    head = "".join(f'<th scope="col">{column}</th>' for column in columns)
     return f'<div class="ledger"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'

@@ -13,6 +13,7 @@ import itertools
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -374,6 +375,11 @@ def _cell(content: Result | Published | str) -> str:
         value = address(content.id, value)
     place = ' class="place"' * isinstance(content, Published)  # which may be long, and may wrap
     return value + "".join(f"<br><small{place}>{part}</small>" for part in small)
+
+
+def anchor(id: str) -> str:
+    """A result's id as it can stand in an address."""
+    return re.sub(r"[^\w.-]+", "-", id)
 
 
 def address(id: str, shown: str) -> str:

@@ -30,6 +30,7 @@ PAGE = """# Book
 
 Here {result}`01_known_features:known.tile.usefulness`, there {result}`02_adversarial_training:any.id`,
 in print {published}`kim2021; Table 2; CIFAR-10; VGG-16; PGD`.
+An edition has {result}`quick/01_known_features:known.tile.usefulness`.
 
 ```{toctree}
 notebooks/01_known_features
@@ -41,6 +42,12 @@ One sentence names {claim}`tile-is-useful`.
 ```
 
 ```{claims-ledger}
+```
+
+```{kept-editions}
+```
+
+```{claims-beside}
 ```
 """
 HEADER = {"chapter": NAME, "version": "0", "commit": "abc", "finished": "2030-01-01T00:00:00+00:00", "python": "3",
@@ -87,7 +94,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     environment = os.environ | {"NBUTILS_BUILD": str(tmp_path)}
     subprocess.run(sphinx(tmp_path), check=True, cwd=ROOT, env=environment)
     html = tmp_path / "html"
-    names = ("index.html", f"notebooks/{NAME}.html", f"records/{NAME}.html", "ledger.json")
+    names = ("index.html", f"notebooks/{NAME}.html", f"records/{NAME}.html", f"records/quick/{NAME}.html",
+             "ledger.json")
     return {name: (html / name).read_text() for name in names}
 
 
@@ -107,6 +115,17 @@ def test_a_number_in_the_text_leads_to_its_row(pages: dict[str, str]) -> None:
     assert '<abbr title="Kim et al. 2021: Table 2; CIFAR-10; VGG-16; PGD (certain)">93.43\xa0%</abbr>' in page
 
 
+def test_the_numbers_of_editions_have_addresses_whatever_the_book_shows(pages: dict[str, str]) -> None:
+    page = pages["index.html"]
+    id = "known.tile.usefulness"
+    assert re.search(rf'href="records/quick/{NAME}.html#{id}" title="[^"]+">[\d.]+</a>', page)
+    assert f'<a href="../records/quick/{NAME}.html">01</a>, <a href="../records/quick/02_' in page  # what is kept
+    assert page.count(f'href="../records/quick/{NAME}.html#{id}"') == 1  # its claim, beside other editions
+    kept = pages[f"records/quick/{NAME}.html"]
+    assert f'<a href="../../notebooks/{NAME}.html">{NAME}</a>, edition quick' in kept
+    assert f'<tr id="{id}">' in kept
+
+
 KNOWN = {NAME: ({"parameters": {"dataset": "planted"}}, [Result.of("known.tile", "share", [0.5])])}
 OTHER_IMAGES = {NAME: ({"parameters": {"dataset": "cifar10"}}, [])}
 
@@ -114,6 +133,7 @@ OTHER_IMAGES = {NAME: ({"parameters": {"dataset": "cifar10"}}, [])}
 @pytest.mark.parametrize(("text", "words"), [
     (f"{NAME}:known.tle", f"no such result in the record of {NAME}; did you mean 'known.tile'?"),
     ("known.tile", f"this page is no chapter; name one before the id, as in {NAME}:known.tile"),
+    (f"quik/{NAME}:known.tile", "no edition 'quik'; did you mean 'quick'?"),
     ("01_known:known.tile", f"no chapter '01_known'; did you mean '{NAME}'?"),
 ])  # fmt: skip
 def test_a_wrong_name_in_the_text_is_told_in_one_line(text: str, words: str) -> None:
@@ -123,6 +143,7 @@ def test_a_wrong_name_in_the_text_is_told_in_one_line(text: str, words: str) -> 
 
 def test_what_there_is_no_result_for() -> None:
     assert records.look_up(KNOWN, "02_adversarial_training", "an.id")[1] == "not run"
+    assert records.look_up(KNOWN, "page", f"gpu/{NAME}:an.id") == (f"gpu/{NAME}", "not yet recorded")
     assert records.look_up(OTHER_IMAGES, f"notebooks/{NAME}", "known.tile")[1] == "not measured"
 
 

@@ -115,6 +115,23 @@ def test_counts_add_up(build: Path) -> None:
     assert sum(sum(states.values()) for states in counts.values()) == len(claims.load())
 
 
+def test_editions_stand_beside_each_other(build: Path) -> None:
+    def page() -> str:
+        return ledger.beside({name: ledger.entries(name, build / "results") for name in ("quick", "planted")}, "../..")
+
+    record(build, 0.94, 0.95, 0.94, profile="quick")
+    assert page().count("<tr") == 2  # the head, and a row for the one claim that an edition judges
+    assert page().count("not yet recorded") == 1
+    record(build, 0.5, 0.8, 0.99, profile="planted")
+    assert "they differ" not in page()  # undecided contradicts nothing
+    record(build, 0.1, 0.1, 0.11, profile="planted")
+    for words in ("<strong>they differ</strong>", "✓ held", "✗ not held", "n = 1000, 3 seeds",
+                  f'href="../../records/planted/{CLAIM.chapter}.html#{CLAIM.statistic}"',
+                  f'href="../../book/ledger.html#claim-{CLAIM.id}"'):
+        assert page().count(words) >= 1
+    assert page().count("<strong>they differ</strong>") == 1
+
+
 # --- when a criterion was written ------------------------------------------------------------------------------------
 
 def git(folder: Path, *words: str, date: str = "2026-01-01T00:00:00+00:00") -> str:
