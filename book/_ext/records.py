@@ -2,7 +2,8 @@
 
 Each chapter gets a page ``records/<chapter>`` with all results of its run, and the numbers in the chapter's tables and
 figures become links to their rows there. So does each chapter of each kept edition, ``records/<edition>/<chapter>``.
-The profile is named in BOOK_PROFILE. Two roles put numbers into the text:
+The profile is named in BOOK_PROFILE. Two roles put numbers into the text, which speaks of the default run: where the
+book shows editions, BOOK_EDITION, its numbers are those of edition quick.
 
     {result}`known.tile.usefulness`                      a measured one, of the chapter that the page shows
     {result}`01_known_features:known.tile.usefulness`    the same on any other page
@@ -24,7 +25,7 @@ from sphinx.util.docutils import SphinxRole
 from nbutils.lab import results
 from nbutils.lab.chapters import every, recorded
 from nbutils.lab.claims import paper_name
-from nbutils.lab.editions import kept, order
+from nbutils.lab.editions import DEFAULT, kept, order
 from nbutils.lab.results import MINUS, Record, Result
 from nbutils.messages import did_you_mean
 
@@ -109,6 +110,8 @@ def look_up(recorded: dict[str, Record], page: str, text: str) -> tuple[str, Res
                          f"this page is no chapter; name one before the id, as in {chapters[0]}:{id}")
     if edition and edition not in order():
         raise ValueError(f"no edition {edition!r}{did_you_mean(edition, order())}")
+    if not edition and os.environ.get("BOOK_EDITION"):
+        edition = DEFAULT
     key = f"{edition}/{chapter}" if edition else chapter
     if key not in recorded:
         return key, "not yet recorded" if edition else "not run"

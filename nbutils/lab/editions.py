@@ -29,6 +29,7 @@ from nbutils.lab.stages import EDITIONS, Stage, stages
 from nbutils.lab.store import ROOT, build_dir, code_version, imports
 from nbutils.messages import did_you_mean
 
+DEFAULT = "quick"  # the run that the text speaks of
 BEST = "best"  # of each chapter the first edition in book/editions/order.yml that has it
 LIMIT = 2_000_000  # bytes of one notebook; the repository keeps every version of it
 
@@ -142,12 +143,16 @@ def show(name: str) -> None:
 def banner(chapter: Chapter, stamp: dict[str, Any]) -> str:
     """What a page built from an edition says about it, in one paragraph of MyST."""
     header, given = chapter.header, f", set to `{stamp['set']}`" * bool(stamp["set"])
-    dataset = str(header["parameters"].get("dataset", ""))
+    profile, dataset = (str(header["parameters"].get(name, "")) for name in ("profile", "dataset"))
     given += f", images from `{dataset}`" * dataset.startswith("folder:")
-    changed = stamp["engine"] != _sources(chapter)["engine"]
-    return (f"Edition **{header['parameters']['profile']}**{given}, recorded on {header['finished'][:10]} on "
-            f"{header['device']}, from commit {header['commit']}. Nothing was run for this page."
-            + " The code of `nbutils` behind it has changed since." * changed)
+    words = [f"Edition **{profile}**{given}, recorded on {header['finished'][:10]} on {header['device']}, from commit "
+             f"{header['commit']}. Nothing was run for this page."]
+    if profile != DEFAULT:
+        words.append("Tables, figures and verdicts are those of this edition. *The default run*, of which the text "
+                     f"speaks, is edition `{DEFAULT}`; numbers inside sentences are from there.")
+    if stamp["engine"] != _sources(chapter)["engine"]:
+        words.append("The code of `nbutils` behind it has changed since.")
+    return " ".join(words)
 
 
 def _compact(twin: nbformat.NotebookNode) -> nbformat.NotebookNode:

@@ -147,6 +147,15 @@ def test_what_there_is_no_result_for() -> None:
     assert records.look_up(OTHER_IMAGES, f"notebooks/{NAME}", "known.tile")[1] == "not measured"
 
 
+def test_the_text_speaks_of_the_default_run_where_the_book_shows_an_edition(monkeypatch: pytest.MonkeyPatch) -> None:
+    default = {f"quick/{NAME}": (KNOWN[NAME][0], [Result.of("known.tile", "share", [0.25])])}
+    for page, text in ((f"notebooks/{NAME}", "known.tile"), ("book/intro", f"{NAME}:known.tile")):
+        monkeypatch.delenv("BOOK_EDITION", raising=False)
+        assert records.look_up(KNOWN | default, page, text) == (NAME, KNOWN[NAME][1][0])
+        monkeypatch.setenv("BOOK_EDITION", "planted")
+        assert records.look_up(KNOWN | default, page, text) == (f"quick/{NAME}", default[f"quick/{NAME}"][1][0])
+
+
 @pytest.mark.parametrize(("text", "words"), [
     (f"{{result}}`{NAME}:an.id`", f"index: {{result}}`{NAME}:an.id`: no such result in the record of {NAME}"),
     ("{published}`kim2021; Table 2; VGG-16; PGD`", "index: {published}`kim2021; Table 2; VGG-16; PGD`: kim2021 "
