@@ -24,6 +24,7 @@ import yaml
 
 from nbutils.lab import claims, results
 from nbutils.lab.chapters import Chapter, every, read, recorded, written
+from nbutils.lab.console import warn
 from nbutils.lab.runs import resolve, short
 from nbutils.lab.stages import EDITIONS, Stage, stages
 from nbutils.lab.store import ROOT, build_dir, code_version, imports
@@ -60,7 +61,7 @@ def kept() -> dict[str, dict[str, results.Record]]:
 
 
 def keep(profile: str) -> list[Path]:
-    """Make the last runs at a profile its edition; chapters that never ran at it are left as they are.
+    """Make the last runs at a profile its edition; chapters without a run, or with one under way, are left as they are.
 
     Of several stages of a chapter it takes the last one that is done and to be kept.
 
@@ -86,6 +87,9 @@ def _files(chapter: Chapter, profile: str) -> dict[Path, str]:
     """What an edition keeps of a chapter: path -> text of its record and its notebook; empty if it has not run."""
     ran = [(stage, stage.of(chapter)) for stage in stages(profile) if stage.keep and stage.chapter == chapter.name]
     ran = [(stage, run) for stage, run in ran if run.state().status != "not run"]
+    for unfinished in [(stage, run) for stage, run in ran if run.state().status == "stopped"]:
+        warn(f"{chapter.name}: {unfinished[1].state()}, or under way; left as it was")
+        ran.remove(unfinished)
     if not ran:
         return {}
     stage, run = next((one for one in reversed(ran) if one[1].state().status == "ok"), ran[-1])

@@ -92,6 +92,13 @@ def test_chapters_that_did_not_run_again_stay_in_the_edition(book: Path) -> None
     assert sorted(path.stem for path in book.glob("quick/*.ipynb")) == list(NAMES)
 
 
+def test_a_run_under_way_does_not_stop_the_others(book: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chapter = place("02_y", "quick")
+    chapter.twin.rename(chapter.partial)
+    assert sorted({path.stem for path in editions.keep("quick")}) == ["01_x"]
+    assert "02_y: stopped between two cells, or under way; left as it was" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("changes", "words"), [
     ({"commit": "abc-dirty"}, "02_y: ran from commit abc-dirty; commit first, then run it again"),
     ({"commit": "unknown"}, "02_y: ran from commit unknown"),
