@@ -37,7 +37,9 @@ def records() -> dict[str, Record]:
         ValueError: a run card of another schema, or without results.
     """
     chapters = every(os.environ.get("BOOK_PROFILE", "quick"))
-    return {chapter.name: recorded(chapter.twin) for chapter in chapters if chapter.state().status == "ok"}
+    edition = os.environ.get("BOOK_EDITION")  # its notebooks are compact: the record is a file of its own
+    return {chapter.name: recorded(chapter.record if edition else chapter.twin)
+            for chapter in chapters if chapter.state().status == "ok"}  # fmt: skip
 
 
 def pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:

@@ -217,10 +217,11 @@ def beside(editions: Mapping[str, Sequence[Entry]], root: str) -> str:
                     f'<a class="claim-id" href="{root}/book/ledger.html#claim-{claim.id}">{claim.id}</a>; chapter '
                     f"{claim.chapter[:2]}{'<br><strong>they differ</strong>' * differ}<br><small>"
                     f"{html.escape(claim.measures.rstrip(','))}; {claim.criterion}</small></td>{''.join(cells)}</tr>")
-    return grid(("Claim", *editions), rows)
+    return grid(("Claim", *editions), rows, "beside")
 
 
-def grid(columns: Sequence[str], rows: Sequence[str]) -> str:
-    """An HTML table of rows that are HTML already."""
+def grid(columns: Sequence[str], rows: Sequence[str], style: str = "") -> str:
+    """An HTML table of rows that are HTML already. style: a class of the style sheet."""
     head = "".join(f'<th scope="col">{column}</th>' for column in columns)
-    return f'<div class="ledger"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    body = f'<thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody>'
+    return f'<div class="ledger {style}"><table>{body}</table></div>'

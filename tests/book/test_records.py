@@ -189,6 +189,14 @@ def test_the_records_are_those_of_the_run_that_the_page_shows(own_build: Path) -
     assert records.records() == {}
 
 
+def test_the_record_of_an_edition_is_a_file_of_its_own(own_build: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = Result.of("known.tile", "share", [0.5])
+    chapter = run("no record")
+    results.save(chapter.record, HEADER, [kept], [])
+    monkeypatch.setenv("BOOK_EDITION", "quick")
+    assert records.records()[NAME][1] == [kept]
+
+
 def test_a_row_says_what_is_needed_to_judge_its_number(pages: dict[str, str]) -> None:
     page = pages[f"records/{NAME}.html"]
     for words in ("L_inf 8/255; PGD", "n = 8; per seed: 0.5, 0.25", "commit abc", "eps = &lt;8/255&gt;",
