@@ -78,6 +78,7 @@ rule book:
     input:
         "_config.yml", "_toc.yml", "tests/benchmarks/recorded.csv", twins, files("notebooks", ".ipynb"),
         files("book", ".md", ".bib", ".py", ".js", ".css", ".svg", ".png"),
+        "book/claims.yml", files("book/editions", ".json", ".ipynb", ".yml"),
     output: index
     params:
         profile = profile,

@@ -14,6 +14,7 @@ import ast
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -24,14 +25,14 @@ import yaml
 
 from nbutils.lab import claims, results
 from nbutils.lab.chapters import Chapter, every, read, recorded, written
-from nbutils.lab.console import warn
-from nbutils.lab.runs import resolve, short
-from nbutils.lab.stages import EDITIONS, Stage, stages
+from nbutils.lab.stages import EDITIONS, NOT_RUN, Stage, differing, fault, stages
 from nbutils.lab.store import ROOT, build_dir, code_version, imports
 from nbutils.messages import did_you_mean
 
 DEFAULT = "quick"  # the run that the text speaks of
 BEST = "best"  # of each chapter the first edition in book/editions/order.yml that has it
+AGAIN, RESTORE = "run its stage again and keep it", "restore it with git checkout"
+SILENT = {"engine": "the code of `nbutils`", "published": "the table of published numbers"}  # the page says it, no more
 LIMIT = 2_000_000  # bytes of one notebook; the repository keeps every version of it
 
 
@@ -55,63 +56,85 @@ def order() -> list[str]:
 
 
 def kept() -> dict[str, dict[str, results.Record]]:
-    """Edition -> chapter -> record, for what is kept; the best edition comes last."""
-    return {edition: {path.stem: results.read(path) for path in sorted((EDITIONS / edition).glob("*.json"))}
-            for edition in reversed(order())}
-
-
-def keep(profile: str) -> list[Path]:
-    """Make the last runs at a profile its edition; chapters without a run, or with one under way, are left as they are.
-
-    Of several stages of a chapter it takes the last one that is done and to be kept.
-
-    Returns:
-        The files, each written whole or not at all, and none before every run has been checked.
+    """Edition -> chapter -> record, for what is kept; the best edition comes last.
 
     Raises:
-        ValueError: no chapter has run, or one has not run to its end as it stands, from a commit and with the
-            parameters of its profile and stage; a notebook that is too large.
+        ValueError: files changed by hand, one line for each.
     """
-    files = {path: text for chapter in every(profile) for path, text in _files(chapter, profile).items()}
-    if not files:
+    paths = {edition: sorted((EDITIONS / edition).glob("*.json")) for edition in reversed(order())}
+    if problems := [str(problem) for found in paths.values() for path in found if (problem := _harm(path))]:
+        raise ValueError("\n".join(problems))
+    return {edition: {path.stem: results.read(path) for path in found} for edition, found in paths.items()}
+
+
+def keep(profile: str) -> tuple[list[Path], list[str]]:
+    """Make the last runs at a profile its edition, each chapter by itself.
+
+    Of several stages of a chapter it takes the last one that is done and to be kept. A chapter without one stays as it
+    was in the edition.
+
+    Returns:
+        The files of the chapters that are kept, both of a chapter or none; and a line for each chapter that has run
+        and cannot be kept.
+
+    Raises:
+        ValueError: no such edition, or none of its chapters has run. OSError: the files cannot be written.
+    """
+    kept_now: list[Path] = []
+    faults: list[str] = []
+    table = [stage for stage in stages(profile) if stage.keep]
+    for chapter in every(profile):
+        try:
+            files = _files(chapter, profile, [stage for stage in table if stage.chapter == chapter.name])
+        except ValueError as error:
+            faults.append(f"{chapter.name}: {error}; left as it was")
+            continue
+        _write(files)
+        kept_now += files
+    if not kept_now and not faults:
         raise ValueError(f"no chapter has run at profile {profile!r}; run `make book PROFILE={profile}` first")
-    for path, text in files.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    return list(files)
+    return kept_now, faults
 
 
-def _files(chapter: Chapter, profile: str) -> dict[Path, str]:
-    """What an edition keeps of a chapter: path -> text of its record and its notebook; empty if it has not run."""
-    ran = [(stage, stage.of(chapter)) for stage in stages(profile) if stage.keep and stage.chapter == chapter.name]
-    ran = [(stage, run) for stage, run in ran if run.state().status != "not run"]
-    for unfinished in [(stage, run) for stage, run in ran if run.state().status == "stopped"]:
-        warn(f"{chapter.name}: {unfinished[1].state()}, or under way; left as it was")
-        ran.remove(unfinished)
-    if not ran:
+def _files(chapter: Chapter, profile: str, wanted: list[Stage]) -> dict[Path, str]:
+    """What an edition keeps of a chapter: path -> text of its record and its notebook; empty if no stage has run.
+
+    Raises:
+        ValueError: its runs cannot be kept, or its notebook is too large.
+    """
+    faults = {stage: fault(stage.of(chapter), profile, stage.given) for stage in wanted}
+    if set(faults.values()) <= {NOT_RUN}:
         return {}
-    stage, run = next((one for one in reversed(ran) if one[1].state().status == "ok"), ran[-1])
-    if (state := run.state()).status != "ok":
-        raise ValueError(f"{chapter.name}: {state}; an edition holds whole runs only, run the chapter again")
+    good = [stage for stage, why in faults.items() if not why]
+    if not good:
+        raise ValueError(next(why for why in reversed(faults.values()) if why != NOT_RUN))
+    run = good[-1].of(chapter)
     header, measured = recorded(run.twin)
-    if differing := _differing(chapter, profile, stage, header):
-        raise ValueError(f"{chapter.name}: ran with {differing}; an edition keeps to its profile")
-    if header["commit"] == "unknown" or header["commit"].endswith("-dirty"):
-        raise ValueError(f"{chapter.name}: ran from commit {header['commit']}; commit first, then run it again")
-    dataset = header["parameters"]["dataset"]
-    place = Path(dataset.removeprefix("folder:"))
-    hidden = {f"folder:{place}": f"folder:{place.name}", str(build_dir()): "build"}  # no path of this machine
+    hidden = {str(build_dir()): "build"}  # no path of this machine
+    if (dataset := header["parameters"]["dataset"]).startswith("folder:"):
+        hidden[dataset] = f"folder:{Path(dataset.removeprefix('folder:')).name}"
     record = _replaced(results.dumps(header, measured, header["verdicts"]), hidden)
     notebook = nbformat.reads(_replaced(nbformat.writes(_compact(read(run.twin))), hidden), as_version=4)
-    stamp = {"set": stage.set, **_sources(chapter)}
+    stamp = {"set": good[-1].set, **_sources(chapter)}
     notebook.metadata.edition = stamp | {"content": _hash([stamp, notebook.cells, record])}
     path, text = EDITIONS / profile / chapter.source.name, nbformat.writes(notebook)
-    if len(text) > LIMIT:
-        raise ValueError(f"{chapter.name}: {len(text) / 1e6:.1f} MB; expected at most {LIMIT / 1e6:.1f} MB, make its "
-                         "pictures smaller")
+    if (size := len(text.encode())) > LIMIT:
+        raise ValueError(f"{size / 1e6:.1f} MB; expected at most {LIMIT / 1e6:.1f} MB, make its pictures smaller")
     return {path.with_suffix(".json"): record, path: text}
+
+
+def _write(files: dict[Path, str]) -> None:
+    """Write files that belong together: none is replaced before all are on the disk."""
+    temporary = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in files}
+    try:
+        for path, text in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary[path].write_text(text, encoding="utf-8")
+        for path in files:
+            temporary[path].replace(path)
+    finally:
+        for left in temporary.values():
+            left.unlink(missing_ok=True)
 
 
 def show(name: str) -> None:
@@ -154,8 +177,9 @@ def banner(chapter: Chapter, stamp: dict[str, Any]) -> str:
     if profile != DEFAULT:
         words.append("Tables, figures and verdicts are those of this edition. *The default run*, of which the text "
                      f"speaks, is edition `{DEFAULT}`; numbers inside sentences are from there.")
-    if stamp["engine"] != _sources(chapter)["engine"]:
-        words.append("The code of `nbutils` behind it has changed since.")
+    now = _sources(chapter)
+    if changed := [what for name, what in SILENT.items() if stamp[name] != now[name]]:
+        words.append(f"Since then {' and '.join(changed)} behind it changed.")
     return " ".join(words)
 
 
@@ -174,26 +198,15 @@ def _compact(twin: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return nbformat.v4.new_notebook(cells=cells, metadata=metadata)
 
 
-def _differing(chapter: Chapter, profile: str, stage: Stage, header: dict[str, Any]) -> str:
-    """Parameters whose recorded values are not those of the profile and the stage.
-
-    A folder may stand for images that would have to be downloaded; the run names it.
-    """
-    now = resolve({**chapter.defaults, "profile": profile, **stage.given}, chapter.parameters).model_dump()
-    ran = {name: header["parameters"].get(name) for name in chapter.parameters}
-    if now["dataset"] != "planted" and str(ran.get("dataset")).startswith("folder:"):
-        del ran["dataset"]
-    pairs = (f"{name} = {short(ran[name])} where it is {short(now[name])}" for name in ran if ran[name] != now[name])
-    return ", ".join(pairs)
-
-
 def _sources(chapter: Chapter) -> dict[str, str]:
-    """Hashes of what a run depends on: the chapter's code, its claims' criteria, and the engine behind it."""
+    """Hashes of what a page rests on: the chapter's code, its claims' criteria, the engine, the published numbers."""
     code = written(read(chapter.source))
-    criteria = [(claim.id, claim.statistic, str(claim.criterion), claim.least_n, claim.least_seeds, claim.threat)
-                for claim in claims.load().values() if claim.chapter == chapter.name and not claim.setting]
+    criteria = sorted([claim.id, claim.statistic, str(claim.criterion), claim.least_n, claim.least_seeds, claim.threat]
+                      for claim in claims.load().values() if claim.chapter == chapter.name and not claim.setting)
     modules = imports(ast.parse("\n".join(source for source, _ in code)))
-    parts = {"code": code, "criteria": criteria, "engine": [code_version(module) for module in sorted(modules)]}
+    published = [path.read_text() for path in sorted((ROOT / "book" / "published").glob("*.csv"))]
+    parts = {"code": code, "criteria": criteria, "engine": [code_version(module) for module in sorted(modules)],
+             "published": published}  # fmt: skip
     return {name: _hash(part) for name, part in parts.items()}
 
 
@@ -202,26 +215,38 @@ def _hash(value: Any) -> str:
 
 
 def _replaced(text: str, words: dict[str, str]) -> str:
+    """JSON text with some strings replaced, where they are whole or followed by a separator."""
     for old, new in words.items():
-        text = text.replace(json.dumps(old)[1:-1], json.dumps(new)[1:-1])
+        for spelling in {json.dumps(old)[1:-1], json.dumps(old, ensure_ascii=False)[1:-1]}:
+            text = re.sub(re.escape(spelling) + r"(?![\w.-])", json.dumps(new)[1:-1].replace("\\", r"\\"), text)
     return text
+
+
+def _harm(path: Path) -> str:
+    """Why the two files of a kept chapter are not what was kept, in one line, or nothing."""
+    notebook, record = path.with_suffix(".ipynb"), path.with_suffix(".json")
+    try:
+        stamp = dict(read(notebook).metadata["edition"])
+        if stamp.pop("content") != _hash([stamp, read(notebook).cells, record.read_text()]):
+            raise ValueError
+        results.read(record)
+    except (ValueError, OSError, KeyError, AttributeError, nbformat.ValidationError):
+        return f"{path.parent.name}/{notebook.name}: changed by hand since it was recorded; {RESTORE}, or {AGAIN}"
+    return ""
 
 
 def _problem(chapter: Chapter, path: Path) -> str:
     """Why a kept notebook may not be shown, in one line, or nothing."""
-    where, again = f"{path.parent.name}/{path.name}", "run its stage again and keep it"
-    try:
-        notebook, record = read(path), path.with_suffix(".json")
-        stamp = dict(notebook.metadata["edition"])
-        if stamp.pop("content") != _hash([stamp, notebook.cells, record.read_text()]):
-            raise ValueError
-        header, _ = results.read(record)
-    except (ValueError, OSError, KeyError, AttributeError, nbformat.ValidationError):
-        return f"{where}: changed by hand since it was recorded; restore it with git checkout, or {again}"
-    changed = [f"its {name}" for name, now in _sources(chapter).items() if name != "engine" and stamp[name] != now]
-    if not changed and (differing := _differing(chapter, path.parent.name, Stage("", set=stamp["set"]), header)):
-        changed = [f"its parameters ({differing})"]
-    return f"{where}: stale, {' and '.join(changed)} changed since it was recorded; {again}" if changed else ""
+    if harm := _harm(path):
+        return harm
+    stamp, (header, _) = read(path).metadata["edition"], results.read(path.with_suffix(".json"))
+    now = _sources(chapter)
+    changed = [f"its {name}" for name in now if name not in SILENT and stamp.get(name) != now[name]]
+    given = Stage("", set=stamp["set"]).given
+    if not changed and (differs := differing(chapter, path.parent.name, given, header)):
+        changed = [f"its parameters ({differs})"]
+    where = f"{path.parent.name}/{path.name}"
+    return f"{where}: stale, {' and '.join(changed)} changed since it was recorded; {AGAIN}" if changed else ""
 
 
 def main(words: list[str] | None = None) -> int:
@@ -234,12 +259,13 @@ def main(words: list[str] | None = None) -> int:
         if arguments.show:
             show(arguments.edition)
             return 0
-        paths = keep(arguments.edition)
+        paths, faults = keep(arguments.edition)
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
     print("\n".join(f"{path.relative_to(ROOT)}  {path.stat().st_size / 1000:.0f} kB" for path in paths))
-    return 0
+    print("".join(f"{line}\n" for line in faults), end="", file=sys.stderr)
+    return 1 if faults else 0
 
 
 if __name__ == "__main__":

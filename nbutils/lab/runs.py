@@ -310,7 +310,7 @@ class Run:
             "peak_memory_gib": round(peak / 2**30, 2),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "version": nbutils.__version__,
-            "commit": _commit(),
+            "commit": present_commit(),
             "python": platform.python_version(),
             "torch": torch.__version__,
         }
@@ -364,10 +364,21 @@ class RunCard:
         return "\n".join(f"{name}: {value}" for name, value in self._rows())
 
 
-def _commit() -> str:
+def present_commit() -> str:
+    """The commit of the working tree, "-dirty" behind it where files other than kept editions were changed since."""
     try:
-        found = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True,
-                               env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"})
+        name = git("describe", "--always").stdout.strip()
+        changed = name and git("diff", "--quiet", "HEAD", "--", ".", ":!book/editions").returncode
     except OSError:
         return "unknown"
-    return found.stdout.strip() or "unknown"
+    return f"{name}-dirty" if changed else name or "unknown"
+
+
+def git(*words: str) -> subprocess.CompletedProcess[str]:
+    """Run git on the repository.
+
+    Raises:
+        OSError: there is no git.
+    """
+    return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True,
+                          env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"})

@@ -1,7 +1,7 @@
 """Stages: the runs that make an edition, one by one, in the order of what the book gains.
 
     python -m nbutils.lab.stages planted             what each stage gives, and which are done
-    python -m nbutils.lab.stages planted 3           run one; with --tiny at the sizes of profile smoke, as a proof
+    python -m nbutils.lab.stages planted 3           run one; with --tiny at the sizes of smoke, as a proof
 
 A stage is a run of one chapter. Those that set parameters make it shorter: one seed, one network. What they train stays
 in the store, so the stages after them find it there, and so does a stage that was killed and is started again.
@@ -14,6 +14,7 @@ import argparse
 import os
 import shlex
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,10 +22,12 @@ import yaml
 from filelock import FileLock, Timeout
 
 from nbutils.lab import execute
-from nbutils.lab.chapters import Chapter, every, parse, select
-from nbutils.lab.runs import ROOT, resolve
+from nbutils.lab.chapters import Chapter, every, parse, recorded, select
+from nbutils.lab.runs import ROOT, git, present_commit, resolve, short
+from nbutils.messages import did_you_mean
 
 EDITIONS = ROOT / "book" / "editions"
+NOT_RUN = "not run"
 
 
 @dataclass(frozen=True)
@@ -46,15 +49,17 @@ class Stage:
     @property
     def given(self) -> dict[str, Any]:
         """Name -> value of what it sets."""
-        pairs = (word.partition("=") for word in shlex.split(self.set))
-        return {name: parse(value) for name, _, value in pairs}
+        return _given(self.set)
 
-    def tiny(self) -> Stage:
-        """The same with no number above that of profile smoke."""
-        smoke = resolve({"profile": "smoke"}, ["profile"]).model_dump()
+    def tiny(self, edition: str) -> Stage:
+        """The same networks at the sizes of profile smoke: no number is above those of smoke."""
+        full, smoke = (resolve({"profile": name}, ["profile"]).model_dump() for name in (edition, "smoke"))
+        names = next(chapter for chapter in every(edition) if chapter.name == self.chapter).parameters
+        networks = {name: full[name].replace(", ", ",") for name in names
+                    if name.endswith(("network", "networks")) or name == "encoder_size"}  # fmt: skip
         least = {name: min(value, smoke[name]) if isinstance(value, int) else value
-                 for name, value in self.given.items()}
-        return replace(self, set=" ".join(f"{name}={value}" for name, value in least.items()))
+                 for name, value in (networks | self.given).items()}
+        return replace(self, set=shlex.join(f"{name}={value}" for name, value in least.items()))
 
     def of(self, chapter: Chapter) -> Chapter:
         """The chapter, with this stage's own place for its executed notebook."""
@@ -62,11 +67,50 @@ class Stage:
 
 
 def stages(edition: str) -> list[Stage]:
-    """The table of an edition."""
+    """The table of an edition.
+
+    Raises:
+        ValueError: no profile has its name.
+    """
+    known = sorted(path.stem for path in (ROOT / "book" / "profiles").glob("*.yml"))
+    if edition not in known:
+        raise ValueError(f"EDITION = {edition!r}: expected one of {', '.join(known)}{did_you_mean(edition, known)}")
     path = EDITIONS / edition / "stages.yml"
     if not path.exists():
         return [Stage(chapter.name, keep=True) for chapter in every(edition)]
     return [Stage(**row) for row in yaml.safe_load(path.read_text())]
+
+
+def differing(chapter: Chapter, profile: str, given: Mapping[str, Any], header: Mapping[str, Any]) -> str:
+    """Parameters whose recorded values are not those of the profile and of what is given besides.
+
+    A folder may stand for images that would have to be downloaded; the run names it.
+    """
+    now = resolve({**chapter.defaults, "profile": profile, **given}, chapter.parameters).model_dump()
+    ran = {name: header["parameters"].get(name) for name in chapter.parameters}
+    if now["dataset"] != "planted" and str(ran.get("dataset")).startswith("folder:"):
+        del ran["dataset"]
+    pairs = (f"{name} = {short(ran[name])} where it is {short(now[name])}" for name in ran if ran[name] != now[name])
+    return ", ".join(pairs)
+
+
+def fault(chapter: Chapter, profile: str, given: Mapping[str, Any]) -> str:
+    """Why a chapter's last run cannot stand in an edition, in one line, or nothing. given: what its stage sets."""
+    state = chapter.state()
+    if state.status == "not run":
+        return NOT_RUN
+    if state.status == "stopped":
+        return f"{state}, or under way"
+    if state.status != "ok":
+        return f"{state}; an edition holds whole runs only, run the chapter again"
+    header, _ = recorded(chapter.twin)
+    if differs := differing(chapter, profile, given, header):
+        return f"ran with {differs}; an edition keeps to its profile"
+    if (commit := header["commit"]) == "unknown" or commit.endswith("-dirty"):
+        return f"ran from commit {commit}; commit first, then run it again"
+    if changed_since(commit):
+        return f"ran from commit {commit}, since when claims or code changed; keep it from there, or run it again"
+    return ""
 
 
 def run(edition: str, number: int, tiny: bool = False) -> int:
@@ -75,13 +119,17 @@ def run(edition: str, number: int, tiny: bool = False) -> int:
     The variable SET changes parameters of every stage, for example the place of the images.
 
     Raises:
-        ValueError: no such stage, one that is running already, or parameters that its chapter refuses.
+        ValueError: no such edition or stage, a stage that is running already, parameters that its chapter refuses, or
+            changed files that are not committed, since their run could not be kept.
     """
     table = stages(edition)
     if not 1 <= number <= len(table):
         raise ValueError(f"STAGE = {number}: edition {edition!r} has stages 1 to {len(table)}")
-    stage = table[number - 1].tiny() if tiny else table[number - 1]
-    chosen = select("smoke" if tiny else edition, stage.chapter, f"{stage.set} {os.environ.get('SET', '')}")
+    if not tiny and (commit := present_commit()).endswith("-dirty"):
+        raise ValueError(f"changed files are not committed (commit {commit}), so a run could not be kept; commit first")
+    stage = table[number - 1].tiny(edition) if tiny else table[number - 1]
+    settings = f"{stage.set} {os.environ.get('SET', '')}"
+    chosen = select("smoke" if tiny else edition, stage.chapter, settings)
     [(chapter, words)] = ((stage.of(chapter), words) for chapter, words in chosen.items())
     chapter.twin.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(chapter.twin.with_suffix(".stage.lock"))
@@ -90,17 +138,29 @@ def run(edition: str, number: int, tiny: bool = False) -> int:
     except Timeout:
         raise ValueError(f"stage {number} of edition {edition!r} is running already; wait for its end") from None
     with lock:
-        if chapter.state().status == "ok":
+        done = chapter.state().status == "ok" if tiny else not fault(chapter, edition, _given(settings))
+        if done:
             print(f"stage {number} of edition {edition!r} is done")
             return 0
         return execute.main([str(chapter.source), str(chapter.twin), *words])
 
 
+def changed_since(commit: str) -> bool:
+    """Whether claims or the engine, laboratory aside, are other than at this commit, or git cannot tell."""
+    paths = ("book/claims.yml", "book/published", "nbutils", ":!nbutils/lab")
+    return git("diff", "--quiet", commit, "--", *paths).returncode != 0
+
+
+def _given(settings: str) -> dict[str, Any]:
+    pairs = (word.partition("=") for word in shlex.split(settings))
+    return {name: parse(value) for name, _, value in pairs}
+
+
 def table(edition: str) -> str:
     """Number, chapter, parameters, minutes and state of each stage, and what it gives, as plain text."""
-    chapters = {chapter.name: next(iter(select(edition, chapter.name))) for chapter in every(edition)}
+    found, chapters = stages(edition), {chapter.name: chapter for chapter in every(edition)}
     rows = [("stage", "chapter", "set", "minutes", "kept", "state", "gives")]
-    for number, stage in enumerate(stages(edition), start=1):
+    for number, stage in enumerate(found, start=1):
         state = stage.of(chapters[stage.chapter]).state().status
         rows.append((str(number), stage.chapter, stage.set, str(stage.minutes or ""), "yes" * stage.keep, state,
                      stage.gives))  # fmt: skip

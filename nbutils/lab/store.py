@@ -151,15 +151,30 @@ def _plain(value: Any) -> Any:
 
 
 def fingerprint(model: nn.Module) -> str:
-    """SHA-256 over structure and weights: a model's name in a recipe.
+    """SHA-256 over structure, code, settings (plain attributes) and weights: a model's name in a recipe.
 
     A key from the store would not do: a model can be trained on.
     """
     digest = hashlib.sha256(repr(model).encode())
+    for part in model.modules():
+        code = type(part).__module__
+        hooks = (part._forward_pre_hooks, part._forward_hooks)  # their code is not known: such a model is like no other
+        settings = {name: _plain(value) for name, value in sorted(vars(part).items()) if _is_plain(value)
+                    and not name.startswith("_") and name not in ("training", "key", "name")}  # fmt: skip
+        version = "" if code.startswith("torch.") else code_version(code)
+        digest.update(repr([version, settings, [list(hook.values()) for hook in hooks]]).encode())
     for name, tensor in model.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
+
+
+def _is_plain(value: Any) -> bool:
+    try:
+        _plain(value)
+    except TypeError:
+        return False
+    return True
 
 
 @cache

@@ -2,14 +2,16 @@
 
 import json
 import os
+import re
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
 
-from nbutils.lab import chapters, editions, results, stages
+from nbutils.lab import chapters, editions, results, runs, stages
 from nbutils.lab.results import Result
 from nbutils.lab.runs import resolve
 
@@ -25,6 +27,7 @@ def book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for source in sources:
         nbformat.write(nbformat.v4.new_notebook(cells=[cell()]), source)
     monkeypatch.setattr(chapters, "every", lambda profile: [chapters.Chapter(source, profile) for source in sources])
+    monkeypatch.setattr(stages, "changed_since", lambda commit: False)
     for module in (editions, stages):
         monkeypatch.setattr(module, "every", chapters.every)
         monkeypatch.setattr(module, "EDITIONS", tmp_path / "editions")
@@ -88,15 +91,8 @@ def test_chapters_that_did_not_run_again_stay_in_the_edition(book: Path) -> None
     for chapter in chapters.every("quick"):
         chapter.twin.unlink(missing_ok=True)
     run("03_z")
-    assert [path.stem for path in editions.keep("quick")] == ["03_z", "03_z"]
+    assert [path.stem for path in editions.keep("quick")[0]] == ["03_z", "03_z"]
     assert sorted(path.stem for path in book.glob("quick/*.ipynb")) == list(NAMES)
-
-
-def test_a_run_under_way_does_not_stop_the_others(book: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    chapter = place("02_y", "quick")
-    chapter.twin.rename(chapter.partial)
-    assert sorted({path.stem for path in editions.keep("quick")}) == ["01_x"]
-    assert "02_y: stopped between two cells, or under way; left as it was" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("changes", "words"), [
@@ -108,19 +104,88 @@ def test_a_run_under_way_does_not_stop_the_others(book: Path, capsys: pytest.Cap
                                "keeps to its profile"),
     ({"pad": 3_000_000}, "02_y: 3.0 MB; expected at most 2.0 MB, make its pictures smaller"),
 ])
-def test_a_run_that_does_not_count_stops_the_edition(book: Path, changes: dict[str, Any], words: str,
-                                                     capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_does_not_count_is_named_and_left_out(book: Path, changes: dict[str, Any], words: str,
+                                                         capsys: pytest.CaptureFixture[str]) -> None:
+    editions.keep("quick")
+    before = {path: path.read_text() for path in book.glob("quick/02_y.*")}
+    run("01_x", steps=50, device="another")
     run("02_y", **changes)
-    assert editions.main(["quick"]) == 2
+    assert editions.main(["quick"]) == 1
     found = capsys.readouterr().err
     assert found.startswith(words)
+    assert found.endswith("; left as it was\n")
     assert found.count("\n") == 1
-    assert not book.exists()  # nothing of the first chapter either
+    assert {path: path.read_text() for path in book.glob("quick/02_y.*")} == before
+    assert editions.find("quick", "01_x")[0]["parameters"]["device"] == "another"  # each chapter by itself
+
+
+def test_a_run_under_way_does_not_stop_the_others(book: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chapter = place("02_y", "quick")
+    chapter.twin.rename(chapter.partial)
+    assert editions.main(["quick"]) == 1
+    assert sorted(path.name for path in book.glob("quick/*")) == ["01_x.ipynb", "01_x.json"]
+    assert capsys.readouterr().err == "02_y: stopped between two cells, or under way; left as it was\n"
+
+
+def test_a_run_is_kept_only_with_the_code_and_criteria_that_made_it(book: Path, monkeypatch: pytest.MonkeyPatch,
+                                                                    capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(stages, "changed_since", lambda commit: commit == "abc")
+    run("02_y", commit="def")
+    assert editions.main(["quick"]) == 1
+    assert capsys.readouterr().err == ("01_x: ran from commit abc, since when claims or code changed; keep it from "
+                                       "there, or run it again; left as it was\n")
+    assert [path.stem for path in book.glob("quick/*.json")] == ["02_y"]
+
+
+def test_what_counts_as_changed_since_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def git(*words: str) -> str:
+        command = ["git", "-c", "user.name=a", "-c", "user.email=a@b", *words]
+        return subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+
+    for name in ("nbutils/x.py", "nbutils/lab/y.py", "book/claims.yml", "book/intro.md", "book/editions/z.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("1")
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "first")
+    monkeypatch.setattr("nbutils.lab.runs.ROOT", tmp_path)
+    commit = runs.present_commit()
+    assert git("rev-parse", "HEAD").startswith(commit)
+    (tmp_path / "book/editions/z.json").write_text("2")
+    assert runs.present_commit() == commit  # keeping an edition does not spoil the next run
+    for name, changed in (("nbutils/lab/y.py", False), ("book/intro.md", False), ("nbutils/x.py", True),
+                          ("book/claims.yml", True)):
+        (tmp_path / name).write_text("2")
+        assert runs.present_commit() == f"{commit}-dirty"
+        assert stages.changed_since(commit) is changed
+        (tmp_path / name).write_text("1")
+    assert stages.changed_since("0000000")  # git does not know it
+
+
+def test_a_full_disk_leaves_the_kept_pair_as_it_was(book: Path, monkeypatch: pytest.MonkeyPatch,
+                                                   capsys: pytest.CaptureFixture[str]) -> None:
+    editions.keep("quick")
+    before = {path: path.read_text() for path in book.glob("quick/*")}
+    run("01_x", pad=5)
+    write, calls = Path.write_text, []
+
+    def full(path: Path, *words: Any, **more: Any) -> int:
+        calls.append(path)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device", str(path))
+        return write(path, *words, **more)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    assert editions.main(["quick"]) == 2
+    assert "No space left on device" in capsys.readouterr().err
+    assert {path: path.read_text() for path in book.glob("quick/*")} == before
 
 
 def test_a_profile_without_runs_is_refused(book: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert editions.main(["quik"]) == 2
-    assert capsys.readouterr().err == ("no chapter has run at profile 'quik'; run `make book PROFILE=quik` first\n")
+    assert capsys.readouterr().err.startswith("EDITION = 'quik': expected one of cifar-cpu, gpu, paper, planted, quick")
+    assert editions.main(["planted"]) == 2
+    assert capsys.readouterr().err == "no chapter has run at profile 'planted'; run `make book PROFILE=planted` first\n"
 
 
 def test_a_kept_notebook_is_code_and_outputs_alone(book: Path) -> None:
@@ -160,7 +225,7 @@ def test_the_best_edition_of_each_chapter_is_shown(book: Path) -> None:
     default = editions.banner(place("01_x", "best"), chapters.read(place("01_x", "best").twin).metadata.edition)
     assert default.endswith("Nothing was run for this page.")
     engine = editions.banner(place("02_y", "best"), {**stamp, "engine": "older"})
-    assert engine.endswith("The code of `nbutils` behind it has changed since.")
+    assert engine.endswith("Since then the code of `nbutils` behind it changed.")
 
 
 def change_output(path: Path) -> None:
@@ -186,12 +251,42 @@ def test_an_edition_edited_by_hand_is_not_shown(book: Path, edit: Any, capsys: p
                                        "checkout, or run its stage again and keep it\n")
 
 
+def test_what_is_not_shown_is_checked_too(book: Path) -> None:
+    """Its numbers stand in sentences and beside those of other editions."""
+    (book / "quick").mkdir(parents=True)
+    (book / "order.yml").write_text("- planted\n- quick\n")
+    editions.keep("quick")
+    assert {name: list(found) for name, found in editions.kept().items()} == {"quick": ["01_x", "02_y"], "planted": []}
+    change_number(book / "quick" / "02_y.ipynb")
+    with pytest.raises(ValueError, match=r"quick/02_y.ipynb: changed by hand since it was recorded; restore it"):
+        editions.kept()
+    editions.keep("quick")
+    (book / "quick" / "01_x.ipynb").unlink()  # a record that nothing vouches for
+    with pytest.raises(ValueError, match=r"quick/01_x.ipynb: changed by hand"):
+        editions.kept()
+
+
+@pytest.mark.parametrize("build", ["jos\N{LATIN SMALL LETTER E WITH ACUTE}", "plain"])
+@pytest.mark.parametrize("folder", ["{}/cifar10", "{}//cifar10", "{}/./cifar10/"])
+def test_no_path_of_the_machine_is_kept(book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, build: str,
+                                        folder: str) -> None:
+    monkeypatch.setenv("NBUTILS_BUILD", str(tmp_path / build))
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell("dataset: str | None = None\n" + CODE)]), place("02_y").source)
+    parameters = resolve({"profile": "cifar-cpu", "eps": 0.03}, ["profile", "eps"]).model_dump()
+    run("02_y", code="dataset: str | None = None\n" + CODE,
+        **parameters | {"dataset": "folder:" + folder.format(tmp_path)})
+    assert editions.keep("cifar-cpu")[1] == []
+    for path in book.glob("cifar-cpu/*"):
+        assert str(tmp_path) not in path.read_text()
+    assert editions.find("cifar-cpu", "02_y")[0]["parameters"]["dataset"] == "folder:cifar10"
+
+
 def change_code(source: Path, patch: pytest.MonkeyPatch) -> None:
     nbformat.write(nbformat.v4.new_notebook(cells=[cell(CODE + "\nmore")]), source)
 
 
 def change_profile(source: Path, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(editions, "resolve", lambda given, allowed: resolve({**given, "steps": 60}, [*allowed, "steps"]))
+    patch.setattr(stages, "resolve", lambda given, allowed: resolve({**given, "steps": 60}, [*allowed, "steps"]))
 
 
 def change_criterion(source: Path, patch: pytest.MonkeyPatch) -> None:
@@ -241,8 +336,7 @@ def test_a_copy_of_the_images_is_named_without_its_place(book: Path, tmp_path: P
     stamp = chapters.read(place("02_y", "cifar-cpu").twin).metadata.edition
     assert ", images from `folder:cifar10`, recorded" in editions.banner(place("02_y", "cifar-cpu"), stamp)
     run("02_y", code="dataset: str | None = None\n" + CODE, dataset=dataset)
-    with pytest.raises(ValueError, match="02_y: ran with dataset = folder:.* where it is planted"):
-        editions.keep("quick")
+    assert re.match("02_y: ran with dataset = folder:.* where it is planted", editions.keep("quick")[1][0])
 
 
 def test_the_last_finished_stage_of_a_chapter_is_kept(book: Path, own_build: Path,
@@ -268,15 +362,26 @@ def test_the_last_finished_stage_of_a_chapter_is_kept(book: Path, own_build: Pat
     assert editions.find("quick", "02_y")[0]["parameters"]["steps"] == 50
 
 
-def test_a_tiny_edition_from_its_first_stage_to_what_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert stages.main(["planted", "1", "--tiny"]) == 0
-    [chapter] = (chapter for chapter in chapters.every("smoke") if chapter.name == "01_known_features")
-    header, found = chapters.recorded(chapter.twin)
+def test_a_small_edition_from_its_first_stage_to_what_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                              capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(stages, "present_commit", lambda: "abc")  # whatever the state of the repository
+    monkeypatch.setattr(stages, "changed_since", lambda commit: False)
+    monkeypatch.setattr(stages, "recorded", clean := lambda path: recorded_as(path, "abc"))
+    monkeypatch.setattr(editions, "recorded", clean)
     monkeypatch.setattr(editions, "EDITIONS", tmp_path / "editions")
     monkeypatch.setattr(editions, "ROOT", tmp_path)
-    monkeypatch.setattr(editions, "recorded", lambda path: (header | {"commit": "abc"}, found))  # not a dirty one
+    assert stages.main(["smoke", "1"]) == 0
+    assert stages.main(["smoke", "1"]) == 0
+    assert "stage 1 of edition 'smoke' is done" in capsys.readouterr().out
+    [chapter] = (chapter for chapter in chapters.every("smoke") if chapter.name == "01_known_features")
+    _, found = chapters.recorded(chapter.twin)
     assert editions.main(["smoke"]) == 0
     shutil.rmtree(chapters.build_dir())
     show("smoke")
     assert chapter.state().status == "ok"
     assert results.read(chapter.record)[1] == found == editions.find("smoke", chapter.name)[1]
+
+
+def recorded_as(path: Path, commit: str) -> results.Record:
+    header, found = chapters.recorded(path)
+    return header | {"commit": commit}, found

@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
@@ -12,7 +14,7 @@ import pytest
 
 from nbutils.lab import chapters, execute, stages
 from nbutils.lab.chapters import select
-from nbutils.lab.runs import build_dir
+from nbutils.lab.runs import build_dir, resolve
 from nbutils.lab.stages import EDITIONS, Stage
 
 TABLES = sorted(path.parent.name for path in EDITIONS.glob("*/stages.yml"))
@@ -38,10 +40,10 @@ make("second")
 @pytest.mark.parametrize("edition", TABLES)
 def test_every_stage_is_a_run_that_its_chapter_accepts_within_its_minutes(edition: str) -> None:
     for stage in stages.stages(edition):
-        for profile, size in ((edition, stage), ("smoke", stage.tiny())):
+        for profile, size in ((edition, stage), ("smoke", stage.tiny(edition))):
             [(chapter, words)] = select(profile, stage.chapter, size.set).items()
             assert chapter.name == stage.chapter
-            assert set(words[4::3]) == set(stage.given)
+            assert set(words[4::3]) == set(size.given)
         assert stage.minutes is not None
         assert 1 <= stage.minutes <= (10 if edition == "gpu" else 20)
         assert stage.gives
@@ -52,9 +54,10 @@ def test_every_stage_is_a_run_that_its_chapter_accepts_within_its_minutes(editio
             later.keep for later in stages.stages(edition) if later.chapter == stage.chapter)  # fmt: skip
 
 
-def test_a_tiny_stage_has_no_number_above_those_of_smoke() -> None:
+def test_a_tiny_stage_has_its_editions_networks_and_no_number_above_those_of_smoke() -> None:
     stage = Stage("02_adversarial_training", set="attack_size=1000 costly_size=4 table_networks=vgg16 table_epochs=20")
-    assert stage.tiny().set == "attack_size=100 costly_size=4 table_networks=vgg16 table_epochs=1"
+    assert stage.tiny("gpu").set == ("network=resnet18 table_networks=vgg16 attack_size=100 costly_size=4 "
+                                     "table_epochs=1")
 
 
 @pytest.fixture
@@ -71,6 +74,7 @@ def book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(chapters, "every", lambda profile: [chapters.Chapter(source, profile)])
     monkeypatch.setattr(stages, "every", chapters.every)
     monkeypatch.setattr(stages, "EDITIONS", tmp_path / "editions")
+    monkeypatch.setattr(stages, "present_commit", lambda: "abc")
     return tmp_path
 
 
@@ -78,21 +82,22 @@ def in_a_process(folder: Path) -> list[str]:
     """The command that runs stage 1 of this book."""
     code = (f"from pathlib import Path; from nbutils.lab import chapters, stages; source = Path({str(folder)!r}); "
             "chapters.every = lambda profile: [chapters.Chapter(source / '01_x.ipynb', profile)]; "
-            "stages.EDITIONS = source / 'editions'; raise SystemExit(stages.main(['quick', '1']))")
+            "stages.EDITIONS = source / 'editions'; stages.present_commit = lambda: 'abc'; "
+            "raise SystemExit(stages.main(['quick', '1']))")
     return [sys.executable, "-c", code]
 
 
-def wait_for(path: Path, process: subprocess.Popen) -> None:
-    while not path.exists():
+def wait_for(there: Callable[[], object], process: subprocess.Popen) -> None:
+    end = time.monotonic() + 120
+    while not there():
         assert process.poll() is None, "it ended too early"
+        assert time.monotonic() < end, "it hangs"
+        time.sleep(0.05)
 
 
 def test_a_stage_killed_half_way_goes_on_from_the_store(book: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with subprocess.Popen(in_a_process(book), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        wait_for(book / "first", process)
-        wait_for_model = build_dir() / "store" / "model"
-        while not [path for path in wait_for_model.glob("*") if path.is_dir() and not path.name.startswith(".")]:
-            assert process.poll() is None
+        wait_for(lambda: list((build_dir() / "store" / "model").glob("model-*/record.json")), process)
         assert stages.main(["quick", "1"]) == 2  # started twice
         assert capsys.readouterr().err == "stage 1 of edition 'quick' is running already; wait for its end\n"
         os.kill(process.pid, signal.SIGKILL)
@@ -106,6 +111,11 @@ def test_a_stage_killed_half_way_goes_on_from_the_store(book: Path, capsys: pyte
 def test_what_is_done_is_not_done_again(book: Path, monkeypatch: pytest.MonkeyPatch,
                                         capsys: pytest.CaptureFixture[str]) -> None:
     ran: list[list[str]] = []
+    header = {"commit": "abc", "parameters": resolve({"profile": "quick"}, ["profile"]).model_dump()}
+    monkeypatch.setattr(stages, "recorded", lambda path: (header | {"parameters": header["parameters"] | (
+        {"steps": 5} if "steps=5" in str(path) else {})}, []))
+    monkeypatch.setattr(stages, "changed_since", lambda commit: False)
+    monkeypatch.setattr(stages, "present_commit", lambda: "abc")
 
     def leave_a_twin(words: list[str]) -> int:
         ran.append(words)
@@ -119,16 +129,32 @@ def test_what_is_done_is_not_done_again(book: Path, monkeypatch: pytest.MonkeyPa
     assert [words[2:] for words in ran] == [["-p", "profile", "quick", "-p", "steps", "5"], ["-p", "profile", "quick"]]
     assert [Path(words[1]).parent.name for words in ran] == ["steps=5", "quick"]
     assert "stage 1 of edition 'quick' is done" in capsys.readouterr().out
-    monkeypatch.setenv("SET", "steps=6")
+    header["commit"] = "abc-dirty"  # a run that cannot be kept is none that is done
+    assert stages.main(["quick", "1"]) == 0
+    assert len(ran) == 3
+    header["commit"] = "abc"
+    monkeypatch.setenv("SET", "steps=6")  # nor is one with other parameters than those asked for
+    assert stages.main(["quick", "1"]) == 0
+    assert ran[-1][2:] == ["-p", "profile", "quick", "-p", "steps", "6"]
     assert stages.main(["quick", "1", "--tiny"]) == 0
     assert ran[-1][2:] == ["-p", "profile", "smoke", "-p", "steps", "6"]
+
+
+def test_a_run_that_could_not_be_kept_does_not_start(book: Path, monkeypatch: pytest.MonkeyPatch,
+                                                    capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(stages, "present_commit", lambda: "abc-dirty")
+    monkeypatch.setattr(execute, "main", lambda words: pytest.fail("it runs"))
+    assert stages.main(["quick", "1"]) == 2
+    assert capsys.readouterr().err == ("changed files are not committed (commit abc-dirty), so a run could not be "
+                                       "kept; commit first\n")
 
 
 @pytest.mark.parametrize(("words", "message"), [
     (["quick", "3"], "STAGE = 3: edition 'quick' has stages 1 to 2"),
     (["quick", "0"], "STAGE = 0: edition 'quick' has stages 1 to 2"),
-    (["plantd"], "profile = 'plantd': expected one of"),
-    (["plantd", "1"], "profile = 'plantd': expected one of"),
+    (["plantd"], "EDITION = 'plantd': expected one of cifar-cpu, gpu, paper, planted, quick, smoke; did you mean"),
+    (["plantd", "1"], "EDITION = 'plantd': expected one of"),
+    ([""], "EDITION = '': expected one of"),
 ])
 def test_a_bad_choice_is_one_line(book: Path, words: list[str], message: str,
                                   capsys: pytest.CaptureFixture[str]) -> None:

@@ -493,6 +493,33 @@ def test_another_attack_seed_image_or_weight_is_another_outcome(change: str, net
     assert len({path.name for path in kept.iterdir() if path.is_dir()} - before) == 1
 
 
+class Clipped(nn.Module):
+    """A stage with a setting that neither its printed form nor its weights show."""
+
+    def __init__(self, limit: float) -> None:
+        super().__init__()
+        self.limit = limit
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clamp(max=self.limit)
+
+
+def clipped(model: SplitClassifier, limit: float) -> SplitClassifier:
+    return SplitClassifier({"clip": Clipped(limit), **dict(zip(model.cuts, model.stages, strict=True))}, "clipped")
+
+
+def test_settings_code_and_hooks_tell_networks_of_equal_weights_apart(network_pair: Pair) -> None:
+    model = network_pair[0]
+    assert store.fingerprint(clipped(model, 0.5)) == store.fingerprint(clipped(model, 0.5))
+    assert store.fingerprint(clipped(model, 0.5)) != store.fingerprint(clipped(model, 0.25))
+    plain, hooked, other = (clipped(model, 0.5) for _ in range(3))
+    hooked.stages[0].register_forward_hook(lambda part, inputs, output: -output)
+    other.stages[0].__class__ = type("Clipped", (Clipped,), {"__module__": "nbutils.messages"})  # other code
+    assert len({store.fingerprint(copy_) for copy_ in (plain, hooked, other)}) == 3
+    plain.train()
+    assert store.fingerprint(plain) == store.fingerprint(clipped(model, 0.5))  # a mode is no other network
+
+
 def test_what_is_cheap_or_from_a_notebooks_own_network_is_not_kept(network_pair: Pair, planted_test: PlantedSet,
                                                                    monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "load_or_build", lambda *inputs: pytest.fail("it is kept"))
