@@ -2,12 +2,13 @@
 
 Each chapter gets a page ``records/<chapter>`` with all results of its run, and the numbers in the chapter's tables and
 figures become links to their rows there. So does each chapter of each kept edition, ``records/<edition>/<chapter>``.
-The profile is named in BOOK_PROFILE. Two roles put numbers into the text, which speaks of the default run: where the
+The profile is named in BOOK_PROFILE. Roles put numbers into the text, which speaks of the default run: where the
 book shows editions, BOOK_EDITION, its numbers are those of edition quick.
 
     {result}`known.tile.usefulness`                      a measured one, of the chapter that the page shows
     {result}`01_known_features:known.tile.usefulness`    the same on any other page
     {result}`planted/01_known_features:known.tile...`    that of a kept edition, whatever the book shows
+    {interval}`...`                                      as {result}, with the interval
     {published}`kim2021; Table 1; VGG-16; PGD; ...`      a printed one: the paper, and what else stands in its row
 """
 
@@ -127,7 +128,7 @@ def look_up(recorded: dict[str, Record], page: str, text: str) -> tuple[str, Res
 
 
 class MeasuredNumber(SphinxRole):
-    """``{result}``: the value of a recorded result, with a link to its record."""
+    """``{result}``: the value of a recorded result, with a link to its record; ``{interval}``: its interval, too."""
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
         app, page = self.env.app, self.env.docname
@@ -139,7 +140,8 @@ class MeasuredNumber(SphinxRole):
             return [nodes.emphasis("", result)], []
         address = f"{app.builder.get_relative_uri(page, f'records/{chapter}')}#{results.anchor(result.id)}"
         title = "; ".join([result.what, str(result), *results.intervals([result])])
-        shown = nodes.reference("", unbroken(result.parts[0]), internal=True, refuri=address, reftitle=title)
+        number = str(result) if self.name == "interval" else result.parts[0]
+        shown = nodes.reference("", unbroken(number), internal=True, refuri=address, reftitle=title)
         shown["classes"].append("address")
         return [shown], []
 
@@ -172,5 +174,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("html-collect-pages", pages)
     app.connect("html-page-context", link)
     app.add_role("result", MeasuredNumber())
+    app.add_role("interval", MeasuredNumber())
     app.add_role("published", PublishedNumber())
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,7 +1,7 @@
 """Editions: runs that the book keeps, in ``book/editions/<edition>``, so that nobody has to make them again.
 
-    python -m nbutils.lab.editions quick       keep the last runs at profile quick, those of `make book`
-    make book EDITION=quick                    render the book from what is kept; nothing is run
+    python -m nbutils.lab.editions planted     keep the last runs at profile planted
+    make book EDITION=planted                  render the book from what is kept; nothing is run
 
 Of each chapter there is a record of results, which other runs are compared with (see `nbutils.compare`), and a compact
 executed notebook: code and outputs, without text, timings and progress bars. The notebook carries a stamp, which tells
@@ -58,11 +58,14 @@ def order() -> list[str]:
 def kept() -> dict[str, dict[str, results.Record]]:
     """Edition -> chapter -> record, for what is kept; the best edition comes last.
 
+    An edition that anybody makes in minutes may hold records alone.
+
     Raises:
         ValueError: files changed by hand, one line for each.
     """
     paths = {edition: sorted((EDITIONS / edition).glob("*.json")) for edition in reversed(order())}
-    if problems := [str(problem) for found in paths.values() for path in found if (problem := _harm(path))]:
+    stamped = [path for found in paths.values() for path in found if list(path.parent.glob("*.ipynb"))]
+    if problems := [problem for path in stamped if (problem := _harm(path))]:
         raise ValueError("\n".join(problems))
     return {edition: {path.stem: results.read(path) for path in found} for edition, found in paths.items()}
 
@@ -144,7 +147,7 @@ def show(name: str) -> None:
     own setting is judged by any run in it.
 
     Raises:
-        ValueError: no such edition, or notebooks changed by hand or stale, one line for each.
+        ValueError: no such edition, one of records alone, or notebooks changed by hand or stale, one line for each.
     """
     known = [BEST, *sorted(path.name for path in EDITIONS.iterdir() if path.is_dir())]
     if name not in known:
@@ -154,6 +157,8 @@ def show(name: str) -> None:
         paths = [EDITIONS / edition / chapter.source.name for edition in (order() if name == BEST else [name])]
         if path := next((path for path in paths if path.exists()), None):
             shown[chapter] = path
+    if not shown and list((EDITIONS / name).glob("*.json")):
+        raise ValueError(f"edition {name!r} holds records alone; `make book PROFILE={name}` makes its pages")
     if problems := [problem for chapter, path in shown.items() if (problem := _problem(chapter, path))]:
         raise ValueError("\n".join(problems))
     executed, records = (build_dir() / "editions" / name / folder for folder in ("executed", "results"))

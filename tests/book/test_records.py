@@ -30,7 +30,8 @@ PAGE = """# Book
 
 Here {result}`01_known_features:known.tile.usefulness`, there {result}`02_adversarial_training:any.id`,
 in print {published}`kim2021; Table 2; CIFAR-10; VGG-16; PGD`.
-An edition has {result}`quick/01_known_features:known.tile.usefulness`.
+An edition has {result}`quick/01_known_features:known.tile.usefulness`, with its interval
+{interval}`quick/01_known_features:known.tile.usefulness`.
 
 ```{toctree}
 notebooks/01_known_features
@@ -118,7 +119,8 @@ def test_a_number_in_the_text_leads_to_its_row(pages: dict[str, str]) -> None:
 def test_the_numbers_of_editions_have_addresses_whatever_the_book_shows(pages: dict[str, str]) -> None:
     page = pages["index.html"]
     id = "known.tile.usefulness"
-    assert re.search(rf'href="records/quick/{NAME}.html#{id}" title="[^"]+">[\d.]+</a>', page)
+    assert re.search(rf'href="records/quick/{NAME}.html#{id}" title="[^"]+">[\d.]+</a>, with', page)
+    assert re.search(rf'href="records/quick/{NAME}.html#{id}" title="[^"]+">[\d.]+\xa0\[[\d.]+,\xa0[\d.]+\]</a>', page)
     assert f'<a href="../records/quick/{NAME}.html">01</a>, <a href="../records/quick/02_' in page  # what is kept
     assert page.count(f'href="../records/quick/{NAME}.html#{id}"') == 1  # its claim, beside other editions
     kept = pages[f"records/quick/{NAME}.html"]

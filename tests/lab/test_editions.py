@@ -266,6 +266,16 @@ def test_what_is_not_shown_is_checked_too(book: Path) -> None:
         editions.kept()
 
 
+def test_an_edition_may_hold_records_alone(book: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    editions.keep("quick")
+    (book / "order.yml").write_text("- quick\n")
+    for path in book.glob("quick/*.ipynb"):
+        path.unlink()
+    assert list(editions.kept()["quick"]) == ["01_x", "02_y"]
+    assert editions.main(["quick", "--show"]) == 2
+    assert capsys.readouterr().err == "edition 'quick' holds records alone; `make book PROFILE=quick` makes its pages\n"
+
+
 @pytest.mark.parametrize("build", ["jos\N{LATIN SMALL LETTER E WITH ACUTE}", "plain"])
 @pytest.mark.parametrize("folder", ["{}/cifar10", "{}//cifar10", "{}/./cifar10/"])
 def test_no_path_of_the_machine_is_kept(book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, build: str,
