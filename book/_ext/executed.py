@@ -106,9 +106,9 @@ class ExecutionStatus(SphinxDirective):
             if chapter := chapter_of(self.env.app, docname):
                 state = chapter.state()
                 minutes = "" if state.minutes is None else f"{state.minutes:.1f}"
-                profile = chapter.header.get("parameters", {}).get("profile", chapter.profile)
                 absent = os.environ.get("BOOK_EDITION") and state.status == "not run"
                 status = NOT_RECORDED.lower() if absent else state.status
+                profile = "" if absent else chapter.header.get("parameters", {}).get("profile", chapter.profile)
                 cells = [f"{{doc}}`/{docname}`", profile, status, minutes, state.when, state.device]
                 lines.append(f"| {' | '.join(cells)} |")
         table = nodes.Element()

@@ -59,7 +59,8 @@ class KeptEditions(SphinxDirective):
             last = max((header["finished"][:10] for header in headers), default="")
             cells = (name, links or "not yet recorded", minutes, devices, last)
             rows.append(f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
-        return _raw(ledger.grid(("Edition", "Chapters recorded", "Minutes", "Device", "Last on"), rows, "records"))
+        columns = ("Edition", "Chapters recorded", "Minutes of the last runs", "Device", "Last on")
+        return _raw(ledger.grid(columns, rows, "records"))
 
 
 class ClaimsBeside(SphinxDirective):

@@ -137,12 +137,15 @@ def test_a_page_from_an_edition_says_so_below_its_title(build: Callable, tmp_pat
               "parameters": {"profile": "gpu"}}  # fmt: skip
     results.save(own_build / "results" / "quick" / "01_x.json", header, [], [])
     twin = notebook(nbformat.v4.new_output("stream", text="forty-two"))
-    twin.metadata = {"edition": {"set": "steps=5", "engine": "x"}, "language_info": {"name": "python"}}
+    stamp = {"set": "steps=5", "engine": "x", "published": "x"}
+    twin.metadata = {"edition": stamp, "language_info": {"name": "python"}}
     status, messages, page = build(twin, edition="quick")
     assert (status, messages) == (0, "")
     words = "steps=5</span></code>, recorded on 2030-01-02 on one GPU, from commit abc. Nothing was run for this page."
     assert page.index("Chapter X</h1>" if "Chapter X</h1>" in page else "Chapter X<a") < page.index(words)
     assert page.index("<strong>gpu</strong>, set to") < page.index(words) < page.index("forty-two")
+    for changed in ("the code of <code", "the table of published numbers behind it changed"):
+        assert page.index(words) < page.index(changed) < page.index("forty-two")
     table = (tmp_path / "book" / "html" / "index.html").read_text()
     for cell in ("gpu", "1.5", "2030-01-02 03:04", "one GPU"):
         assert f"<p>{cell}</p>" in table
