@@ -505,7 +505,8 @@ class Clipped(nn.Module):
 
 
 def clipped(model: SplitClassifier, limit: float) -> SplitClassifier:
-    return SplitClassifier({"clip": Clipped(limit), **dict(zip(model.cuts, model.stages, strict=True))}, "clipped")
+    stages = copy.deepcopy(dict(zip(model.cuts, model.stages, strict=True)))
+    return SplitClassifier({"clip": Clipped(limit), **stages}, "clipped")
 
 
 def test_settings_code_and_hooks_tell_networks_of_equal_weights_apart(network_pair: Pair) -> None:
