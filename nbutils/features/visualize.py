@@ -98,6 +98,8 @@ def invert(model: SplitClassifier, targets: Tensor, at: str, mask: Tensor | None
     s = <m f_l(x'), m z> / ||m z||^2, which is 1 for the image itself, it maximises a multiple of s^3. `along=True`
     maximises s.
 
+    Targets that are zero in all these channels ask for nothing, whatever the features of a picture are there.
+
     Args:
         model: left exactly as it was; it says on which device and in which precision to work.
         targets: (N, C, H, W) features. at: the cut that they come from.
@@ -108,7 +110,8 @@ def invert(model: SplitClassifier, targets: Tensor, at: str, mask: Tensor | None
 
     Returns:
         Pictures (N, 3, size, size) in [0, 1], and the residual ||m (f_l(x') - z)|| / ||m z|| of each (N,): 0 if its
-        features agree, about 1 if they might as well be zero, NaN if nothing was asked (an empty mask). On the CPU.
+        features agree, about 1 if they might as well be zero, NaN if nothing was asked (an empty mask, or zeros). On
+        the CPU.
 
     Raises:
         ValueError: unknown cut, one without maps, targets or a mask that do not fit it, targets that are not finite.
@@ -133,7 +136,8 @@ def _inverted(model: SplitClassifier, z: Tensor, at: str, mask: Tensor, along: b
     w, move = settings.start(len(z), size, z).requires_grad_(), settings.moves()
     optimizer = torch.optim.Adam([w], settings.rate)
     wanted = parts(z, mask)[0].flatten(1)
-    unit = wanted.square().sum(1).clamp_min(torch.finfo(z.dtype).tiny)
+    asked = wanted.square().sum(1)
+    unit = torch.where(asked > 0, asked, torch.inf)  # where nothing is asked, smoothness alone decides
 
     def seen(x: Tensor) -> Tensor:
         return parts(model.features(x, at), mask)[0].flatten(1)
@@ -147,7 +151,8 @@ def _inverted(model: SplitClassifier, z: Tensor, at: str, mask: Tensor, along: b
         optimizer.step()
         count(1)
     x = w.sigmoid()
-    return x.cpu().contiguous(), ((seen(x) - wanted).norm(dim=1) / wanted.norm(dim=1)).cpu()
+    length = torch.where(asked > 0, wanted.norm(dim=1), torch.nan)
+    return x.cpu().contiguous(), ((seen(x) - wanted).norm(dim=1) / length).cpu()
 
 
 def activation_maximum(model: SplitClassifier, at: str, channels: Tensor, *,

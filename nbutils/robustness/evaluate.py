@@ -134,7 +134,8 @@ def evaluate(model: SplitClassifier, images: ImageSet, attack: Attack | None = N
     if type(attack) in COSTLY and "__main__" not in code:  # the code of a notebook's own network has no version
         recipe = {"attack": attack, "models": [store.fingerprint(part) for part in seen], "images": images.fingerprint,
                   "code": [store.code_version(name) for name in sorted(code) if name.startswith("nbutils.")],
-                  "seed": seed, "batch_size": batch_size, "precision": precision}
+                  "seed": seed, "batch_size": batch_size, "precision": precision,
+                  "device": next(model.parameters()).device.type}
         artifact = store.load_or_build("outcome", recipe, found)
         tensors, seconds = artifact.tensors, artifact.seconds
     else:

@@ -165,6 +165,11 @@ def test_nothing_asked_is_undefined(model: SplitClassifier, z: Tensor, mask: Ten
     pictures, residual = invert(model, z, AT, empty, settings=QUICK)
     assert residual.isnan().tolist() == [True, False, False, False, False]
     assert pictures.isfinite().all()
+    single = copy.deepcopy(model).float()  # where a division by almost nothing overflows
+    for along in (False, True):  # zeros in place of a mask, as for a part without channels
+        pictures, residual = invert(single, parts(z, empty)[0].float(), AT, along=along, settings=QUICK)
+        assert residual.isnan().tolist() == [True, False, False, False, False]
+        assert pictures.isfinite().all()
 
 
 @both
