@@ -7,6 +7,7 @@ in BOOK_PROFILE.
 """
 
 import os
+from functools import cache
 from pathlib import Path
 
 from docutils import nodes
@@ -18,6 +19,9 @@ from nbutils.lab import claims, editions, figures, ledger
 
 def entries() -> list[ledger.Entry]:
     return ledger.entries(os.environ.get("BOOK_PROFILE", "quick"))
+
+
+kept = cache(editions.kept)  # a build reads and checks them once
 
 
 def _raw(content: str) -> list[nodes.Node]:
@@ -51,7 +55,7 @@ class KeptEditions(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         rows = []
-        for name, chapters in editions.kept().items():
+        for name, chapters in kept().items():
             headers = [header for header, _ in chapters.values()]
             links = ", ".join(f'<a href="../records/{name}/{chapter}.html">{chapter[:2]}</a>' for chapter in chapters)
             minutes = f"{sum(header['minutes'] for header in headers):.0f}" * bool(headers)
@@ -67,7 +71,7 @@ class ClaimsBeside(SphinxDirective):
     """``{claims-beside}``: each claim with its verdict in every edition that has chapters."""
 
     def run(self) -> list[nodes.Node]:
-        names = [name for name, chapters in editions.kept().items() if chapters]
+        names = [name for name, chapters in kept().items() if chapters]
         found = {name: ledger.entries(name, editions.EDITIONS) for name in names}
         return _raw(ledger.beside(found, ".."))
 

@@ -23,7 +23,7 @@ from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxRole
 
-from nbutils.lab import results
+from nbutils.lab import ledger, results
 from nbutils.lab.chapters import every, recorded
 from nbutils.lab.claims import paper_name
 from nbutils.lab.editions import DEFAULT, kept, order
@@ -64,15 +64,14 @@ def page(name: str, header: dict[str, Any], found: list[Result]) -> str:
             f"<td>{result}<br><small>{result.interval}; n = {result.n}; per seed: {values}<br>"
             f"{html.escape(result.device)}, {result.seconds:.1f} s</small></td></tr>"
         )
-    head = "".join(f'<th scope="col">{word}</th>' for word in ("What was measured", "Value"))
     lines = "".join(f"<dt>{key}</dt><dd>{html.escape(str(value))}</dd>" for key, value in facts.items())
     edition, _, chapter = name.rpartition("/")
     of = f'{"../" * name.count("/")}../notebooks/{chapter}.html'
     where = f", edition {edition}" if edition else ""
     return (
         f'<section><h1>Records of <a href="{of}">{chapter}</a>{where}</h1><p>Every number that the chapter '
-        f'measured, in the order of measuring.</p><dl>{lines}</dl><div class="ledger records"><table><thead><tr>'
-        f"{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div></section>"
+        f"measured, in the order of measuring.</p><dl>{lines}</dl>"
+        f"{ledger.grid(('What was measured', 'Value'), rows, 'records')}</section>"
     )
 
 

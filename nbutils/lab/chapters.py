@@ -226,16 +226,7 @@ def select(profile: str, wanted: str = "", settings: str = "") -> dict[Chapter, 
         if not chosen:
             raise ParameterError(f"CHAPTER = {wanted!r}: no such chapter{nearest(wanted, [c.name for c in chapters])}")
         chapters = chosen
-    try:
-        words = shlex.split(settings)
-    except ValueError as error:
-        raise ParameterError(f"SET: {error} in {settings!r}") from None
-    given = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not equals:
-            raise ParameterError(f"SET = {word!r}: expected name=value, such as eps=8/255")
-        given[name] = value
+    given = assignments(settings)
     known = {name for chapter in chapters for name in chapter.parameters} - {"profile"}
     for name in given:
         if name not in known:
@@ -249,6 +240,21 @@ def select(profile: str, wanted: str = "", settings: str = "") -> dict[Chapter, 
     return selected
 
 
+def assignments(settings: str) -> dict[str, str]:
+    """Name -> value of ``"name=value ..."``, quoted as in a shell; raises ParameterError where it is something else."""
+    try:
+        words = shlex.split(settings)
+    except ValueError as error:
+        raise ParameterError(f"SET: {error} in {settings!r}") from None
+    given = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise ParameterError(f"SET = {word!r}: expected name=value, such as eps=8/255")
+        given[name] = value
+    return given
+
+
 def table(chapters: Iterable[Chapter]) -> str:
     """Chapter, status, minutes and device of the last runs, as plain text."""
     rows = [("chapter", "minutes", "device", "status")]
@@ -256,8 +262,15 @@ def table(chapters: Iterable[Chapter]) -> str:
         state = chapter.state()
         minutes = "" if state.minutes is None else f"{state.minutes:.1f}"
         rows.append((chapter.name, minutes, state.device, str(state)))
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    return "\n".join(f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:<{widths[2]}}  {d}" for a, b, c, d in rows)
+    return aligned(rows)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of words as plain text in columns; the first row names them, and "minutes" stand to the right."""
+    sides = [">" if name == "minutes" else "<" for name in rows[0]]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ([f"{word:{side}{width}}" for word, side, width in zip(row, sides, widths, strict=True)] for row in rows)
+    return "\n".join("  ".join(line).rstrip() for line in lines)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import argparse
 import ast
 import hashlib
 import json
-import os
 import re
 import shutil
 import sys
@@ -92,7 +91,7 @@ def keep(profile: str) -> tuple[list[Path], list[str]]:
         except ValueError as error:
             faults.append(f"{chapter.name}: {error}; left as it was")
             continue
-        _write(files)
+        results.write(files)
         kept_now += files
     if not kept_now and not faults:
         raise ValueError(f"no chapter has run at profile {profile!r}; run `make book PROFILE={profile}` first")
@@ -124,20 +123,6 @@ def _files(chapter: Chapter, profile: str, wanted: list[Stage]) -> dict[Path, st
     if (size := len(text.encode())) > LIMIT:
         raise ValueError(f"{size / 1e6:.1f} MB; expected at most {LIMIT / 1e6:.1f} MB, make its pictures smaller")
     return {path.with_suffix(".json"): record, path: text}
-
-
-def _write(files: dict[Path, str]) -> None:
-    """Write files that belong together: none is replaced before all are on the disk."""
-    temporary = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in files}
-    try:
-        for path, text in files.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary[path].write_text(text, encoding="utf-8")
-        for path in files:
-            temporary[path].replace(path)
-    finally:
-        for left in temporary.values():
-            left.unlink(missing_ok=True)
 
 
 def show(name: str) -> None:
@@ -231,8 +216,9 @@ def _harm(path: Path) -> str:
     """Why the two files of a kept chapter are not what was kept, in one line, or nothing."""
     notebook, record = path.with_suffix(".ipynb"), path.with_suffix(".json")
     try:
-        stamp = dict(read(notebook).metadata["edition"])
-        if stamp.pop("content") != _hash([stamp, read(notebook).cells, record.read_text()]):
+        kept_then = read(notebook)
+        stamp = dict(kept_then.metadata["edition"])
+        if stamp.pop("content") != _hash([stamp, kept_then.cells, record.read_text()]):
             raise ValueError
         results.read(record)
     except (ValueError, OSError, KeyError, AttributeError, nbformat.ValidationError):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import json
 import re
-import subprocess
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from nbutils.lab import claims, results
+from nbutils.lab import claims, results, runs
 from nbutils.lab.claims import Claim, Verdict
 from nbutils.lab.store import ROOT, build_dir
 
@@ -113,7 +112,7 @@ def criterion_commits(path: Path = CLAIMS) -> dict[str, Commit]:
     """
     @cache
     def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=path.parent, capture_output=True, text=True).stdout
+        return runs.git(*words, folder=path.parent).stdout
 
     try:
         blame = git("blame", "--line-porcelain", path.name)

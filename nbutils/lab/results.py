@@ -424,10 +424,25 @@ def save(path: Path, header: Mapping[str, Any], results: Iterable[Result],
     Raises:
         OSError: the folder cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(dumps(header, results, verdicts))
-    temporary.replace(path)
+    write({path: dumps(header, results, verdicts)})
+
+
+def write(files: Mapping[Path, str]) -> None:
+    """Write texts that belong together: none is replaced before all are on the disk.
+
+    Raises:
+        OSError: a folder cannot be written.
+    """
+    temporary = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in files}
+    try:
+        for path, text in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary[path].write_text(text, encoding="utf-8")
+        for path in files:
+            temporary[path].replace(path)
+    finally:
+        for left in temporary.values():
+            left.unlink(missing_ok=True)
 
 
 def read(path: Path) -> Record:

@@ -82,6 +82,7 @@ def _encoder_size(value: Any) -> str:
     return check_size(str(value))
 
 
+PROFILES = ROOT / "book" / "profiles"
 METHODS = ("ADV", "TRADES", "MART")
 Count = Annotated[int, BeforeValidator(_whole)]
 
@@ -127,12 +128,16 @@ class Parameters(BaseModel):
         return self
 
 
+def profiles() -> list[str]:
+    """Names of all profiles."""
+    return sorted(path.stem for path in PROFILES.glob("*.yml"))
+
+
 def _profile(name: Any) -> dict[str, Any]:
-    folder = ROOT / "book" / "profiles"
-    known = sorted(path.stem for path in folder.glob("*.yml"))
+    known = profiles()
     if name not in known:
         raise ParameterError(f"profile = {name!r}: expected one of {', '.join(known)}{did_you_mean(name, known)}")
-    values: dict[str, Any] = yaml.safe_load((folder / f"{name}.yml").read_text())
+    values: dict[str, Any] = yaml.safe_load((PROFILES / f"{name}.yml").read_text())
     values.pop("about", None)
     return values
 
@@ -374,11 +379,11 @@ def present_commit() -> str:
     return f"{name}-dirty" if changed else name or "unknown"
 
 
-def git(*words: str) -> subprocess.CompletedProcess[str]:
-    """Run git on the repository.
+def git(*words: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run git in a folder, by default on this repository.
 
     Raises:
         OSError: there is no git.
     """
-    return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True,
+    return subprocess.run(["git", *words], cwd=folder or ROOT, capture_output=True, text=True,
                           env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"})

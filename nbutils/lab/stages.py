@@ -22,8 +22,8 @@ import yaml
 from filelock import FileLock, Timeout
 
 from nbutils.lab import execute
-from nbutils.lab.chapters import Chapter, every, parse, recorded, select
-from nbutils.lab.runs import ROOT, git, present_commit, resolve, short
+from nbutils.lab.chapters import Chapter, aligned, assignments, every, parse, recorded, select
+from nbutils.lab.runs import ROOT, git, present_commit, profiles, resolve, short
 from nbutils.messages import did_you_mean
 
 EDITIONS = ROOT / "book" / "editions"
@@ -35,7 +35,7 @@ class Stage:
     """One run of one chapter.
 
     Attributes:
-        chapter: its name. minutes: what the run takes, by arithmetic. gives: what the book has after it.
+        chapter: its name. minutes: an estimate for two free threads. gives: what the book has after it.
         set: parameters that differ from the profile's, as in ``make book SET=...``.
         keep: whether the edition shows this run; the others only fill the store.
     """
@@ -49,7 +49,7 @@ class Stage:
     @property
     def given(self) -> dict[str, Any]:
         """Name -> value of what it sets."""
-        return _given(self.set)
+        return {name: parse(value) for name, value in assignments(self.set).items()}
 
     def tiny(self, edition: str) -> Stage:
         """The same networks at the sizes of profile smoke: no number is above those of smoke."""
@@ -72,7 +72,7 @@ def stages(edition: str) -> list[Stage]:
     Raises:
         ValueError: no profile has its name.
     """
-    known = sorted(path.stem for path in (ROOT / "book" / "profiles").glob("*.yml"))
+    known = profiles()
     if edition not in known:
         raise ValueError(f"EDITION = {edition!r}: expected one of {', '.join(known)}{did_you_mean(edition, known)}")
     path = EDITIONS / edition / "stages.yml"
@@ -128,8 +128,8 @@ def run(edition: str, number: int, tiny: bool = False) -> int:
     if not tiny and (commit := present_commit()).endswith("-dirty"):
         raise ValueError(f"changed files are not committed (commit {commit}), so a run could not be kept; commit first")
     stage = table[number - 1].tiny(edition) if tiny else table[number - 1]
-    settings = f"{stage.set} {os.environ.get('SET', '')}"
-    chosen = select("smoke" if tiny else edition, stage.chapter, settings)
+    changed = replace(stage, set=f"{stage.set} {os.environ.get('SET', '')}")
+    chosen = select("smoke" if tiny else edition, stage.chapter, changed.set)
     [(chapter, words)] = ((stage.of(chapter), words) for chapter, words in chosen.items())
     chapter.twin.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(chapter.twin.with_suffix(".stage.lock"))
@@ -138,7 +138,7 @@ def run(edition: str, number: int, tiny: bool = False) -> int:
     except Timeout:
         raise ValueError(f"stage {number} of edition {edition!r} is running already; wait for its end") from None
     with lock:
-        done = chapter.state().status == "ok" if tiny else not fault(chapter, edition, _given(settings))
+        done = chapter.state().status == "ok" if tiny else not fault(chapter, edition, changed.given)
         if done:
             print(f"stage {number} of edition {edition!r} is done")
             return 0
@@ -151,11 +151,6 @@ def changed_since(commit: str) -> bool:
     return git("diff", "--quiet", commit, "--", *paths).returncode != 0
 
 
-def _given(settings: str) -> dict[str, Any]:
-    pairs = (word.partition("=") for word in shlex.split(settings))
-    return {name: parse(value) for name, _, value in pairs}
-
-
 def table(edition: str) -> str:
     """Number, chapter, parameters, minutes and state of each stage, and what it gives, as plain text."""
     found, chapters = stages(edition), {chapter.name: chapter for chapter in every(edition)}
@@ -164,9 +159,7 @@ def table(edition: str) -> str:
         state = stage.of(chapters[stage.chapter]).state().status
         rows.append((str(number), stage.chapter, stage.set, str(stage.minutes or ""), "yes" * stage.keep, state,
                      stage.gives))  # fmt: skip
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join("  ".join(f"{word:<{width}}" for word, width in zip(row, widths, strict=True)).rstrip()
-                     for row in rows)
+    return aligned(rows)
 
 
 def main(words: list[str] | None = None) -> int:
