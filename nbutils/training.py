@@ -9,11 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nbutils import networks
+from nbutils import networks, store
+from nbutils.console import progress
 from nbutils.images.batches import batches
 from nbutils.images.imageset import ImageSet
-from nbutils.lab import store
-from nbutils.lab.console import progress
 from nbutils.networks import SplitClassifier
 from nbutils.robustness.attacks import FGSM, PGD, frozen, kl, mixed_precision
 from nbutils.robustness.threat import ThreatModel

@@ -21,7 +21,6 @@ from nbutils.lab import claims, results
 from nbutils.lab.figures import Picture, curves, image_grid
 from nbutils.lab.results import Result, mcnemar, published, rank_correlation, student_t, wilson
 from nbutils.lab.runs import ParameterError, Parameters, resolve
-from nbutils.lab.store import load_or_build
 from nbutils.robustness import (
     BIM,
     CW,
@@ -38,6 +37,7 @@ from nbutils.robustness import (
     transfer_rate,
     worst_case,
 )
+from nbutils.store import load_or_build
 from nbutils.training import TRADES, Schedule, Standard
 from nbutils.vision import torchvision
 

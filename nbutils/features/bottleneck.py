@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nbutils import networks
+from nbutils.console import progress
 from nbutils.images.imageset import ImageSet
-from nbutils.lab.console import progress
 from nbutils.messages import check_counts, did_you_mean
 from nbutils.networks import GlobalAveragePool, SplitClassifier, suited
 from nbutils.robustness.attacks import check_finite, frozen

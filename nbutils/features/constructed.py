@@ -17,9 +17,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from nbutils import store
+from nbutils.console import progress
 from nbutils.images.imageset import DataError, ImageSet
-from nbutils.lab import store
-from nbutils.lab.console import progress
 from nbutils.messages import check_counts, did_you_mean
 from nbutils.networks import SplitClassifier, suited
 from nbutils.robustness.attacks import PGD, frozen

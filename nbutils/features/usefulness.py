@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from nbutils import store
+from nbutils.console import progress
 from nbutils.features.bottleneck import features_at
 from nbutils.images.imageset import ImageSet
 from nbutils.images.planted import SHAPES, SIZE, PlantedSet, PlantedWorld
-from nbutils.lab import store
-from nbutils.lab.console import progress
 from nbutils.networks import SplitClassifier
 from nbutils.robustness.attacks import PGD, frozen
 from nbutils.robustness.threat import ThreatModel

@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nbutils.console import counter
 from nbutils.features.bottleneck import parts
-from nbutils.lab.console import counter
 from nbutils.messages import check_counts
 from nbutils.networks import SplitClassifier, suited
 from nbutils.robustness.attacks import frozen

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -26,28 +26,15 @@ from pydantic import Field, TypeAdapter, ValidationError
 from scipy import stats
 from torch import Tensor
 
-from nbutils.lab.store import ROOT
 from nbutils.messages import did_you_mean
+from nbutils.robustness.evaluate import Outcome
+from nbutils.store import ROOT
 
 SCHEMA = 1
 MIME = "application/vnd.nbutils.record"  # of a record inside an executed notebook
 NUMBERS = (int, float, np.number)
 MINUS = "\N{MINUS SIGN}"
 THIS_MODEL, THIS_METHOD, NO_INTERVAL = "this model", "this method", "none"
-
-
-class Scored(Protocol):
-    """An outcome on N images: see `nbutils.robustness.Outcome`."""
-
-    correct: Tensor
-    l2: Tensor
-    linf: Tensor
-    attack: str
-    threat: str
-    model: str
-    data: str
-    inputs: tuple[str, ...]
-    seconds: float
 
 
 def wilson(k: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -148,7 +135,7 @@ class Result:
     device: str = ""
 
     @classmethod
-    def of(cls, id: str, what: str, measured: Sequence[Scored] | Sequence[float], *, unit: str = "share",
+    def of(cls, id: str, what: str, measured: Sequence[Outcome] | Sequence[float], *, unit: str = "share",
            n: int = 0, **context: Any) -> Result:
         """A result from one entry per seed: outcomes (their accuracy), or values that you have computed.
 
@@ -174,7 +161,7 @@ class Result:
                     raise ValueError(f"{id}: outcomes of different {shared} {sorted(found)}: expected one")
                 context.setdefault(shared, found.pop())
             if context["threat"] == "unbounded":
-                context.setdefault("norms", _median_norms(outcomes))
+                context.setdefault("norms", median_norms(outcomes))
             n = min(len(outcome.correct) for outcome in outcomes)
             k = int(outcomes[0].correct.sum()) if len(outcomes) == 1 else None
             values = tuple(outcome.correct.double().mean().item() for outcome in outcomes)
@@ -209,7 +196,7 @@ class Result:
         return " ".join(self.parts)
 
 
-def _median_norms(outcomes: Sequence[Scored]) -> tuple[float, float]:
+def median_norms(outcomes: Sequence[Outcome]) -> tuple[float, float]:
     """Mean over outcomes of the median L2 and L_inf norm of the images that were moved and broken; 0 if none was."""
     medians = []
     for outcome in outcomes:

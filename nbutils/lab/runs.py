@@ -6,6 +6,7 @@ import ast
 import hashlib
 import html
 import json
+import operator
 import os
 import platform
 import re
@@ -13,8 +14,8 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,18 +23,21 @@ from typing import Annotated, Any
 import torch
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from torch import Tensor
 
 import nbutils
+from nbutils.console import progress, warn
 from nbutils.images.sources import check_dataset
 from nbutils.lab import claims, results
 from nbutils.lab.claims import Verdict, Verdicts
-from nbutils.lab.console import progress, warn
-from nbutils.lab.results import Published, Result, Scored, Table
-from nbutils.lab.store import ROOT, build_dir
+from nbutils.lab.evidence import evidence
+from nbutils.lab.results import Published, Result, Table
 from nbutils.messages import did_you_mean
 from nbutils.networks import check_network
 from nbutils.robustness.autoattack import AutoAttack
+from nbutils.robustness.evaluate import Outcome
 from nbutils.robustness.threat import ThreatModel
+from nbutils.store import ROOT, build_dir
 
 
 class ParameterError(ValueError):
@@ -254,23 +258,56 @@ class Run:
         changes = ", ".join(f"{name} = {short(values[name])}" for name in self.changed)
         return f"profile {self.parameters.profile}{' with ' * bool(changes)}{changes}, {self.device_name}"
 
-    def measure(self, id: str, what: str, measured: Sequence[Scored] | Sequence[float], **context: Any) -> Result:
-        """Record a result: `Result.of` with this run's profile and device. Takes one outcome or value per seed."""
-        result = Result.of(id, what, measured, profile=self.parameters.profile, device=self.device_name, **context)
-        self.found[id] = result
-        self._save()
-        return result
+    def measure(self, id: str, what: str, outcomes: Sequence[Outcome]) -> Result:
+        """Record the accuracy of one outcome per seed, with all that the outcomes say of themselves.
 
-    def difference(self, id: str, what: str, first: Result, second: Result, **context: Any) -> Result:
+        Raises:
+            ValueError: none, or outcomes of different attacks, threat models, models or data.
+        """
+        return self._record(Result.of(id, what, outcomes))
+
+    def number(self, id: str, what: str, f: Callable[..., float | Tensor], *inputs: Any,
+               unit: str = "number") -> Result:
+        """Record what `f` makes of its inputs, once for each seed.
+
+        What the number rests on (n, data, model, threat model, attack, artifacts, seconds) is read off the inputs, see
+        `nbutils.lab.evidence`; so everything that decides the number belongs among them.
+
+        Args:
+            f: takes one entry of each input and gives one number.
+            inputs: a list has one entry per seed; of a `Result` f gets the value of each seed; anything else, a tuple
+                for example, is the same for all seeds.
+            unit: "share" (in [0, 1]), "points" (a difference of shares) or "number".
+
+        Raises:
+            ValueError: an input with an entry for another number of seeds; nothing that depends on seeds.
+        """
+        lists = [each.values if isinstance(each, Result) else each for each in inputs]
+        by_seed = [isinstance(each, (list, Result)) for each in inputs]
+        counts = {len(each) for each, varies in zip(lists, by_seed, strict=True) if varies}
+        if len(counts) != 1:
+            found = ", ".join(map(str, sorted(counts))) or "no"
+            raise ValueError(f"{id}: inputs of {found} seeds; expected lists or results of one number of seeds")
+        began = time.monotonic()
+        values = [float(f(*(each[k] if varies else each for each, varies in zip(lists, by_seed, strict=True))))
+                  for k in range(counts.pop())]
+        context = evidence(*inputs).context
+        context["seconds"] += time.monotonic() - began
+        return self._record(Result.of(id, what, values, unit=unit, **context))
+
+    def difference(self, id: str, what: str, first: Result, second: Result) -> Result:
         """Record first - second, taken per seed first because the two were measured on the same images, in points.
 
         Raises:
             ValueError: the two have different numbers of seeds.
         """
-        gaps = [a - b for a, b in zip(first.values, second.values, strict=True)]
-        labels = dict.fromkeys(result.attack for result in (first, second) if result.attack != "none")
-        shared = {"data": first.data, "threat": second.threat, "attack": "; ".join(labels) or "none"}
-        return self.measure(id, what, gaps, unit="points", n=min(first.n, second.n), **{**shared, **context})
+        return self.number(id, what, operator.sub, first, second, unit="points")
+
+    def _record(self, result: Result) -> Result:
+        result = replace(result, profile=self.parameters.profile, device=self.device_name)
+        self.found[result.id] = result
+        self._save()
+        return result
 
     def per_seed(self, *lists: Sequence[Any]) -> Iterable[tuple[Any, ...]]:
         """(seed, item of the first list, item of the second, ...) for each seed, with progress.

@@ -15,9 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nbutils import networks, training
+from nbutils import networks, store, training
 from nbutils.images.imageset import ImageSet
-from nbutils.lab import store
 from nbutils.messages import did_you_mean
 from nbutils.networks import SplitClassifier
 

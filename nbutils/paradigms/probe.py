@@ -13,10 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nbutils import training
+from nbutils import store, training
+from nbutils.console import progress
 from nbutils.images.imageset import ImageSet
-from nbutils.lab import store
-from nbutils.lab.console import progress
 from nbutils.messages import check_counts
 from nbutils.networks import SplitClassifier, suited
 from nbutils.paradigms.encoder import Encoder, fitted_once

@@ -10,9 +10,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from nbutils import store
+from nbutils.console import counter
 from nbutils.images.imageset import ImageSet
-from nbutils.lab import store
-from nbutils.lab.console import counter
 from nbutils.networks import SplitClassifier
 from nbutils.robustness.attacks import FGSM, PGD, Attack, frozen, mixed_precision
 from nbutils.robustness.autoattack import FAB, AutoAttack

@@ -3,7 +3,7 @@
 import csv
 import json
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +27,8 @@ from nbutils.lab.results import (
     student_t,
     wilson,
 )
-from nbutils.lab.store import ROOT
 from nbutils.robustness import Outcome
+from nbutils.store import ROOT
 
 PGD_LABEL = "PGD(L_inf 8/255, 10 steps of 2/255, 1 restart)"
 FGSM_LABEL = "FGSM(L_inf 8/255, 1 step of 8/255, no random start)"
@@ -317,22 +317,3 @@ def test_a_table_shows_every_cell_and_escapes(table: Table) -> None:
     for note in table.notes():
         assert note in html
         assert note in repr(table)
-
-
-@dataclass
-class Other:
-    """What any other outcome must offer."""
-
-    correct: torch.Tensor
-    attack: str = "none"
-    threat: str = "none"
-    model: str = "m"
-    data: str = "d"
-    inputs: tuple[str, ...] = ()
-    seconds: float = 0.0
-
-
-def test_whatever_is_scored_can_be_a_result(tmp_path: Path) -> None:
-    result = Result.of("a", "w", [Other(torch.tensor([True, False]))])
-    save(tmp_path / "r.json", {}, [result], [])
-    assert json.loads((tmp_path / "r.json").read_text())["results"][0]["value"] == 0.5

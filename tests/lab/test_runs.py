@@ -11,11 +11,16 @@ import yaml
 from IPython.core.formatters import DisplayFormatter
 from papermill.translators import PythonTranslator
 
-from nbutils import lab
+from nbutils import lab, networks
+from nbutils.images import ImageSet
 from nbutils.lab import claims, results, runs
 from nbutils.lab.claims import Claim
-from nbutils.lab.runs import ParameterError, Parameters, choose_device, resolve, start
-from nbutils.lab.store import ROOT
+from nbutils.lab.evidence import evidence
+from nbutils.lab.results import Result
+from nbutils.lab.runs import ParameterError, Parameters, Run, choose_device, resolve, start
+from nbutils.networks import SplitClassifier
+from nbutils.robustness import PGD, ThreatModel, evaluate
+from nbutils.store import ROOT
 
 ALLOWED = tuple(Parameters.model_fields)
 
@@ -165,14 +170,23 @@ def claim(monkeypatch: pytest.MonkeyPatch) -> Claim:
     return made
 
 
+def images(n: int, name: str = "dots") -> ImageSet:
+    return ImageSet(torch.full((n, 3, 4, 4), 0.5), torch.arange(n) % 2, ("a", "b"), name)
+
+
+def number(run: Run, id: str, values: list[float], count: int = 10) -> Result:
+    """A recorded number with these values, one for each seed, on so many images."""
+    return run.number(id, "w", lambda value, _: value, values, images(count), unit="share")
+
+
 def test_every_result_is_on_disk_from_the_moment_it_is_known(own_build: Path, claim: Claim) -> None:
     run = start("x", notebook())
     path = own_build / "results" / "smoke" / "x.json"
     assert run.record == path
-    first = run.measure("known.tile", "usefulness", [0.8, 0.9], n=20)
+    first = number(run, "known.tile", [0.8, 0.9], count=20)
     assert results.read(path)[1] == [first]
     assert (first.profile, first.device) == ("smoke", run.device_name)
-    second = run.measure("known.other", "usefulness", [0.5], n=20, unit="number")
+    second = number(run, "known.other", [0.5], count=20)
     assert results.read(path)[1] == [first, second]
     verdicts = run.judge("a-claim")
     header, found = results.read(path)
@@ -185,14 +199,14 @@ def test_every_result_is_on_disk_from_the_moment_it_is_known(own_build: Path, cl
 
 def test_measuring_again_replaces(own_build: Path) -> None:
     run = start("x", notebook())
-    run.measure("a", "w", [0.1])
-    again = run.measure("a", "w", [0.2])
+    number(run, "a", [0.1])
+    again = number(run, "a", [0.2])
     assert results.read(run.record)[1] == [again]
 
 
 def test_a_claim_without_its_measurement_is_refused(claim: Claim) -> None:
     run = start("x", notebook())
-    run.measure("known.tiles", "w", [0.1])
+    number(run, "known.tiles", [0.1])
     with pytest.raises(ValueError, match="'known.tile' has not been measured; did you mean 'known.tiles'"):
         run.judge("a-claim")
 
@@ -202,7 +216,7 @@ def test_a_record_that_cannot_be_written_stops_nothing(tmp_path: Path, monkeypat
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("NBUTILS_BUILD", str(tmp_path / "file"))
     run = start("x", notebook())
-    assert run.measure("a", "w", [0.25]).value == 0.25
+    assert number(run, "a", [0.25]).value == 0.25
     note = capfd.readouterr().err
     assert note.startswith("note: results were not saved in ")
     assert "NBUTILS_BUILD" in note
@@ -224,7 +238,7 @@ def test_the_run_card_says_what_it_took(own_build: Path) -> None:
 
 def test_the_run_card_takes_the_results_into_the_notebook(own_build: Path, claim: Claim) -> None:
     run = start("x", notebook())
-    run.measure("known.tile", "usefulness", [0.8, float("nan")], n=20)
+    number(run, "known.tile", [0.8, float("nan")], count=20)
     run.judge("a-claim")
     data, _ = DisplayFormatter().format(run.card())
     assert data.keys() == {results.MIME, "text/html", "text/plain"}
@@ -233,3 +247,61 @@ def test_the_run_card_takes_the_results_into_the_notebook(own_build: Path, claim
     assert repr(found) == repr(on_disk)
     assert header["verdicts"] == kept["verdicts"] != []
     assert header["parameters"] == kept["parameters"]
+
+
+# --- what a number rests on ---------------------------------------------------------------------------------------
+
+def network(name: str, key: str) -> SplitClassifier:
+    model = networks.build("small", 2, 16)
+    model.name, model.key = name, key
+    return model.eval()
+
+
+def test_a_number_says_what_it_was_computed_from(own_build: Path) -> None:
+    run, attack = start("x", notebook()), PGD(ThreatModel("Linf", "8/255"), 3)
+    sets = [images(12), images(7)]
+    models = [network("small", "model-1"), network("small", "model-2")]
+    seen: list[tuple[int, str, float]] = []
+
+    def f(model: SplitClassifier, data: ImageSet, search: PGD, factor: float) -> float:
+        seen.append((len(data), model.key, factor))
+        return factor * len(data)
+
+    found = run.number("a.b", "images", f, models, sets, attack, 0.5, unit="number")
+    assert seen == [(12, "model-1", 0.5), (7, "model-2", 0.5)]
+    assert found.values == (6.0, 3.5)
+    assert (found.n, found.data, found.model) == (7, "dots", "small")
+    assert (found.threat, found.attack) == ("L_inf 8/255", repr(attack))
+    assert found.inputs == ("model-1", "model-2", *(each.fingerprint for each in sets))
+    assert 0 < found.seconds < 1
+    assert found.norms is None
+    assert found.device == run.device_name
+    assert results.read(run.record)[1] == [found]
+
+
+def test_a_number_of_results_rests_on_what_they_rest_on(own_build: Path) -> None:
+    run, attack = start("x", notebook()), PGD(ThreatModel("L2", 0.5), 2)
+    model = network("small", "model-1")
+    data = ImageSet(torch.full((12, 3, 16, 16), 0.5), torch.arange(12) % 2, ("a", "b"), "dots")
+    clean = run.measure("clean", "w", [evaluate(model, data), evaluate(model, data)])
+    under = run.measure("under", "w", [evaluate(model, data.take(8), attack), evaluate(model, data.take(8), attack)])
+    gap = run.difference("gap", "w", clean, under)
+    assert gap.values == tuple(a - b for a, b in zip(clean.values, under.values, strict=True))
+    assert gap.unit == "points"
+    assert (gap.n, gap.model, gap.data, gap.threat, gap.attack) == (8, "small", "dots", "L2 0.5", repr(attack))
+    assert gap.inputs == ("model-1", data.fingerprint, data.take(8).fingerprint)
+    assert gap.seconds >= clean.seconds + under.seconds
+
+
+def test_what_is_used_in_several_places_counts_once() -> None:
+    found = evidence({"a": images(5), "b": [images(5)]}, (network("x", ""), network("y", "")), "words", 3).context
+    assert found == {"n": 5, "data": "dots", "model": "x, y", "threat": "none", "attack": "none",
+                     "inputs": (images(5).fingerprint,), "seconds": 0, "norms": None}
+    many = evidence(tuple(network(name, "") for name in "abcdefg")).context
+    assert many["model"] == "a, b, c and 4 more"
+
+
+@pytest.mark.parametrize("inputs", [([1.0, 2.0], [1.0]), (3.0,), ()])
+def test_a_number_needs_one_entry_per_seed(inputs: tuple[object, ...]) -> None:
+    with pytest.raises(ValueError, match="a.b: inputs of .* seeds; expected lists or results of one number of seeds"):
+        start("x", notebook()).number("a.b", "w", lambda *given: 1.0, *inputs)

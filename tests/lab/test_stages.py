@@ -21,7 +21,7 @@ TABLES = sorted(path.parent.name for path in EDITIONS.glob("*/stages.yml"))
 CODE = """
 import os, time
 from pathlib import Path
-from nbutils.lab.store import load_or_build
+from nbutils.store import load_or_build
 import torch
 
 def make(name):

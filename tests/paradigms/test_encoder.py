@@ -8,10 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nbutils import networks, training
+from nbutils import networks, store, training
 from nbutils.features import matched
 from nbutils.images import ImageSet, load
-from nbutils.lab import store
 from nbutils.paradigms import (
     DDPM,
     MAE,

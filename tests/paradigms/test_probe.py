@@ -9,10 +9,9 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from nbutils import training
+from nbutils import store, training
 from nbutils.features import FeatureDistance, matched
 from nbutils.images import ImageSet, load
-from nbutils.lab import store
 from nbutils.networks import SplitClassifier
 from nbutils.paradigms import (
     DDPM,

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from nbutils import console, store
 from nbutils.images import ImageSet, PlantedSet
-from nbutils.lab import console, store
-from nbutils.lab.store import build_dir
 from nbutils.networks import SplitClassifier
 from nbutils.robustness import (
     BIM,
@@ -32,6 +31,7 @@ from nbutils.robustness import (
     transfer_rate,
     worst_case,
 )
+from nbutils.store import build_dir
 
 LINF = ThreatModel("Linf", 2 / 255)
 Pair = tuple[SplitClassifier, SplitClassifier]

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 import nbutils
-from nbutils.lab import store
-from nbutils.lab.store import Artifact, code_version, load_or_build
+from nbutils import store
 from nbutils.robustness import BIM, PGD, ThreatModel
+from nbutils.store import Artifact, code_version, load_or_build
 
 RECIPE = {"name": "x", "threat": ThreatModel("Linf", 0.5), "sizes": [1, 2], "nothing": None}
 
@@ -169,7 +169,7 @@ def test_a_file_that_may_not_grow_loses_nothing(tmp_path: Path) -> None:
     """The real thing: the library that writes tensors reports a failed write in its own way."""
     done = subprocess.run([sys.executable, "-c", """
 import resource, torch
-from nbutils.lab.store import load_or_build
+from nbutils.store import load_or_build
 def build():
     return {"x": torch.ones(10_000)}
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
@@ -201,7 +201,7 @@ def test_a_build_folder_without_permission(build: Builder, own_build: Path) -> N
 SCRIPT = """
 import os, sys, time
 import torch
-from nbutils.lab import store
+from nbutils import store
 
 def build():
     with open(os.environ["COUNT"], "a") as file:
@@ -270,7 +270,7 @@ def test_a_killed_process_leaves_no_artifact_and_no_obstacle(
 
 OUTER = '''"""What it is."""
 from nbutils.{name}.inner import helper
-from nbutils.lab import console  # not part of the result
+from nbutils import console  # not part of the result
 
 
 def make(n):

@@ -5,8 +5,8 @@ import functools
 import pytest
 from tqdm import tqdm
 
-from nbutils.lab import console
-from nbutils.lab.console import counter, progress, warn
+from nbutils import console
+from nbutils.console import counter, progress, warn
 
 
 def test_a_warning_is_one_line_on_standard_error(capfd: pytest.CaptureFixture[str]) -> None:

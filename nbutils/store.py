@@ -27,9 +27,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from nbutils.lab.console import warn
+from nbutils.console import warn
 
-ROOT = Path(__file__).parents[2]  # of the repository: the package is installed in place
+NO_PART = ("nbutils.lab", "nbutils.store", "nbutils.console")  # code that changes no artifact
+ROOT = Path(__file__).parents[1]  # of the repository: the package is installed in place
 
 
 def build_dir() -> Path:
@@ -54,7 +55,7 @@ def load_or_build(kind: str, recipe: Mapping[str, Any], build: Callable[[], dict
         kind: folder and first part of the key, for example "model".
         recipe: everything that decides the result: plain values and dataclasses of them.
         build: makes the named tensors. The code of its module, and of every `nbutils` module this imports
-            (the laboratory aside), is part of the key: a changed comment is not a change, a changed line is.
+            (the laboratory and store aside), is part of the key: a changed comment is not a change, a changed line is.
 
     A damaged artifact is built again, and said so. When the disk is full the result is returned all the same,
     with a warning.
@@ -179,7 +180,7 @@ def _is_plain(value: Any) -> bool:
 
 @cache
 def code_version(module: str) -> str:
-    """Hash of a module and of all `nbutils` modules it imports, laboratory aside, without docstrings and comments."""
+    """Hash of a module and of the `nbutils` modules it imports but NO_PART, without docstrings and comments."""
     digest, seen, queue = hashlib.sha256(), set(), [module]
     while queue:
         name = queue.pop()
@@ -214,7 +215,7 @@ def imports(tree: ast.AST) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             for name in (f"{node.module}.{alias.name}" for alias in node.names):
                 found.add(name if _is_module(name) else node.module)
-    return {name for name in found if name.startswith("nbutils.") and not name.startswith("nbutils.lab")}
+    return {name for name in found if name.startswith("nbutils.") and not name.startswith(NO_PART)}
 
 
 def _is_module(name: str) -> bool:

@@ -1,0 +1,103 @@
+"""What a number rests on: how many images, which data, models, threat models, attacks and artifacts. It is read off the
+things that the number was computed from, so that nobody types it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from nbutils.images.imageset import ImageSet
+from nbutils.lab.results import Result, median_norms
+from nbutils.paradigms.probe import Features
+from nbutils.robustness.evaluate import Outcome
+from nbutils.robustness.threat import ThreatModel
+
+NAMED = 4  # models, data sets or attacks that are named; of more the rest is counted
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What was used, each once and in the order of use.
+
+    Attributes:
+        counts: numbers of images. models, data, threats, attacks: names. inputs: keys and fingerprints.
+        seconds: computing time of the outcomes and results among it. norms: (L2, L_inf) medians of unbounded attacks.
+    """
+
+    counts: tuple[int, ...] = ()
+    models: tuple[str, ...] = ()
+    data: tuple[str, ...] = ()
+    threats: tuple[str, ...] = ()
+    attacks: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
+    seconds: float = 0.0
+    norms: tuple[tuple[float, float], ...] = ()
+
+    def __add__(self, other: Evidence) -> Evidence:
+        def both(part: Callable[[Evidence], tuple[Any, ...]]) -> tuple[Any, ...]:
+            return tuple(dict.fromkeys(part(self) + part(other)))
+
+        return Evidence(both(lambda e: e.counts), both(lambda e: e.models), both(lambda e: e.data),
+                        both(lambda e: e.threats), both(lambda e: e.attacks), both(lambda e: e.inputs),
+                        self.seconds + other.seconds, self.norms + other.norms)
+
+    @property
+    def context(self) -> dict[str, Any]:
+        """As attributes of a `Result`: of several numbers of images the smallest, of several names a list."""
+        threat = _listed(self.threats)
+        norms = tuple(sum(side) / len(self.norms) for side in zip(*self.norms, strict=True))
+        return {"n": min(self.counts, default=0), "model": _listed(self.models), "data": _listed(self.data),
+                "threat": threat, "attack": _listed(self.attacks, "; "), "inputs": self.inputs,
+                "seconds": self.seconds, "norms": norms if norms and threat == "unbounded" else None}
+
+
+def evidence(*things: object) -> Evidence:
+    """What these rest on.
+
+    Args:
+        things: image sets, features, networks, outcomes, results, attacks and threat models, and mappings, lists and
+            tuples of them; anything else adds nothing.
+    """
+    return sum(map(_of, things), Evidence())
+
+
+def _of(thing: object) -> Evidence:
+    match thing:
+        case ImageSet():
+            return Evidence((len(thing),), data=(thing.name,), inputs=(thing.fingerprint,))
+        case Features():
+            return Evidence((len(thing.y),), (thing.encoder,), (thing.images,), inputs=(thing.fingerprint,))
+        case Outcome():
+            norms = (median_norms([thing]),) if thing.threat == "unbounded" else ()
+            return Evidence((len(thing),), (thing.model,), (thing.data,), _without("none", thing.threat),
+                            _without("none", thing.attack), thing.inputs, thing.seconds, norms)
+        case Result():
+            norms = (thing.norms,) if thing.norms else ()
+            return Evidence(_without(0, thing.n), _without("none", thing.model), _without("none", thing.data),
+                            _without("none", thing.threat), _without("none", thing.attack), thing.inputs,
+                            thing.seconds, norms)
+        case ThreatModel():
+            return Evidence(threats=(str(thing),))
+        case nn.Module():
+            key = getattr(thing, "key", "")
+            return Evidence(models=(getattr(thing, "name", type(thing).__name__),), inputs=_without("", key))
+        case Mapping():
+            return evidence(*thing.values())
+        case list() | tuple():
+            return evidence(*thing)
+    if callable(thing) and hasattr(thing, "threat"):  # an attack
+        return Evidence(threats=(str(thing.threat or "unbounded"),), attacks=(repr(thing),))
+    return Evidence()
+
+
+def _without(nothing: Any, value: Any) -> tuple[Any, ...]:
+    return () if value == nothing else (value,)
+
+
+def _listed(words: Iterable[str], separator: str = ", ") -> str:
+    found = list(words)
+    more = f" and {len(found) - NAMED + 1} more" if len(found) > NAMED else ""
+    return separator.join(found[: NAMED - 1] if more else found) + more or "none"
