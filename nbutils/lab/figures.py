@@ -70,7 +70,8 @@ class Picture:
             first, more = self.results[0].id, f" and {len(self.results) - 1} more" * (len(self.results) > 1)
             kinds = "; ".join(intervals(self.results))
             recorded = f"<small>{kinds}. Recorded as {address(first, html.escape(first))}{more}.</small>"
-        return (f'<figure class="picture"><img src="data:image/png;base64,{data}" alt="{html.escape(self.alt)}">'
+        return ('<figure class="picture mathjax_ignore">'  # in JupyterLab, too, a "$" is no formula
+                f'<img src="data:image/png;base64,{data}" alt="{html.escape(self.alt)}">'
                 f"<figcaption>{html.escape(self.caption)}{stamp} {recorded}</figcaption></figure>")
 
     def __repr__(self) -> str:

@@ -50,6 +50,7 @@ def test_html_holds_the_picture_and_escaped_texts() -> None:
     html = curves({"standard": line(0.9, 0.4)}, [0, 1], **AXES, **texts)._repr_html_()
     assert 'alt="A &quot;quoted&quot; &lt;b&gt;bold&lt;/b&gt; &amp; long text."' in html
     assert "Accuracy &lt;under&gt; PGD &amp; friends" in html
+    assert html.startswith('<figure class="picture mathjax_ignore">')
     assert "(profile &quot;smoke&quot;, cpu)" in html
     data = html.split("base64,")[1].split('"')[0]
     with Image.open(io.BytesIO(base64.b64decode(data))) as image:
