@@ -190,7 +190,7 @@ def _same_size(names: Iterable[Path | str], shapes: Sequence[tuple[int, ...]]) -
 
 def _entries(folder: Path) -> list[Path]:
     try:
-        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        return sorted((path for path in folder.iterdir() if not path.name.startswith(".")), key=lambda path: path.name)
     except OSError as error:
         raise DataError(f"{folder}: cannot be listed ({error.strerror}); expected a folder that can be read") from error
 

@@ -81,7 +81,9 @@ def load(dataset: str, split: str, n: int | None = None, seed: int = 0, **world:
             (the line says what to do), a folder whose tree or images cannot be used (see `folders`), or that has
             test images among those of train.
     """
-    check_dataset(dataset)
+    is_folder = dataset.startswith("folder:")  # looked at below, whole
+    if not is_folder:
+        check_dataset(dataset)
     if split not in SPLITS:
         raise DataError(f"split = {split!r}: expected 'train' or 'test'")
     if n is not None and n < 1:
@@ -91,7 +93,7 @@ def load(dataset: str, split: str, n: int | None = None, seed: int = 0, **world:
         return PlantedWorld(**world).draw(count, seed=2 * seed + SPLITS.index(split))
     if world:
         raise DataError(f"{', '.join(world)}: only the planted world takes these; the dataset is {dataset!r}")
-    if dataset.startswith("folder:"):
+    if is_folder:
         return _folder(dataset, split, n, seed)
     if dataset == "tiny-imagenet":
         return ImageSet(*_tiny_imagenet(split, n, seed), "Tiny ImageNet", "crop+flip")

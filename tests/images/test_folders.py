@@ -5,6 +5,7 @@ import shutil
 import socket
 import unicodedata
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -275,6 +276,28 @@ def test_whatever_a_decoder_raises_names_the_file(error: Exception, root: Path,
     refused(root, "train/cat/0.png: not a readable image")
 
 
+def encoded(format: str) -> bytes:
+    data = BytesIO()
+    picture(3).save(data, format)
+    return data.getvalue()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
+@given(st.sampled_from(folders.FORMATS), st.lists(st.tuples(st.integers(0, 150), st.integers(0, 255)), max_size=5),
+       st.integers(0, 4000))
+def test_damage_gives_an_image_or_one_line(format: str, changes: list[tuple[int, int]], length: int) -> None:
+    data = bytearray(encoded(format)[:length])
+    for place, byte in changes:
+        data[place:place + 1] = bytes([byte])
+    line = ""
+    try:
+        assert folders.read_images(["damaged.png"], [BytesIO(data)]).shape[2] <= 128
+    except DataError as error:
+        line = str(error)
+    assert line.isprintable()
+    assert not line or line.startswith("damaged.png: ")
+
+
 def test_an_image_that_is_damaged_is_named_also_where_it_is_not_drawn(root: Path) -> None:
     (root / "train" / "dog" / "1.png").write_text("hello")
     with pytest.raises(DataError, match=r"dog/1\.png: not a readable image"):
@@ -327,7 +350,7 @@ def test_images_are_looked_at_once_while_they_stay_as_they_are(root: Path, monke
     real = folders._pixels
     monkeypatch.setattr(folders, "_pixels", lambda *files: looked.append(files[0]) or real(*files))
     load(f"folder:{root}", "train", 2)
-    assert len(looked) == 4 + 2  # one for each class and split, and those that are drawn
+    assert len(looked) == 2  # those that are drawn
     picture(11).save(root / "test" / "cat" / "0.png")
     with pytest.raises(DataError, match="1 of 2 test images are in train too"):
         load(f"folder:{root}", "train", 2)
