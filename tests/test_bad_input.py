@@ -4,10 +4,11 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from http.client import IncompleteRead
 from pathlib import Path
+from tarfile import TarError
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -146,6 +147,14 @@ CASES = [
         ("norm = 'L2'", "'Linf'")),
     # images
     Bad("grey images", lambda: ImageSet(X[:, :1], Y, ("a", "b"), "x"), ("(4, 1, 8, 8)", "(N, 3, H, W)"), DataError),
+    Bad("channels last", lambda: ImageSet(X.permute(0, 2, 3, 1), Y, ("a", "b"), "x"),
+        ("(4, 8, 8, 3)", "(N, 3, H, W); did you mean x.permute(0, 3, 1, 2)?"), DataError),
+    Bad("bytes", lambda: ImageSet(X.byte(), Y, ("a", "b"), "x"), ("torch.uint8", "torch.float32"), DataError),
+    Bad("an array", lambda: ImageSet(X.numpy(), Y, ("a", "b"), "x"), ("ndarray (4, 3", "torch.float32"), DataError),  # type: ignore[arg-type]
+    Bad("a list of labels", lambda: ImageSet(X, [0, 1], ("a", "b"), "x"), ("list ()", "torch.int64 (4,)"), DataError),  # type: ignore[arg-type]
+    Bad("short labels", lambda: ImageSet(X, Y.int(), ("a", "b"), "x"), ("torch.int32", "torch.int64"), DataError),
+    Bad("label to be ignored", lambda: ImageSet(X, Y - 100, ("a", "b"), "x"), ("-100 to -99", "0 to 1"), DataError),
+    Bad("normalised pixels", lambda: ImageSet(4 * X - 3, Y, ("a", "b"), "x"), ("-1", "normalisation"), DataError),
     Bad("double images", lambda: ImageSet(X.double(), Y, ("a", "b"), "x"), ("float64", "float32"), DataError),
     Bad("8-bit pixels", lambda: ImageSet(255 * X, Y, ("a", "b"), "x"), ("128", "[0, 1]", "divide"), DataError),
     Bad("negative pixels", lambda: ImageSet(X - 1, Y, ("a", "b"), "x"), ("-0.5", "[0, 1]"), DataError),
@@ -169,6 +178,14 @@ CASES = [
     Bad("no pattern", lambda: PlantedWorld().draw(2, 0).view("no_pattern").by_pattern(), ("no pattern",), DataError),
     # data sources
     Bad("dataset", lambda: load("cifar-10", "train"), ("dataset = 'cifar-10'", "did you mean 'cifar10'"), DataError),
+    Bad("a long name", lambda: check_dataset(5000 * "x"), ("dataset = 'xxx", "expected one of planted"), DataError),
+    Bad("somebody's folder", lambda: check_dataset("~nosuch"), ("dataset = '~nosuch'", "folder:PATH"), DataError),
+    Bad("a name of nothing", lambda: check_dataset(""), ("dataset = ''", "expected one of planted"), DataError),
+    Bad("a folder of nothing", lambda: check_dataset("folder:"), ("no folder is named", "<class>"), DataError),
+    Bad("a folder of somebody", lambda: check_dataset("folder:~nosuch/x"), ("no folder ~nosuch/x",), DataError),
+    Bad("a folder's long name", lambda: check_dataset(f"folder:{5000 * 'x'}"), ("no folder xxx", "<class>"), DataError),
+    Bad("a folder's odd name", lambda: check_dataset("folder:a\nb\0c\udcff"), (r"no folder a\nb\x00c",), DataError),
+    Bad("a file for a folder", lambda: check_dataset(f"folder:{__file__}"), (f"no folder {__file__}",), DataError),
     Bad("dataset in capitals", lambda: check_dataset("Digits"), ("'Digits'", "did you mean 'digits'"), DataError),
     Bad("split", lambda: load("planted", "val"), ("split = 'val'", "'train' or 'test'"), DataError),
     Bad("no images asked for", lambda: load("digits", "train", 0), ("n = 0", "at least one"), DataError),
@@ -266,9 +283,11 @@ def test_bad_input_gets_one_clear_line(case: Bad) -> None:
 
 # --- folders ------------------------------------------------------------------------------------------------------
 
-def one_image(path: Path, size: tuple[int, int] = (8, 8)) -> None:
+def one_image(path: Path, side: int = 32) -> None:
+    """An image of its own for each path: of its class, number and split."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.full((size[1], size[0], 3), 7, dtype=np.uint8)).save(path)
+    shade = sum("/".join(path.parts[-3:]).encode())
+    Image.new("RGB", (side, side), (shade % 256, shade // 256, 0)).save(path)
 
 
 def sound(root: Path) -> None:
@@ -320,8 +339,8 @@ FOLDERS: Mapping[str, tuple[Callable[[Path], object], int | None, tuple[str, ...
     "truncated image": (truncated, None, ("train/dog/1.png", "not a readable image")),
     "empty file": (lambda root: (root / "train" / "cat" / "0.png").write_bytes(b""), None,
                    ("train/cat/0.png", "not a readable image")),
-    "odd size": (lambda root: one_image(root / "train" / "dog" / "wide.png", (9, 8)), None,
-                 ("train/dog/wide.png: 9 x 8 pixels", "8 x 8")),
+    "odd size": (lambda root: one_image(root / "train" / "dog" / "wide.png", 40), None,
+                 ("train/dog/wide.png: 40 x 40 pixels", "32 x 32", "one size")),
     "too many": (lambda root: None, 7, ("n = 7", "train", "6 images")),
 }
 
@@ -344,8 +363,15 @@ def test_a_folder_without_its_prefix_is_recognised(tmp_path: Path) -> None:
     check(Bad("", lambda: load(str(tmp_path), "train"), (f"did you mean 'folder:{tmp_path}'",), DataError))
 
 
-@pytest.mark.parametrize("error", [OSError("no route\nto host"), RuntimeError("File corrupted."), OSError()],
-                         ids=["two lines", "corrupted", "no words"])
+def test_a_file_where_downloads_should_go_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("a file")
+    check(Bad("", lambda: load("cifar10", "train"), (f"cifar10: could not be downloaded or read in {tmp_path}/data",
+                                                     "a copy on disk can be used as folder:PATH"), DataError))
+
+
+@pytest.mark.parametrize("error", [OSError("no route\nto host"), RuntimeError("File corrupted."), OSError(),
+                                   IncompleteRead(b""), TarError("truncated header"), EOFError()],
+                         ids=["two lines", "corrupted", "no words", "cut off", "no archive", "cut short"])
 @pytest.mark.parametrize(("dataset", "name"), [("cifar10", "CIFAR10"), ("svhn", "SVHN")])
 def test_a_failed_download_is_one_line(dataset: str, name: str, error: Exception,
                                        monkeypatch: pytest.MonkeyPatch) -> None:

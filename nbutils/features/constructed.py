@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import torch
@@ -64,12 +64,14 @@ class ConstructedSet(ImageSet):
         residual: (N,) float32, what the construction left to do. Matched: loss(x') / loss(x0), 0 if the representations
             agree, 1 if nothing was gained; steps that are too long can leave more. Relabelled: 0 if the teacher sees
             the new label, 1 if not.
+        provenance: how the whole set was made, of which this may be a part.
     """
 
     source_y: Tensor
     start: Tensor
     l2: Tensor
     residual: Tensor
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def take(self, index: int | slice | Tensor) -> Self:
         chosen = slice(index) if isinstance(index, int) else index
@@ -248,7 +250,7 @@ def _in_chunks(images: ImageSet, model: nn.Module, name: str, how: Mapping[str, 
     rows = torch.arange(len(images)).split(settings["chunk_size"])
     parts = [chunk(number, part) for number, part in enumerate(progress(rows, f"{name} of {images.name}"))]
     plain = {key: value for key, value in parts[0].recipe.items() if key != "chunk"}
-    provenance = {"construction": name, "images": dict(images.provenance), "model": getattr(model, "name", ""),
+    provenance = {"construction": name, "images": images.name, "model": getattr(model, "name", ""),
                   "key": getattr(model, "key", ""), **plain}
     return ConstructedSet(y=images.y, classes=images.classes, name=f"{name} of {images.name}",
                           augmentation=images.augmentation, provenance=provenance, source_y=images.y,

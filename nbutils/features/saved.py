@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from nbutils.features.constructed import ConstructedSet
+from nbutils.images.folders import check_size
 from nbutils.images.imageset import DataError, ImageSet
 
 TENSORS = ("x", "y", "source_y", "start", "l2", "residual")
@@ -36,8 +37,9 @@ def export(images: ConstructedSet, path: str | Path, test: ImageSet | None = Non
         test: for a folder only, and needed there: images of the same classes and size.
 
     Raises:
-        DataError: another ending; for a folder no test images, other classes or sizes among them, a class without
-            images or with a name that no folder can have. FileExistsError: the folder is there already.
+        DataError: another ending; for a folder no test images, other classes or sizes among them, images of a size that
+            `images.load` refuses, a class without images or with a name that it would not read. FileExistsError: the
+            folder is there already.
     """
     path = Path(path).expanduser()
     if path.suffix not in ("", ".npz"):
@@ -116,8 +118,9 @@ def _check_folder(path: Path, images: ImageSet, test: ImageSet) -> None:
         absent = set(range(images.num_classes)) - set(part.y.tolist())
         if absent:
             raise DataError(f"{part.name}: no images of {images.classes[min(absent)]!r}; expected some of each class")
+    check_size(images.name, images.x.shape[3], images.x.shape[2])
     for name in images.classes:
-        if name in ("", ".", "..") or "/" in name:
+        if not name or name[0] == "." or "/" in name or not name.isprintable() or len(name.encode()) > 255:
             raise DataError(f"class {name!r}: cannot be the name of a folder; expected a path that ends in '.npz'")
 
 

@@ -11,7 +11,7 @@ The world is built on the hypothesis of Ilyas et al. (2019), so it tests methods
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Self
 
@@ -138,8 +138,8 @@ class PlantedWorld:
         wrong = (shape + torch.randint(1, len(SHAPES), (n,), generator=generator)) % len(SHAPES)
         pattern = torch.where(uniform[:, 7] < self.rho, shape, independent)
         plain = PlantedSet(
-            x=base, y=shape, classes=SHAPES, name="planted", provenance={"world": asdict(self), "n": n, "seed": seed},
-            world=self, base=base, background=background, noise=noise, shape=shape, pattern=pattern,
+            x=base, y=shape, classes=SHAPES, name="planted", world=self, base=base,
+            background=background, noise=noise, shape=shape, pattern=pattern,
             wrong=wrong, independent=independent,
         )
         return plain.view("natural")
@@ -195,8 +195,7 @@ class PlantedSet(ImageSet):
 
     def with_tiles(self, seed: int) -> Self:
         """The same scenes, noise and pattern classes, with the tiles of a world of that seed."""
-        world = replace(self.world, seed=seed)
-        return replace(self, world=world, provenance={**self.provenance, "tiles": seed}).view(self.seen_as)
+        return replace(self, world=replace(self.world, seed=seed)).view(self.seen_as)
 
     def by_pattern(self) -> Self:
         """The same images with the class of their pattern as label: accuracy is then how often the pattern is followed.

@@ -4,43 +4,42 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 from io import BytesIO
 from pathlib import Path
+from tarfile import TarError
 from typing import Any
 from zipfile import BadZipFile, ZipFile
 
-import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from nbutils.images.imageset import DataError, ImageSet
+from nbutils.images import folders
+from nbutils.images.folders import LOSSY, SPLITS
+from nbutils.images.imageset import DataError, ImageSet, printable
 from nbutils.images.planted import SHAPES, PlantedWorld
 from nbutils.messages import did_you_mean
 
 DATASETS = ("planted", "digits", "cifar10", "svhn", "tiny-imagenet")
-SPLITS = ("train", "test")
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 TINY_IMAGENET = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 TINY_IMAGENET_MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
 TINY_IMAGENET_PER_CLASS = {"train": 500, "test": 50}
-LOSSY = {".jpg", ".jpeg", ".webp"}
-SUFFIXES = LOSSY | {".png", ".bmp", ".ppm"}
 
 
 def check_dataset(dataset: str) -> str:
     """Return `dataset` if `load` knows it.
 
     Raises:
-        DataError: unknown name (the nearest known one is suggested), or a folder that is missing.
+        DataError: unknown name (the nearest known one is suggested), or a folder that the chapters could not use (see
+            `folders.check`).
     """
     if dataset.startswith("folder:"):
-        _folder(dataset)
+        folders.check(dataset)
     elif dataset not in DATASETS:
-        is_folder = Path(dataset).expanduser().is_dir()
+        is_folder = dataset and os.path.isdir(os.path.expanduser(dataset))
         hint = f"; did you mean 'folder:{dataset}'?" if is_folder else did_you_mean(dataset, DATASETS)
         raise DataError(f"dataset = {dataset!r}: expected one of {', '.join(DATASETS)} or folder:PATH{hint}")
     return dataset
@@ -53,9 +52,9 @@ def class_names(dataset: str) -> tuple[str, ...]:
     Raises:
         DataError: as `check_dataset`, or the archive cannot be downloaded or read.
     """
-    check_dataset(dataset)
     if dataset.startswith("folder:"):
-        return _folder_classes(_folder(dataset))
+        return folders.tree(dataset).classes
+    check_dataset(dataset)
     if dataset == "tiny-imagenet":
         with _tiny_imagenet_archive() as archive:
             return tuple(_tiny_imagenet_classes(archive).values())
@@ -79,11 +78,12 @@ def load(dataset: str, split: str, n: int | None = None, seed: int = 0, **world:
 
     Raises:
         DataError: unknown dataset or split, more images asked for than there are, a download that fails or is damaged
-            (the line says what to do), a missing or empty folder,
-            classes or image sizes that differ between train and test, an unreadable image or one of another size
-            (named).
+            (the line says what to do), a folder whose tree or images cannot be used (see `folders`), or that has
+            test images among those of train.
     """
-    check_dataset(dataset)
+    is_folder = dataset.startswith("folder:")  # looked at below, whole
+    if not is_folder:
+        check_dataset(dataset)
     if split not in SPLITS:
         raise DataError(f"split = {split!r}: expected 'train' or 'test'")
     if n is not None and n < 1:
@@ -93,26 +93,28 @@ def load(dataset: str, split: str, n: int | None = None, seed: int = 0, **world:
         return PlantedWorld(**world).draw(count, seed=2 * seed + SPLITS.index(split))
     if world:
         raise DataError(f"{', '.join(world)}: only the planted world takes these; the dataset is {dataset!r}")
-    provenance = {"dataset": dataset, "split": split, "n": n, "seed": seed}
-    if dataset.startswith("folder:"):
-        root = _folder(dataset)
-        classes = _folder_classes(root)
-        files = [(path, label) for label, name in enumerate(classes) for path in _image_files(root / split / name)]
-        labels = torch.tensor([label for _, label in files])
-        index = _balanced(labels, n, seed, f"{root / split}")
-        paths = [files[i][0] for i in index]
-        x = _read_images(paths, paths)
-        _check_other_split(root, split, classes, x)
-        lossy_cifar = classes == CIFAR10 and x.shape[2:] == (32, 32) and files[0][0].suffix.lower() in LOSSY
-        name = "CIFAR-10 (JPEG copy)" if lossy_cifar else root.name  # its numbers are not those of CIFAR-10
-        return ImageSet(x, labels[index], classes, name, "crop+flip", provenance)
+    if is_folder:
+        return _folder(dataset, split, n, seed)
     if dataset == "tiny-imagenet":
-        return ImageSet(*_tiny_imagenet(split, n, seed), "Tiny ImageNet", "crop+flip", provenance)
+        return ImageSet(*_tiny_imagenet(split, n, seed), "Tiny ImageNet", "crop+flip")
     x, y = _digits(split) if dataset == "digits" else _torchvision(dataset, split)
     index = _balanced(y, n, seed, f"{dataset} {split}")
     augmentation = {"digits": "none", "cifar10": "crop+flip", "svhn": "crop"}[dataset]
     name = {"digits": "digits", "cifar10": "CIFAR-10", "svhn": "SVHN"}[dataset]
-    return ImageSet(x[index].float() / 255, y[index], class_names(dataset), name, augmentation, provenance)
+    return ImageSet(x[index].float() / 255, y[index], class_names(dataset), name, augmentation)
+
+
+def _folder(dataset: str, split: str, n: int | None, seed: int) -> ImageSet:
+    found = folders.tree(dataset)
+    paths, labels = zip(*found.files[split], strict=True)
+    y = torch.tensor(labels)
+    index = _balanced(y, n, seed, f"{found.root / split}")
+    folders.survey(found)
+    chosen = [paths[i] for i in index]
+    x = folders.read_images(chosen, chosen)
+    lossy_cifar = found.classes == CIFAR10 and x.shape[2:] == (32, 32) and paths[0].suffix.lower() in LOSSY
+    name = "CIFAR-10 (JPEG copy)" if lossy_cifar else printable(Path(os.path.abspath(found.root)).name)
+    return ImageSet(x, y[index], found.classes, name, "crop+flip")  # numbers of the copy are not those of CIFAR-10
 
 
 def _balanced(labels: Tensor, n: int | None, seed: int, where: str) -> Tensor:
@@ -144,10 +146,10 @@ def _digits(split: str) -> tuple[Tensor, Tensor]:
 @contextmanager
 def _downloads(dataset: str, instead: str) -> Iterator[Path]:
     """The folder of a downloaded data set. What goes wrong in there becomes one line that says what to do instead."""
-    root = Path(os.environ.get("NBUTILS_DATA", "~/.cache/nbutils")).expanduser() / dataset
+    root = Path(os.path.expanduser(os.environ.get("NBUTILS_DATA") or "~/.cache/nbutils")) / dataset
     try:
         yield root
-    except (OSError, RuntimeError, BadZipFile) as error:
+    except (OSError, RuntimeError, HTTPException, BadZipFile, TarError, EOFError, KeyError) as error:
         cause = str(error).partition("\n")[0] or type(error).__name__
         raise DataError(f"{dataset}: could not be downloaded or read in {root} ({cause}); {instead}") from error
 
@@ -201,60 +203,4 @@ def _tiny_imagenet(split: str, n: int | None, seed: int) -> tuple[Tensor, Tensor
         index = _balanced(labels, n, seed, f"tiny-imagenet {split}")
         names = [found[i][0] for i in index]
         contents = [BytesIO(archive.read(name)) for name in names]  # one by one: threads cannot share the archive
-    return _read_images(names, contents), labels[index], tuple(classes.values())
-
-
-def _folder(dataset: str) -> Path:
-    root = Path(dataset.removeprefix("folder:")).expanduser()
-    for folder in (root, root / "train", root / "test"):
-        if not folder.is_dir():
-            raise DataError(f"{dataset}: no folder {folder}; expected {root}/train/<class>/ and {root}/test/<class>/")
-    return root
-
-
-def _folder_classes(root: Path) -> tuple[str, ...]:
-    train, test = ({path.name for path in (root / split).iterdir() if path.is_dir()} for split in SPLITS)
-    if train != test:
-        only = "; ".join(f"only in {split}: {', '.join(sorted(names))}"
-                         for split, names in (("train", train - test), ("test", test - train)) if names)
-        raise DataError(f"{root}: train and test hold different class folders ({only})")
-    if len(train) < 2:
-        raise DataError(f"{root / 'train'}: {len(train)} class folders; expected at least two")
-    return tuple(sorted(train))
-
-
-def _image_files(folder: Path) -> list[Path]:
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
-    if not files:
-        raise DataError(f"{folder}: no images; expected files ending in {', '.join(sorted(SUFFIXES))}")
-    return files
-
-
-def _check_other_split(root: Path, split: str, classes: Sequence[str], x: Tensor) -> None:
-    """Look at one image of the other split: sizes that differ would come to light only after the training."""
-    other = root / SPLITS[1 - SPLITS.index(split)]
-    first = _image_files(other / classes[0])[:1]
-    height, width = _read_images(first, first).shape[2:]
-    if (height, width) != x.shape[2:]:
-        raise DataError(f"{other}: {width} x {height} pixels, and {root / split}: {x.shape[3]} x {x.shape[2]}; "
-                        "expected one size in both")
-
-
-def _read_images(names: Sequence[Path | str], files: Sequence[Path | BytesIO]) -> Tensor:
-    """(N, 3, H, W), pixels in [0, 1], of files on disk or in memory; `names` are for messages."""
-    def read(name: Path | str, file: Path | BytesIO) -> np.ndarray:
-        try:
-            with Image.open(file) as image:
-                return np.asarray(image.convert("RGB"))
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
-            raise DataError(f"{name}: not a readable image ({error})") from error
-
-    with ThreadPoolExecutor() as pool:
-        images = list(pool.map(read, names, files))
-    usual = Counter(image.shape for image in images).most_common(1)[0][0]
-    for name, image in zip(names, images, strict=True):
-        if image.shape != usual:
-            size, expected = image.shape[1::-1], usual[1::-1]
-            raise DataError(f"{name}: {size[0]} x {size[1]} pixels; the others have {expected[0]} x {expected[1]}")
-    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float()
-    return pixels.div_(255)  # in place: one more copy of all of Tiny ImageNet would take 5 GB
+    return folders.read_images(names, contents), labels[index], tuple(classes.values())

@@ -32,6 +32,7 @@ FILLS = (("#0072B2", ""), ("#F0E442", ".."), ("#D55E00", "//"), ("#BBBBBB", "xx"
 STYLE: dict[Any, Any] = {
     "figure.dpi": 110, "savefig.bbox": "tight", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False,
     "axes.grid": True, "grid.alpha": 0.3, "legend.frameon": False, "axes.titlesize": 10, "lines.linewidth": 1.6,
+    "text.parse_math": False,  # a class may be called "cost $1 and $2"
 }
 
 
@@ -69,7 +70,8 @@ class Picture:
             first, more = self.results[0].id, f" and {len(self.results) - 1} more" * (len(self.results) > 1)
             kinds = "; ".join(intervals(self.results))
             recorded = f"<small>{kinds}. Recorded as {address(first, html.escape(first))}{more}.</small>"
-        return (f'<figure class="picture"><img src="data:image/png;base64,{data}" alt="{html.escape(self.alt)}">'
+        return ('<figure class="picture mathjax_ignore">'  # in JupyterLab, too, a "$" is no formula
+                f'<img src="data:image/png;base64,{data}" alt="{html.escape(self.alt)}">'
                 f"<figcaption>{html.escape(self.caption)}{stamp} {recorded}</figcaption></figure>")
 
     def __repr__(self) -> str:
@@ -91,11 +93,12 @@ def curves(lines: Mapping[str, Sequence[Result]], x: Sequence[float], *, xlabel:
     _tell_apart("lines", lines, SERIES)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(6.2, 3.6))
-        axes = figure.subplots()
+        axes, drawn = figure.subplots(), {}
         for (label, results), (colour, marker, dash) in zip(lines.items(), SERIES, strict=False):
             if len(results) != len(x):
                 raise ValueError(f"line {label!r}: {len(results)} results for {len(x)} positions")
-            axes.plot(x, [result.value for result in results], color=colour, marker=marker, linestyle=dash, label=label)
+            (drawn[label],) = axes.plot(x, [result.value for result in results], color=colour, marker=marker,
+                                        linestyle=dash)
             if all(result.low is not None for result in results):
                 low, high = [result.low or 0.0 for result in results], [result.high or 0.0 for result in results]
                 axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
@@ -105,11 +108,10 @@ def curves(lines: Mapping[str, Sequence[Result]], x: Sequence[float], *, xlabel:
         _value_axis(axes.yaxis, axes.set_ylim, next(iter(lines.values())))
         axes.set(xlabel=xlabel, ylabel=ylabel)
         if len(lines) > 3:  # no place inside is free of lines
-            axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2 if len(lines) == 4 else 3)
+            _legend(axes, drawn, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2 if len(lines) == 4 else 3)
         else:
-            axes.legend(loc="best")
-        drawn = tuple(result for results in lines.values() for result in results)
-        return Picture(figure, alt, caption, stamp, drawn)
+            _legend(axes, drawn, loc="best")
+        return Picture(figure, alt, caption, stamp, tuple(result for results in lines.values() for result in results))
 
 
 def dots(groups: Mapping[str, Mapping[str, Result]], *, xlabel: str, alt: str, caption: str, stamp: str = "",
@@ -122,7 +124,7 @@ def dots(groups: Mapping[str, Mapping[str, Result]], *, xlabel: str, alt: str, c
     series = list(dict.fromkeys(label for group in groups.values() for label in group))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(6.2, 1.2 + 0.42 * len(groups)))
-        axes = figure.subplots()
+        axes, drawn = figure.subplots(), {}
         for index, label in enumerate(series):
             colour, marker, _ = SERIES[index % len(SERIES)]
             shift = 0.16 * (index - (len(series) - 1) / 2)
@@ -130,16 +132,16 @@ def dots(groups: Mapping[str, Mapping[str, Result]], *, xlabel: str, alt: str, c
             for height, result in rows:
                 if result.low is not None and result.high is not None:
                     axes.plot([result.low, result.high], [height, height], color=colour, linewidth=1.4)
-            axes.plot([result.value for _, result in rows], [height for height, _ in rows], marker, color=colour,
-                      label=label)
+            (drawn[label],) = axes.plot([result.value for _, result in rows], [height for height, _ in rows], marker,
+                                        color=colour)
         _mark(axes, marks or {}, 0, (3, 3), "baseline")
         axes.set_yticks(range(len(groups)), list(groups))
         axes.set_ylim(len(groups) - 0.5, -0.5)
         _value_axis(axes.xaxis, axes.set_xlim, [result for group in groups.values() for result in group.values()])
         axes.set_xlabel(xlabel)
-        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(series))
-        drawn = tuple(result for group in groups.values() for result in group.values())
-        return Picture(figure, alt, caption, stamp, drawn)
+        _legend(axes, drawn, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(series))
+        return Picture(figure, alt, caption, stamp,
+                       tuple(result for group in groups.values() for result in group.values()))
 
 
 def matrix(cells: Mapping[str, Mapping[str, Result]], *, xlabel: str, ylabel: str, alt: str, caption: str,
@@ -189,10 +191,10 @@ def scatter(points: Mapping[str, tuple[Result, Result]], *, xlabel: str, ylabel:
     _tell_apart("points", points, MARKERS)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.0, 3.8))
-        axes = figure.subplots()
+        axes, drawn = figure.subplots(), {}
         for index, (label, (x, y)) in enumerate(points.items()):
             colour = SERIES[index % len(SERIES)][0]
-            axes.plot([x.value], [y.value], MARKERS[index], color=colour, markersize=8, label=label, zorder=3)
+            (drawn[label],) = axes.plot([x.value], [y.value], MARKERS[index], color=colour, markersize=8, zorder=3)
             for across, ends, line in ((y, x, axes.hlines), (x, y, axes.vlines)):
                 if ends.low is not None and ends.high is not None:
                     line(across.value, ends.low, ends.high, color=colour, linewidth=1, alpha=0.7)
@@ -201,9 +203,8 @@ def scatter(points: Mapping[str, tuple[Result, Result]], *, xlabel: str, ylabel:
             if all(result.unit == "share" for result in results):
                 axis.set_major_formatter(PercentFormatter(1.0))
         axes.set(xlabel=xlabel, ylabel=ylabel)
-        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
-        drawn = tuple(result for pair in points.values() for result in pair)
-        return Picture(figure, alt, caption, stamp, drawn)
+        _legend(axes, drawn, loc="center left", bbox_to_anchor=(1.01, 0.5))
+        return Picture(figure, alt, caption, stamp, tuple(result for pair in points.values() for result in pair))
 
 
 def stacked(counts: Mapping[str, Mapping[str, int]], *, xlabel: str, alt: str, caption: str) -> Picture:
@@ -216,12 +217,12 @@ def stacked(counts: Mapping[str, Mapping[str, int]], *, xlabel: str, alt: str, c
     _tell_apart("parts", parts, FILLS)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(6.2, 1.0 + 0.36 * len(counts)))
-        axes = figure.subplots()
+        axes, drawn = figure.subplots(), {}
         ends = np.zeros(len(counts))
         for part, (colour, hatch) in zip(parts, FILLS, strict=False):
             lengths = np.array([row.get(part, 0) for row in counts.values()])
-            bars = axes.barh(range(len(counts)), lengths, left=ends, color=colour, hatch=hatch, edgecolor="0.25",
-                             linewidth=0.6, label=part)
+            bars = drawn[part] = axes.barh(range(len(counts)), lengths, left=ends, color=colour, hatch=hatch,
+                                           edgecolor="0.25", linewidth=0.6)
             axes.bar_label(bars, [str(n) if n else "" for n in lengths], label_type="center", fontsize=8,
                            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.85})
             ends += lengths
@@ -230,7 +231,8 @@ def stacked(counts: Mapping[str, Mapping[str, int]], *, xlabel: str, alt: str, c
         axes.grid(visible=False)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel(xlabel)
-        axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=len(parts), fontsize=8, columnspacing=1)
+        _legend(axes, drawn, loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=len(parts), fontsize=8,
+                columnspacing=1)
         return Picture(figure, alt, caption, "")
 
 
@@ -249,13 +251,13 @@ def clouds(panels: Mapping[str, tuple[Tensor, Tensor]], names: Sequence[str], *,
         for axes in grid.flat:
             axes.set(xticks=[], yticks=[])
         for axes, (title, (points, labels)) in zip(grid.flat, panels.items(), strict=False):
-            for index, name in enumerate(shown):
+            for index in range(len(shown)):
                 x, y = points[labels == index].T.tolist()
                 axes.plot(x, y, MARKERS[index], color=SERIES[index % len(SERIES)][0], markersize=3.5, alpha=0.8,
-                          markeredgewidth=0, label=name)
+                          markeredgewidth=0)
             axes.set_title(title, fontsize=9)
-        figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="upper center", bbox_to_anchor=(0.5, 0.09), ncols=5,
-                      fontsize=8, markerscale=1.5)
+        _legend(figure, dict(zip(shown, grid[0, 0].lines, strict=True)), loc="upper center",
+                bbox_to_anchor=(0.5, 0.09), ncols=5, fontsize=8, markerscale=1.5)
         return Picture(figure, alt, caption, stamp)
 
 
@@ -275,14 +277,21 @@ def points(panels: Mapping[str, Mapping[str, tuple[Tensor, Tensor]]], *, xlabel:
         row: np.ndarray = figure.subplots(1, len(panels), squeeze=False)[0]
         for axes, (title, groups) in zip(row, panels.items(), strict=True):
             _tell_apart("groups", groups, SERIES)
-            for (label, (x, y)), (colour, _, _), marker in zip(groups.items(), SERIES, MARKERS, strict=False):
-                axes.plot(x.tolist(), y.tolist(), marker, color=colour, markersize=4, alpha=0.75, markeredgewidth=0,
-                          label=label)
+            for (x, y), (colour, _, _), marker in zip(groups.values(), SERIES, MARKERS, strict=False):
+                axes.plot(x.tolist(), y.tolist(), marker, color=colour, markersize=4, alpha=0.75, markeredgewidth=0)
             axes.set_title(title)
             axes.set_xlabel(xlabel)
         figure.axes[0].set_ylabel(ylabel)
-        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+        first = next(iter(panels.values()))
+        _legend(figure, dict(zip(first, row[0].lines, strict=True)), loc="outside lower center", ncols=4)
         return Picture(figure, alt, caption, stamp)
+
+
+def _legend(owner: Axes | Figure, drawn: Mapping[str, Any], **place: Any) -> None:
+    """A legend of all that was drawn; matplotlib would leave out names that begin with an underscore."""
+    legend = owner.legend(list(drawn.values()), [f" {label}" for label in drawn], **place)
+    for text, label in zip(legend.get_texts(), drawn, strict=True):
+        text.set_text(label)
 
 
 def _tell_apart(what: str, drawn: Sized, looks: Sized) -> None:

@@ -345,7 +345,7 @@ class Table:
         body = "".join(f'<tr><th scope="row">{html.escape(label)}</th>'
                        + "".join(f"<td>{_cell(cells.get(column, ''))}</td>" for column in self.columns) + "</tr>"
                        for label, cells in self.rows.items())
-        return (f'<div class="result-table"><table><caption>{html.escape(self.caption)}</caption>'
+        return (f'<div class="result-table mathjax_ignore"><table><caption>{html.escape(self.caption)}</caption>'
                 f"<thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table>"
                 f'<ul class="table-notes">{notes}</ul></div>')
 

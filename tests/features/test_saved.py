@@ -142,15 +142,18 @@ def test_a_failure_leaves_nothing_behind(made: ConstructedSet, file: Path, tmp_p
 def test_bad_input_is_one_clear_line(made: ConstructedSet, tmp_path: Path) -> None:
     folder = tmp_path / "set"
     small = ImageSet(torch.zeros(10, 3, 8, 8), torch.arange(10), made.classes, "small images")
-    slash = ("disc/ring", *made.classes[1:])
+    renamed = {name: replace(made, classes=(name, *made.classes[1:])) for name in
+               ("", ".", "..", ".hidden", "disc/ring", "two\nlines", 128 * "é")}
+    tiny = replace(made, x=made.x[:, :, :8, :8])
     cases: list[tuple[Any, type[Exception], str]] = [
         (lambda: export(made, tmp_path / "set.zip"), DataError, "unknown ending '.zip'; expected '.npz', or none"),
         (lambda: read(tmp_path / "set.pt"), DataError, "unknown ending '.pt'; expected a file '.npz'"),
         (lambda: export(made, folder), DataError, "a folder holds test images too; expected test="),
         (lambda: export(made, folder, small), DataError, "small images: expected test images of the classes and size"),
         (lambda: export(made.take(made.y != 3), folder, made), DataError, "no images of 'triangle'"),
-        (lambda: export(replace(made, classes=slash), folder, replace(made, classes=slash)), DataError,
-         "class 'disc/ring': cannot be the name of a folder"),
+        *((lambda other=other: export(other, folder, other), DataError, f"class {name!r}"[:40])
+          for name, other in renamed.items()),
+        (lambda: export(tiny, folder, tiny), DataError, "D_det of planted: 8 x 8 pixels; expected square images of 25"),
         (lambda: export(made, tmp_path, made), FileExistsError, "is there already; expected the name of a new folder"),
     ]
     for call, error, message in cases:

@@ -2,12 +2,18 @@
 
 import base64
 import io
+import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
+from matplotlib.text import Text
 from PIL import Image
 
 from nbutils.lab.figures import (
@@ -44,6 +50,7 @@ def test_html_holds_the_picture_and_escaped_texts() -> None:
     html = curves({"standard": line(0.9, 0.4)}, [0, 1], **AXES, **texts)._repr_html_()
     assert 'alt="A &quot;quoted&quot; &lt;b&gt;bold&lt;/b&gt; &amp; long text."' in html
     assert "Accuracy &lt;under&gt; PGD &amp; friends" in html
+    assert html.startswith('<figure class="picture mathjax_ignore">')
     assert "(profile &quot;smoke&quot;, cpu)" in html
     data = html.split("base64,")[1].split('"')[0]
     with Image.open(io.BytesIO(base64.b64decode(data))) as image:
@@ -72,7 +79,7 @@ def test_curves_show_values_and_intervals() -> None:
     x = [0, 4 / 255, 8 / 255]
     picture = curves(lines, x, ticks=["0", "4/255", "8/255"], marks={"here": 4 / 255}, **AXES, **TEXTS)
     (axes,) = picture.figure.axes
-    drawn = {drawn.get_label(): drawn for drawn in axes.lines}
+    drawn = dict(zip(lines, axes.lines, strict=False))
     for label, results in lines.items():
         assert list(drawn[label].get_xdata()) == x
         assert list(drawn[label].get_ydata()) == [result.value for result in results]
@@ -216,3 +223,52 @@ def test_series_differ_in_more_than_colour_and_the_first_ones_in_grey() -> None:
     assert len({marker for _, marker, _ in SERIES}) == len({dash for *_, dash in SERIES}) == len(SERIES)
     grey = [float(np.dot(to_rgb(colour), (0.299, 0.587, 0.114))) for colour, *_ in SERIES[:2]]
     assert grey[1] - grey[0] > 0.3
+
+
+NAMES = (r"$\foo$", "cost $1 and $2", "_other", "price_$10_$20", "<b>&", "line\nbreak", r"\frac{", "$$", "%d {x}")
+
+
+def drawings(names: Sequence[str]) -> dict[str, Picture]:
+    """Each kind of figure, with the names wherever it takes any."""
+    where, labels = torch.arange(12.0).view(6, 2), torch.arange(6) % len(names)
+    images = torch.zeros(len(names), 3, 2, 2)
+    pairs = {name: (share(0.1), share(0.2)) for name in names}
+    return {
+        "curves": curves({name: line(0.1, 0.2) for name in names}, [0, 1], ticks=names[:2], xlabel=names[0],
+                         ylabel=names[1], marks={names[0]: 0.5}, **TEXTS),
+        "dots": dots({name: {other: share(0.2) for other in names} for name in names}, xlabel=names[0], **TEXTS),
+        "matrix": matrix({name: {other: share(0.2) for other in names} for name in names}, xlabel=names[0],
+                         ylabel=names[0], **TEXTS),
+        "scatter": scatter(pairs, xlabel=names[0], ylabel=names[0], **TEXTS),
+        "stacked": stacked({name: dict.fromkeys(names, 1) for name in names}, xlabel=names[0], alt=ALT, caption=""),
+        "clouds": clouds({names[0]: (where, labels)}, names, alt=ALT, caption=""),
+        "points": points({names[0]: dict.fromkeys(names, (where[:, 0], where[:, 1]))}, xlabel=names[0],
+                         ylabel=names[0], alt=ALT, caption=""),
+        "image_grid": image_grid(dict.fromkeys(names, images), columns=names, notes={names[0]: names}, alt=ALT,
+                                 caption=""),
+    }
+
+
+@pytest.mark.parametrize("kind", drawings(["a", "b"]))
+@pytest.mark.parametrize("names", [NAMES[:6], NAMES[3:]], ids=["mathtext", "markup"])
+def test_names_are_shown_as_they_are(kind: str, names: Sequence[str]) -> None:
+    picture = drawings(names)[kind]
+    assert "base64" in picture._repr_html_()  # it can be drawn
+    texts = picture.figure.findobj(Text)
+    assert set(names) <= {text.get_text() for text in texts}
+    assert not any(text.get_parse_math() for text in texts)
+    legends = picture.figure.findobj(Legend)
+    assert [[text.get_text() for text in legend.get_texts()] for legend in legends] == [list(names)] * len(legends)
+    assert len(legends) == (kind not in ("matrix", "image_grid"))
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=8), min_size=2, max_size=3,
+                unique=True))
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_name_can_stand_in_a_legend(names: list[str]) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        picture = clouds({names[0]: (torch.zeros(2, 2), torch.tensor([0, 1]))}, names, alt=ALT, caption="")
+        picture.figure.draw_without_rendering()
+    (legend,) = picture.figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == names

@@ -1,0 +1,220 @@
+"""A reader's own images, PATH/{train,test}/<class>/<image>: what is there, and whether the book can use it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from nbutils.console import warn
+from nbutils.images.imageset import DataError
+
+SPLITS = ("train", "test")
+LOSSY = {".jpg", ".jpeg", ".jfif", ".webp"}
+SUFFIXES = LOSSY | {".png", ".bmp", ".gif", ".ppm", ".tif", ".tiff"}
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "PPM", "TIFF")  # no others: a PostScript file would start Ghostscript
+SIDES = (25, 128)  # what all networks and encoders of the book can read, once padded
+MULTIPLE = 8  # the U-Net's: blocks of 2 pixels and two halvings; patches of 4 divide it
+
+
+@dataclass(frozen=True)
+class Tree:
+    """What a folder holds.
+
+    Attributes:
+        classes: names in the order of the labels, in composed form (NFC), so that all systems spell them alike.
+        files: split -> (file, label) of each image. left_out: how many other files and folders it holds beside hidden
+            ones.
+    """
+
+    root: Path
+    classes: tuple[str, ...]
+    files: dict[str, list[tuple[Path, int]]]
+    left_out: int
+
+
+def tree(dataset: str) -> Tree:
+    """List "folder:PATH", without opening a file. Names that begin with a dot are passed over.
+
+    Raises:
+        DataError: a folder that is missing, cannot be listed or holds fewer than two classes, classes that differ
+            between train and test, without images, or with names that look alike or cannot be printed, an image that is
+            no regular file.
+    """
+    given = dataset.removeprefix("folder:")
+    root = Path(os.path.expanduser(given))  # not Path.expanduser, which stops at a user that nobody knows
+    for folder in (root, *(root / split for split in SPLITS)):
+        if not given or not os.path.isdir(folder):  # not Path.is_dir, which stops at a name that is too long
+            raise DataError(f"{dataset}: no folder {folder if given else 'is named'}; expected "
+                            f"{root}/train/<class>/ and {root}/test/<class>/")
+    entries = {split: _entries(root / split) for split in SPLITS}
+    train, test = found = [_classes(root / split, entries[split]) for split in SPLITS]
+    if train.keys() != test.keys():
+        only = "; ".join(f"only in {split}: {', '.join(sorted(names)[:5])}{', ...' * (len(names) > 5)}" for split, names
+                         in (("train", train.keys() - test.keys()), ("test", test.keys() - train.keys())) if names)
+        raise DataError(f"{root}: train and test hold different class folders ({only})")
+    if len(train) < 2:
+        raise DataError(f"{root / 'train'}: {len(train)} class folders; expected at least two")
+    classes = tuple(sorted(train))
+    left_out = sum(map(len, entries.values())) - len(train) - len(test)
+    files: dict[str, list[tuple[Path, int]]] = {split: [] for split in SPLITS}
+    for split, folders in zip(SPLITS, found, strict=True):
+        for label, name in enumerate(classes):
+            images, others = _images(folders[name])
+            files[split] += [(path, label) for path in images]
+            left_out += others
+    return Tree(root, classes, files, left_out)
+
+
+def check(dataset: str) -> None:
+    """What can be told in moments: the tree, and one image of each class in train and in test.
+
+    Raises:
+        DataError: as `tree` and `read_images`.
+    """
+    first: dict[Path, Path] = {}
+    for files in tree(dataset).files.values():
+        for path, _ in files:
+            first.setdefault(path.parent, path)
+    _same_size(first.values(), [_pixels(path, path)[0].shape for path in first.values()])
+
+
+def survey(found: Tree) -> None:
+    """Look at all images, once in a process while the files stay as they are; notes go to standard error.
+
+    Raises:
+        DataError: as `read_images`; images of train among those of test.
+    """
+    paths = tuple(path for files in found.files.values() for path, _ in files)
+    _survey(found.root, found.left_out, len(found.files["train"]), paths, tuple(
+        (status.st_size, status.st_mtime_ns) for status in map(os.stat, paths)))
+
+
+@lru_cache(maxsize=4)
+def _survey(root: Path, left_out: int, trained: int, paths: tuple[Path, ...],
+            state: tuple[tuple[int, int], ...]) -> None:
+    def look(path: Path) -> tuple[tuple[int, ...], bytes, bool]:
+        pixels, transparent = _pixels(path, path)
+        return pixels.shape, hashlib.blake2b(pixels.tobytes(), digest_size=16).digest(), transparent
+
+    with ThreadPoolExecutor() as pool:
+        shapes, digests, transparent = zip(*pool.map(look, paths), strict=True)
+    _same_size(paths, shapes)
+    train = dict(zip(digests[:trained], paths[:trained], strict=True))
+    seen = [(path, train[digest]) for path, digest in zip(paths[trained:], digests[trained:], strict=True)
+            if digest in train]
+    if seen:
+        raise DataError(f"{root}: {len(seen)} of {len(paths) - trained} test images are in train too, such as "
+                        f"{seen[0][0].relative_to(root)}, the same as {seen[0][1].relative_to(root)}; "
+                        "expected test images that are in no training set")
+    if left_out:
+        warn(f"{root}: {left_out} entries are no images and were left out; images end in {', '.join(sorted(SUFFIXES))}")
+    if any(transparent):
+        warn(f"{root}: {sum(transparent)} images have transparent parts; these are mid-grey here")
+
+
+def read_images(names: Sequence[Path | str], files: Sequence[Path | BytesIO]) -> Tensor:
+    """(N, 3, H, W), pixels in [0, 1], of files on disk or in memory; `names` are for messages.
+
+    An image is what a viewer shows: turned as its EXIF data say, palettes, CMYK and grey as RGB, 16 bits of grey as 8,
+    transparent parts on mid-grey, where neither black nor white shapes vanish. Sides that are no multiple of 8 are
+    padded to the next one by repeating the pixels at the edge: 28 x 28 becomes 32 x 32.
+
+    Raises:
+        DataError: an image that is unreadable, in motion, not square, too small or too large, of numbers whose range is
+            unknown, or of another size than the others; each is named.
+    """
+    with ThreadPoolExecutor() as pool:
+        images = [pixels for pixels, _ in pool.map(_pixels, names, files)]
+    _same_size(names, [image.shape for image in images])
+    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float()
+    pixels.div_(255)  # in place: one more copy of all of Tiny ImageNet would take 5 GB
+    missing = -pixels.shape[-1] % MULTIPLE
+    return F.pad(pixels, [missing // 2, missing - missing // 2] * 2, "replicate") if missing else pixels
+
+
+def check_size(name: object, width: int, height: int) -> None:
+    """Raise a DataError unless all chapters can use images of this size."""
+    low, high = SIDES
+    if width != height or not low <= width <= high:
+        near = MULTIPLE * round(min(max(32, min(width, height)), high) / MULTIPLE)
+        raise DataError(f"{name}: {width} x {height} pixels; expected square images of {low} to {high} pixels a side "
+                        f"(padded to a multiple of {MULTIPLE}), such as {near} x {near}")
+
+
+def _pixels(name: Path | str, file: Path | BytesIO) -> tuple[np.ndarray, bool]:
+    """(H, W, 3) uint8, and whether parts are transparent."""
+    try:
+        with Image.open(file, formats=FORMATS) as opened:
+            check_size(name, *opened.size)  # before decoding: a small file can hold a huge image
+            frames = getattr(opened, "n_frames", 1)
+            if frames > 1:
+                raise DataError(f"{name}: {frames} frames; expected an image that stands still")
+            image: Image.Image = ImageOps.exif_transpose(opened)
+            if image.mode.startswith("I;16"):
+                image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))  # convert would cut off
+            if image.mode in ("I", "F"):
+                raise DataError(f"{name}: numbers of unknown range (mode {image.mode}); expected 8 or 16 bits in PNG")
+            transparent = image.has_transparency_data
+            if transparent:
+                image = image.convert("RGBA")
+                transparent = bool(np.asarray(image)[:, :, 3].min() < 255)
+                image = Image.alpha_composite(Image.new("RGBA", image.size, (128, 128, 128)), image)
+            return np.asarray(image.convert("RGB")), transparent
+    except DataError:
+        raise
+    except Exception as error:  # a decoder lets through whatever its parser meets in damaged data
+        raise DataError(f"{name}: not a readable image ({error}); expected {', '.join(FORMATS)}") from error
+
+
+def _same_size(names: Iterable[Path | str], shapes: Sequence[tuple[int, ...]]) -> None:
+    usual = Counter(shapes).most_common(1)[0][0]
+    for name, shape in zip(names, shapes, strict=True):
+        if shape != usual:
+            raise DataError(f"{name}: {shape[1]} x {shape[0]} pixels; most others have {usual[1]} x {usual[0]}; "
+                            "expected one size in train and test")
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted((path for path in folder.iterdir() if not path.name.startswith(".")), key=lambda path: path.name)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be listed ({error.strerror}); expected a folder that can be read") from error
+
+
+def _classes(folder: Path, entries: Iterable[Path]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in filter(os.path.isdir, entries):
+        name = unicodedata.normalize("NFC", path.name)
+        if not name.isprintable():
+            raise DataError(f"{path}: expected a class name of printable characters")
+        if name in found:
+            raise DataError(f"{folder}: the names of two class folders look alike, {path.name!a} and "
+                            f"{found[name].name!a}; expected one folder for each class")
+        found[name] = path
+    return found
+
+
+def _images(folder: Path) -> tuple[list[Path], int]:
+    """The image files, and how many entries are none."""
+    entries = _entries(folder)
+    files = [path for path in entries if path.suffix.lower() in SUFFIXES]
+    if not files:
+        raise DataError(f"{folder}: no images; expected files ending in {', '.join(sorted(SUFFIXES))}")
+    for path in files:
+        if not os.path.isfile(path):  # opening a pipe would wait for ever
+            raise DataError(f"{path}: not a regular file; expected an image")
+    return files, len(entries) - len(files)
