@@ -58,6 +58,11 @@ class Outcome:
         """Share of images classified as their label, in [0, 1]."""
         return self.correct.double().mean().item()
 
+    def take(self, index: Tensor) -> Outcome:
+        """What happened to the images that an index or mask names."""
+        per_image = {name: getattr(self, name)[index] for name in ("correct", "prediction", "l2", "linf")}
+        return replace(self, **per_image)
+
 
 def attacked(model: nn.Module, images: ImageSet, attack: Attack, seed: int = 0, batch_size: int = 256,
              precision: str = "float32") -> ImageSet:

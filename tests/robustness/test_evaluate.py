@@ -326,6 +326,9 @@ def test_a_transfer_rate_counts_only_images_that_were_right() -> None:
     under = replace(clean, correct=torch.tensor([0, 1, 1, 0, 0]).bool(), attack="PGD")
     assert transfer_rate(clean, under) == 0.5
     assert transfer_rate(replace(clean, correct=torch.zeros(5).bool()), under) == 0
+    right = [outcome.take(clean.correct) for outcome in (clean, under)]
+    assert [len(outcome) for outcome in right] == [len(outcome.l2) for outcome in right] == [4, 4]
+    assert transfer_rate(*right) == 0.5
 
 
 def test_a_transfer_matrix_of_one_model_and_of_none(network_pair: Pair, planted_test: PlantedSet) -> None:
