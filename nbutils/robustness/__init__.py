@@ -9,6 +9,7 @@ from nbutils.robustness.evaluate import (
     evaluate,
     health_checks,
     predict,
+    scored,
     transfer_matrix,
     transfer_rate,
     worst_case,

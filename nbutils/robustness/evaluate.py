@@ -149,9 +149,22 @@ def evaluate(model: SplitClassifier, images: ImageSet, attack: Attack | None = N
     return replace(_outcome(model, images, attack, source is not None, tensors), seconds=seconds)
 
 
-def _found(model: SplitClassifier, images: ImageSet, x_adv: Tensor) -> dict[str, Tensor]:
+def scored(model: SplitClassifier, images: ImageSet, attack: Attack | None, x_adv: Tensor,
+           prediction: Tensor | None = None) -> Outcome:
+    """The outcome for images that the attack has made already.
+
+    Args:
+        images: N images before the attack. attack: None if there was none. x_adv: (N, 3, H, W) what it made of them.
+        prediction: (N,) classes given to x_adv by a part of the model; by default those of the whole.
+    """
+    return _outcome(model, images, attack, False, _found(model, images, x_adv, prediction))
+
+
+def _found(model: SplitClassifier, images: ImageSet, x_adv: Tensor,
+           prediction: Tensor | None = None) -> dict[str, Tensor]:
     delta = (x_adv - images.x).detach().flatten(1)
-    return {"prediction": predict(model, x_adv), "l2": delta.norm(dim=1), "linf": delta.abs().amax(1)}
+    said = predict(model, x_adv) if prediction is None else prediction
+    return {"prediction": said, "l2": delta.norm(dim=1), "linf": delta.abs().amax(1)}
 
 
 def _outcome(model: SplitClassifier, images: ImageSet, attack: Attack | None, transferred: bool,

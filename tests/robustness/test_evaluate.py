@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import operator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -27,6 +28,7 @@ from nbutils.robustness import (
     evaluate,
     health_checks,
     predict,
+    scored,
     transfer_matrix,
     transfer_rate,
     worst_case,
@@ -98,6 +100,19 @@ def test_attacked_verdicts_and_norms_are_those_of_the_attacked_images(network_pa
     torch.testing.assert_close(outcome.l2, (delta**2).sum(1).sqrt(), rtol=1e-5, atol=0)
     assert not outcome.l2.requires_grad
     assert (outcome.attack, outcome.threat) == (repr(attack), "L_inf 2/255")
+
+
+def test_images_that_are_attacked_already_are_scored_as_evaluated(network_pair: Pair, planted_test: PlantedSet) -> None:
+    model, attack = network_pair[0], PGD(LINF, 2, keep_best=False)
+    x_adv = attacked(model, planted_test, attack, seed=3).x
+    evaluated, found = evaluate(model, planted_test, attack, seed=3), scored(model, planted_test, attack, x_adv)
+    for name, value in vars(evaluated).items():
+        same = torch.equal if isinstance(value, torch.Tensor) else operator.eq
+        assert name == "seconds" or same(value, getattr(found, name)), name
+    part = scored(model, planted_test, attack, x_adv, planted_test.y)
+    assert part.accuracy == 1
+    assert torch.equal(part.l2, found.l2)
+    assert (part.attack, part.inputs) == (found.attack, found.inputs)
 
 
 def test_model_is_scored_in_evaluation_mode_and_left_as_it_was(network_pair: Pair, planted_test: PlantedSet) -> None:
