@@ -126,6 +126,15 @@ CASES = [
     Bad("version", lambda: AutoAttack(LINF, "standart"), ("version = 'standart'", "rand", "did you mean 'standard'")),
     Bad("AutoAttack without steps", lambda: AutoAttack(LINF, steps=0), ("steps = 0", ">= 1")),
     Bad("AutoAttack of two classes", lambda: AutoAttack(LINF)(Broken(0, 1), X, Y), ("2 classes", "4", "apgd-ce")),
+    *[Bad(f"{name} for {attack!r}", lambda attack=attack, x=x, y=y: attack(Broken(0, 1), x, y), words)
+      for attack in (PGD(LINF, 1), CW(steps=1), FAB(steps=1), AutoAttack(LINF, "apgd-ce", 1))
+      for name, x, y, words in (
+          ("normalised pixels", 4 * X - 3, Y, ("pixels from -1 to -1", "[0, 1]")),
+          ("8-bit images", (255 * X).byte(), Y, ("uint8", "floats in [0, 1]")),
+          ("too few labels", X, Y[:3], ("labels (3,) for 4 images",)),
+          ("label -100", X, Y - 100, ("-100", ">= 0")),
+          ("float labels", X, Y.float(), ("float32", "whole numbers")),
+          ("label without a class", X, Y + 1, ("label 2", "2 classes", "0 to 1")))],
     Bad("norm of FAB", lambda: FAB("L1"), ("norm = 'L1'", "Linf, L2")),
     Bad("eps of FAB in grey levels", lambda: FAB("Linf", 8), ("eps = 8", "[0, 1]; did you mean 8/255?")),
     Bad("negative eps of FAB", lambda: FAB("L2", -1.0), ("eps = -1.0", ">= 0")),

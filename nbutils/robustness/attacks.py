@@ -75,19 +75,53 @@ LOSSES: dict[str, Loss] = {"cross-entropy": cross_entropy, "margin": margin, "dl
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """Run a model in evaluation mode with gradients for its input only, and leave it exactly as it was."""
+    """Run a model in evaluation mode with gradients for its input only, and leave it exactly as it was. It is given
+    copies, so that one that works in place changes nobody's images."""
     training = [(module, module.training) for module in model.modules()]
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    copies = model.register_forward_pre_hook(lambda _, inputs: tuple(part.clone() for part in inputs))
     try:
         model.eval()
         for parameter in trainable:
             parameter.requires_grad_(False)
         yield
     finally:
+        copies.remove()
         for module, mode in training:
             module.training = mode
         for parameter in trainable:
             parameter.requires_grad_(True)
+
+
+def checked(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Images x (B, 3, H, W), detached, and labels y (B,) as int64, or clean logits (B, K) as they are.
+
+    Raises:
+        ValueError: images that are no floats in [0, 1]; labels that are no whole numbers >= 0, or not one for each
+            image; `torch.inference_mode`, in which there are no gradients.
+    """
+    if torch.is_inference_mode_enabled():
+        raise ValueError("torch.inference_mode is on: attacks need gradients; did you mean torch.no_grad?")
+    if not x.is_floating_point():
+        raise ValueError(f"images {x.dtype}: expected floats in [0, 1]; divide 8-bit pixels by 255")
+    if y.shape[:1] != x.shape[:1]:
+        raise ValueError(f"labels {tuple(y.shape)} for {len(x)} images: expected one each")
+    if len(x):
+        low, high = (value.item() for value in torch.aminmax(x))
+        if not (low >= 0 and high <= 1):  # also false for NaN
+            raise ValueError(f"pixels from {low:.3g} to {high:.3g}: expected [0, 1]; normalisation belongs to the model")
+    if y.ndim > 1:
+        return x.detach(), y
+    if y.is_floating_point() or (len(y) and y.min() < 0):
+        raise ValueError(f"labels {y.dtype} from {y.min().item()}: expected whole numbers >= 0")
+    return x.detach(), y.long()
+
+
+def check_classes(y: Tensor, logits: Tensor) -> None:
+    """Raise a ValueError if a label y (B,) is none of the classes of the logits (B, K)."""
+    if y.ndim == 1 and y.max() >= logits.shape[1]:
+        raise ValueError(f"label {y.max().item()}: the model has {logits.shape[1]} classes; expected 0 to "
+                         f"{logits.shape[1] - 1}")
 
 
 def mixed_precision(device: torch.device | str, precision: str) -> torch.autocast:
@@ -180,9 +214,9 @@ class PGD:
             generator: a CPU generator for random starts; None uses torch's global one.
 
         Raises:
-            ValueError: the model returned logits that are not finite.
+            ValueError: see `checked`; labels without a class; logits that are not finite.
         """
-        x = x.detach()
+        x, y = checked(x, y)
         if len(x) == 0 or self.threat.eps == 0:
             return x.clone()
         with frozen(model), torch.enable_grad():
@@ -235,6 +269,8 @@ class PGD:
 
     def _harm(self, logits: Tensor, y: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """Fooled (0 or 1) and loss as rows (2, B), and the loss (B,) with its graph; larger is worse for the model."""
+        if step == 0:
+            check_classes(y, logits)
         loss = LOSSES[self.loss](logits, y)
         check_finite(loss, logits, f"{self.name}: the loss is not finite at step {step}")
         hit = logits.argmax(1) == (y if y.ndim == 1 else y.argmax(1))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nbutils.messages import check_counts, did_you_mean
-from nbutils.robustness.attacks import check_finite, frozen
+from nbutils.robustness.attacks import check_classes, check_finite, checked, frozen
 from nbutils.robustness.threat import ThreatModel
 
 VERSIONS = {
@@ -19,17 +19,19 @@ VERSIONS = {
     "apgd": ("apgd-ce", "apgd-t"),
     "apgd-ce": ("apgd-ce",),
 }
+NEEDS = {"apgd-dlr": 3, "apgd-t": 4}  # classes: their losses take the third and the fourth largest logit
 
 
 @contextmanager
-def _as_the_library_wants_it(model: nn.Module, x: Tensor, generator: torch.Generator | None, what: str,
-                             ) -> Iterator[tuple[Callable[[Tensor], Tensor], int, int]]:
+def _as_the_library_wants_it(model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None,
+                             what: str) -> Iterator[tuple[Callable[[Tensor], Tensor], int, int]]:
     """The model as a function of float32 images, its number of classes, and a seed for the library, which seeds
     torch's global generators: they are left as they were."""
     seed = int(torch.randint(2**31, (), generator=generator))
     with frozen(model), torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
         with torch.no_grad():
             logits = model(x)
+        check_classes(y, logits)
         check_finite(logits, logits, f"{what}: the logits are not finite")
         yield lambda images: model(images.to(x.dtype)).float(), logits.shape[1], seed
 
@@ -46,6 +48,7 @@ class AutoAttack:
             mean of 20 passes, for networks that draw random numbers). Cheaper and weaker: "apgd" (APGD-CE and APGD-T
             on the three likeliest wrong classes) and "apgd-ce".
         steps: of each APGD and FAB.
+        classes: of the model; attacks that need more are left out, and the label says so. None: enough for all.
 
     Raises:
         ValueError: unknown version, or steps below 1.
@@ -54,6 +57,7 @@ class AutoAttack:
     threat: ThreatModel
     version: str = "standard"
     steps: int = 100
+    classes: int | None = None
 
     def __post_init__(self) -> None:
         if self.version not in VERSIONS:
@@ -61,7 +65,17 @@ class AutoAttack:
                              f"{did_you_mean(self.version, VERSIONS)}")
         check_counts(steps=self.steps)
 
+    @property
+    def parts(self) -> list[str]:
+        """The attacks that are made."""
+        return [part for part in VERSIONS[self.version] if self.classes is None or NEEDS.get(part, 2) <= self.classes]
+
     def __repr__(self) -> str:
+        left_out = "".join(f", {part.upper()} left out: needs {NEEDS[part]} classes, here are {self.classes}"
+                           for part in VERSIONS[self.version] if part not in self.parts)
+        return f"{self._name()[:-1]}{left_out})"
+
+    def _name(self) -> str:
         steps = f", {self.steps} steps" * (self.steps != 100 or self.version not in ("standard", "rand"))
         if self.version == "apgd":
             return f"APGD-CE + APGD-T({self.threat}{steps}, 3 targets)"
@@ -74,22 +88,22 @@ class AutoAttack:
         failed. The model is left untouched.
 
         Raises:
-            ValueError: fewer than four classes, for which the targeted attacks are not defined; logits that are not
-                finite.
+            ValueError: a model with fewer classes than one of the attacks needs; logits that are not finite.
         """
         import pyautoattack
 
-        x = x.detach()
+        x, y = checked(x, y)
         if len(x) == 0 or self.threat.eps == 0:
             return x.clone()
-        with _as_the_library_wants_it(model, x, generator, "AutoAttack") as (classify, classes, seed):
-            if classes < 4 and self.version != "apgd-ce":
+        with _as_the_library_wants_it(model, x, y, generator, "AutoAttack") as (classify, classes, seed):
+            least = max(NEEDS.get(part, 2) for part in self.parts)
+            if classes < least:
                 raise ValueError(f"AutoAttack, version {self.version!r}: the model has {classes} classes; expected "
-                                 "at least 4, take version 'apgd-ce'")
+                                 f"at least {least}, give classes = {classes} or take version 'apgd-ce'")
             library = pyautoattack.AutoAttack(
                 classify, norm=self.threat.norm, eps=self.threat.eps, seed=seed, device=x.device,
-                version=self.version if self.version in ("standard", "rand") else "custom",
-                attacks=None if self.version in ("standard", "rand") else list(VERSIONS[self.version]))
+                version=self.version if self.version in ("standard", "rand") else "custom")
+            library.attacks_to_run = self.parts  # "standard" and "rand" have set all of theirs
             for part in (library.apgd, library.apgd_targeted, library.fab):
                 part.n_iter, part.n_restarts = self.steps, 1
             targets = min(3 if self.version == "apgd" else 9, classes - 1)
@@ -140,10 +154,10 @@ class FAB:
         """
         from pyautoattack.fab_pt import FABAttack_PT
 
-        x = x.detach()
+        x, y = checked(x, y)
         if len(x) == 0 or self.eps == 0:
             return x.clone()
-        with _as_the_library_wants_it(model, x, generator, "FAB") as (classify, _, seed):
+        with _as_the_library_wants_it(model, x, y, generator, "FAB") as (classify, _, seed):
             library = FABAttack_PT(classify, norm=self.norm, eps=torch.inf if self.threat is None else self.threat.eps,
                                    n_iter=self.steps, n_restarts=self.restarts, seed=seed, device=x.device)
             x_adv = library.perturb(x.float().contiguous(), y).detach().to(x.dtype)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nbutils.messages import check_counts
-from nbutils.robustness.attacks import check_finite, frozen, margin
+from nbutils.robustness.attacks import check_classes, check_finite, checked, frozen, margin
 from nbutils.robustness.threat import ThreatModel
 
 Loss = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -87,16 +87,18 @@ class CW:
         Raises:
             ValueError: the model returned logits that are not finite.
         """
-        x = x.detach()
+        x, y = checked(x, y)
         best, nearest = x.clone(), x.new_full((len(x),), torch.inf)
         if len(x) == 0:
             return best
         low, high = torch.zeros_like(nearest), torch.full_like(nearest, torch.inf)
         c = torch.full_like(nearest, self.c)
         with frozen(model):
-            loss = self.loss(model, x, y)
             with torch.no_grad():
-                nearest[self.gap(model(x), y)[1]] = 0
+                logits = model(x)
+                check_classes(y, logits)
+                nearest[self.gap(logits, y)[1]] = 0
+            loss = self.loss(model, x, y)
             for _ in range(self.searches):
                 found, distance = self._descend(x, c, loss)
                 closer = distance < nearest

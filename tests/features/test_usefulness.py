@@ -1,5 +1,7 @@
 """Usefulness: closed forms against searches, large draws and scikit-learn."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -290,6 +292,20 @@ def test_a_channel_against_its_class_is_attacked_the_other_way() -> None:
                                                                               loss="margin"))
     assert rho.item() == pytest.approx(((means[1] - means[0]) / 2 / std).item(), abs=1e-4)
     assert gamma.item() == pytest.approx(((down[~member].mean() - up[member].mean()) / 2 / std).item(), abs=1e-4)
+
+
+def test_the_class_of_a_channel_is_chosen_on_other_images() -> None:
+    """Those other images call class 2 what the judged ones call class 1, so the channel is judged for class 2."""
+    weight = torch.zeros(1, 3, 6, 6)
+    weight[0, 0, 0, 0] = 1.0
+    images = with_a_class_in_the_first_pixel(60, 0)
+    other = replace(images, y=torch.tensor([0, 2, 1])[images.y])
+    rho, _ = robust_channel_usefulness(linear_channels(weight), images, images.take(12), other,
+                                       PGD(ThreatModel("Linf", 0.1), 1, loss="margin"))
+    values = images.x.flatten(1) @ weight[0].flatten()
+    mine = channel_usefulness(values[:, None], images.y, 3)[0][2, 0]
+    assert rho.item() == pytest.approx(mine.item(), abs=1e-3)
+    assert rho.item() < 0
 
 
 def test_channels_are_attacked_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -423,3 +423,17 @@ def test_a_strong_pgd_and_autoattack_agree_on_a_standard_network(network_pair: P
     apgd = evaluate(network_pair[0], planted_test, AutoAttack(LINF, "apgd", 40)).correct
     assert (pgd != apgd).sum() <= 10
     assert apgd.sum() <= pgd.sum() + 1
+
+
+@pytest.mark.parametrize(("version", "classes", "left_out"), [
+    ("standard", 2, ["APGD-T left out: needs 4 classes, here are 2"]),
+    ("apgd", 3, ["APGD-T left out: needs 4 classes, here are 3"]),
+    ("rand", 2, ["APGD-DLR left out: needs 3 classes, here are 2"]),
+    ("rand", 3, []), ("standard", 4, []), ("apgd-ce", 2, [])])
+def test_attacks_that_need_more_classes_step_aside_by_name(version: str, classes: int, left_out: list[str]) -> None:
+    attack, model = AutoAttack(LINF, version, 2, classes), Linear(classes)
+    assert [part for part in repr(attack)[:-1].split(", ") if "left out" in part or "here are" in part] == [
+        part for line in left_out for part in line.split(", ")]
+    x = grey(6)
+    y = model(x).argmax(1)
+    assert (attack(model, x, y, generator()) - x).abs().max() <= LINF.eps + 1e-6

@@ -471,6 +471,47 @@ def test_health_checks_find_out_a_weakened_attack(network_pair: Pair, planted_te
     assert "harder search" in found[-1].question
 
 
+@pytest.mark.parametrize(("broken", "passes"), [(4, True), (10, False)])
+def test_a_harder_search_may_find_five_points_more(broken: int, passes: bool, network_pair: Pair,
+                                                   planted_test: PlantedSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 100 images the harder search breaks so many more than the judging attack, which breaks none."""
+    zeros = torch.zeros(100)
+    judged = Outcome(zeros == 0, zeros.long(), zeros, zeros, "A", "L_inf 2/255", "m", "d")
+
+    def scored(model: nn.Module, images: ImageSet, attack: PGD, **options: object) -> Outcome:
+        return replace(judged, correct=torch.arange(100) >= broken) if attack.loss == "margin" else judged
+
+    monkeypatch.setattr("nbutils.robustness.evaluate.evaluate", scored)
+    found = health_checks(network_pair[0], planted_test, PGD(LINF, 4), transfer_from=network_pair[1])
+    assert found[-1].passed == passes
+
+
+def test_a_model_that_works_in_place_gets_copies(planted_test: PlantedSet) -> None:
+    class InPlace(nn.Module):
+        name = key = "in place"
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.last = nn.Linear(3, 10)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(x.sub_(0.5).div_(0.25).mean((2, 3)))
+
+    model, images = InPlace(), planted_test.take(8)
+    before = images.x.clone()
+    for attack in (None, PGD(LINF, 2), CW(steps=2), FAB("Linf", LINF.eps, 2)):
+        first, second = (evaluate(model, images, attack) for _ in range(2))  # type: ignore[arg-type]
+        assert torch.equal(images.x, before)
+        assert torch.equal(first.prediction, second.prediction)
+
+
+def test_labels_of_32_bits_and_inference_mode(planted_test: PlantedSet, network_pair: Pair) -> None:
+    x, y, attack = planted_test.x[:4], planted_test.y[:4], PGD(LINF, 2, random_start=False)
+    assert torch.equal(attack(network_pair[0], x, y.int()), attack(network_pair[0], x, y))
+    with torch.inference_mode(), pytest.raises(ValueError, match="inference_mode is on.*did you mean torch.no_grad"):
+        attack(network_pair[0], x, y)
+
+
 def test_a_bar_that_shows_itself_does_not_disturb_the_attack(
         planted_test: PlantedSet, network_pair: tuple[SplitClassifier, SplitClassifier],
         monkeypatch: pytest.MonkeyPatch) -> None:
