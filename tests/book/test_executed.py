@@ -135,8 +135,8 @@ def test_a_bare_picture_is_refused(build: Callable) -> None:
 def test_a_page_from_an_edition_says_so_below_its_title(build: Callable, tmp_path: Path, own_build: Path) -> None:
     header = {"device": "one GPU", "finished": "2030-01-02T03:04:05+00:00", "commit": "abc", "minutes": 1.5,
               "parameters": {"profile": "gpu"}}  # fmt: skip
-    results.save(own_build / "results" / "quick" / "01_x.json", header, [], [])
-    twin = notebook(nbformat.v4.new_output("stream", text="forty-two"))
+    card = nbformat.v4.new_output("display_data", {MIME: results.dumps(header, [], []), "text/html": "<p>card</p>"})
+    twin = notebook(nbformat.v4.new_output("stream", text="forty-two"), card)
     stamp = {"set": "steps=5", "engine": "x", "published": "x"}
     twin.metadata = {"edition": stamp, "language_info": {"name": "python"}}
     status, messages, page = build(twin, edition="quick")
