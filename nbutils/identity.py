@@ -36,7 +36,7 @@ VARIADIC = 12  # flags of a code object: *args and **kwargs
 
 
 def identity(value: object) -> str:
-    """Hash of a value; of code, of values, of networks (see `_network`), and of whatever holds them.
+    """Hash of a value; of code, of values, of networks, and of whatever holds them.
 
     Raises:
         TypeError: something in it has no content that could be read, such as a lock or an open file; in one line.
@@ -59,7 +59,7 @@ def maker(build: Callable[..., object]) -> str:
         return code_version(build.__module__)
     if not isinstance(build, FunctionType):
         return identity(type(build))
-    used = [*_captured(build).items(), *_used(build)]
+    used = [*captured(build).items(), *globals_of(build)]
     return identity([build.__code__, [one for one in used if isinstance(one[1], (FunctionType, type, ModuleType))]])
 
 
@@ -86,7 +86,7 @@ class _Reader:
 
     def parts(self, value: Any) -> object:
         """Strings, and lists of them, that tell a value apart from others of its type."""
-        if isinstance(value, (ModuleType, FunctionType, type)) and (name := _by_name(value)):
+        if isinstance(value, (ModuleType, FunctionType, type)) and (name := by_name(value)):
             return name
         kind = type(value)
         if kind in (list, tuple):
@@ -105,9 +105,9 @@ class _Reader:
             case ModuleType():  # a reader's own
                 return [(name, self(part)) for name, part in sorted(vars(value).items()) if not name.startswith("__")]
             case FunctionType():
-                rest = [value.__defaults__, value.__kwdefaults__, _captured(value)]
+                rest = [value.__defaults__, value.__kwdefaults__, captured(value)]
                 return [value.__qualname__, self(value.__code__), *map(self, rest),
-                        [(name, self(part)) for name, part in _used(value)]]
+                        [(name, self(part)) for name, part in globals_of(value)]]
             case MethodType():
                 return [self(value.__func__), self(value.__self__)]
             case CodeType():
@@ -164,7 +164,7 @@ class _Reader:
                 [self(pair) for pair in pairs or ()]]
 
 
-def _by_name(value: Any) -> str:
+def by_name(value: Any) -> str:
     """What to call a module, function or class of `nbutils` or of a library, where it is found under its own name."""
     module = value.__name__ if isinstance(value, ModuleType) else value.__module__
     home = sys.modules.get(module or "")
@@ -191,7 +191,7 @@ def _is_library(module: str) -> bool:
                                                  for part in Path(place).parts)
 
 
-def _captured(function: FunctionType) -> dict[str, object]:
+def captured(function: FunctionType) -> dict[str, object]:
     """Name -> value that a function has taken along from where it was written."""
     def content(cell: CellType) -> object:
         try:
@@ -202,7 +202,7 @@ def _captured(function: FunctionType) -> dict[str, object]:
     return dict(zip(function.__code__.co_freevars, map(content, function.__closure__ or ()), strict=True))
 
 
-def _used(function: FunctionType) -> Iterator[tuple[str, object]]:
+def globals_of(function: FunctionType) -> Iterator[tuple[str, object]]:
     """The global names that a function and the functions written inside it use, with their values, in one order."""
     names, codes = set(), [function.__code__]
     for code in codes:

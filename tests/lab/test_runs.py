@@ -1,5 +1,7 @@
 """Runs: which parameters they get, from where, on which device, and what they record."""
 
+import functools
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,9 @@ from IPython.core.formatters import DisplayFormatter
 from papermill.translators import PythonTranslator
 
 from nbutils import lab, networks
+from nbutils.features.bottleneck import Bottleneck, Distilled
 from nbutils.images import ImageSet
-from nbutils.lab import claims, results, runs
+from nbutils.lab import claims, results
 from nbutils.lab.claims import Claim
 from nbutils.lab.evidence import evidence
 from nbutils.lab.results import Result
@@ -275,8 +278,52 @@ def test_what_is_used_in_several_places_counts_once() -> None:
     found = evidence({"a": images(5), "b": [images(5)]}, (network("x", ""), network("y", "")), "words", 3).context
     assert found == {"n": 5, "data": "dots", "model": "x, y", "threat": "none", "attack": "none",
                      "inputs": (images(5).fingerprint,), "seconds": 0, "norms": None}
+    assert evidence([images(5)] * 3, images(5)).context["n"] == 5
     many = evidence(tuple(network(name, "") for name in "abcdefg")).context
     assert many["model"] == "a, b, c and 4 more"
+
+
+@dataclass(frozen=True)
+class Pair:
+    first: object
+    second: object
+
+
+def test_whatever_holds_a_thing_rests_on_it() -> None:
+    data, model, attack = images(5), network("net", "model-1"), PGD(ThreatModel("Linf", 0.5), 2)
+
+    def captures() -> int:
+        return len(data)
+
+    space: dict[str, object] = {"__name__": "__main__", "data": data}
+    exec("def uses(x):\n    return helper(x)\ndef helper(x):\n    return len(data)", space)
+    for holder in (data, (data,), {"a": [data]}, {data}, Pair(data, 1), captures, functools.partial(len, data),
+                   space["uses"], lambda: captures()):
+        found = evidence(holder).context
+        assert (found["n"], found["data"], found["inputs"]) == (5, "dots", (data.fingerprint,))
+    for holder in (Pair(attack, (model, model)), functools.partial(attack, model), [attack, {"m": model}]):
+        found = evidence(holder).context
+        assert (found["attack"], found["threat"], found["model"]) == (repr(attack), "L_inf 0.5", "net")
+        assert found["inputs"] == ("model-1",)
+    masks = Distilled(*(torch.zeros(7, 2) for _ in range(3)), torch.zeros(7), "pool", Bottleneck())
+    assert evidence(masks, images(9)).context["n"] == 7
+    assert evidence(torch.nn.Identity()).context["model"] == "Identity"
+    assert evidence(PGD, 3, "words", None, len).context["attack"] == "none"
+
+
+def test_time_of_what_is_used_twice_counts_once() -> None:
+    outcome = replace(evaluate(network("net", ""), ImageSet(torch.full((4, 3, 16, 16), 0.5), torch.arange(4) % 2,
+                                                           ("a", "b"), "dots")), seconds=2.0)
+    assert evidence(outcome, [outcome], {"a": outcome}).context["seconds"] == 2.0
+
+
+def test_norms_are_those_of_unbounded_attacks_alone() -> None:
+    base = evaluate(network("net", ""), ImageSet(torch.full((4, 3, 16, 16), 0.5), torch.arange(4) % 2, ("a", "b"), "d"))
+    free = replace(base, threat="unbounded", attack="CW", correct=torch.zeros(4, dtype=torch.bool),
+                   l2=torch.tensor([1.0, 2, 3, 4]), linf=torch.tensor([0.1, 0.2, 0.3, 0.4]))
+    assert evidence(free).context["norms"] == pytest.approx((2.0, 0.2))
+    assert evidence(free, base).context["norms"] == pytest.approx((2.0, 0.2))
+    assert evidence(replace(free, threat="L_inf 0.5")).context["norms"] is None
 
 
 @pytest.mark.parametrize("inputs", [([1.0, 2.0], [1.0]), (3.0,), ()])

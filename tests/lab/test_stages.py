@@ -14,14 +14,14 @@ import pytest
 
 from nbutils.lab import chapters, execute, stages
 from nbutils.lab.chapters import select
-from nbutils.lab.runs import build_dir, resolve
+from nbutils.lab.runs import resolve
 from nbutils.lab.stages import EDITIONS, Stage
 
 TABLES = sorted(path.parent.name for path in EDITIONS.glob("*/stages.yml"))
 CODE = """
 import os, time
 from pathlib import Path
-from nbutils.store import load_or_build
+from nbutils.store import build_dir, load_or_build
 import torch
 
 def make(name):
