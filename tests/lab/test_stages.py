@@ -16,12 +16,13 @@ from nbutils.lab import chapters, execute, stages
 from nbutils.lab.chapters import select
 from nbutils.lab.runs import resolve
 from nbutils.lab.stages import EDITIONS, Stage
+from nbutils.store import build_dir
 
 TABLES = sorted(path.parent.name for path in EDITIONS.glob("*/stages.yml"))
 CODE = """
 import os, time
 from pathlib import Path
-from nbutils.store import build_dir, load_or_build
+from nbutils.store import load_or_build
 import torch
 
 def make(name):
