@@ -9,7 +9,8 @@ import os
 import sys
 
 from nbutils.lab import chapters
-from nbutils.lab.runs import ROOT, ParameterError, build_dir
+from nbutils.lab.runs import ParameterError
+from nbutils.store import ROOT, build_dir
 
 edition = os.environ.get("EDITION", "")
 profile = edition or os.environ.get("PROFILE", "quick")

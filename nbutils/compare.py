@@ -1,6 +1,6 @@
 """Your run against ours: a run beside the recorded spread over seeds, and the likeliest cause of a difference.
 
-    python -m nbutils.compare out.ipynb      an executed notebook or a file of build/results; --all lists every number
+    python -m nbutils.compare out.ipynb      an executed notebook; --all lists every number
 
 It ends with exit status 0 where no more numbers differ than chance explains, 1 where they do, 2 where the file
 cannot be compared.
@@ -236,7 +236,7 @@ class Comparison:
 def main(words: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="nbutils.compare", description="Your run against ours.")
-    parser.add_argument("run", type=Path, help="executed notebook, or a file of build/results")
+    parser.add_argument("run", type=Path, help="executed notebook, or a record of an edition")
     parser.add_argument("--all", action="store_true", help="list every number, not only those outside")
     arguments = parser.parse_args(words)
     try:

@@ -1,23 +1,18 @@
 """Artifacts that are expensive to make (models, constructed sets, features) are made once and kept.
 
-An artifact's key is a hash of its recipe and of the code that makes it. A finished artifact appears all at once
-or not at all, one process at a time makes it, and it is checked whenever it is read.
+An artifact's key is a hash of its recipe, of the code in it and of the code that makes it. A finished artifact appears
+all at once or not at all, one process at a time makes it, and it is checked whenever it is read.
 """
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import hashlib
-import importlib.util
-import inspect
 import json
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +23,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from nbutils.console import warn
+from nbutils.identity import identity, maker
 
-NO_PART = ("nbutils.lab", "nbutils.store", "nbutils.console")  # code that changes no artifact
 ROOT = Path(__file__).parents[1]  # of the repository: the package is installed in place
 
 
@@ -53,40 +48,38 @@ def load_or_build(kind: str, recipe: Mapping[str, Any], build: Callable[[], dict
 
     Args:
         kind: folder and first part of the key, for example "model".
-        recipe: everything that decides the result: plain values and dataclasses of them.
-        build: makes the named tensors. The code of its module, and of every `nbutils` module this imports
-            (the laboratory and store aside), is part of the key: a changed comment is not a change, a changed line is.
+        recipe: everything that decides the result: plain values, functions, and dataclasses of them.
+        build: makes the named tensors. Its code is part of the key, and so is that of everything in the recipe, see
+            `nbutils.identity`: a changed comment is not a change, a changed line is.
 
     A damaged artifact is built again, and said so. When the disk is full the result is returned all the same,
     with a warning.
 
     Raises:
-        PermissionError: the store cannot be written (names the folder and NBUTILS_BUILD).
+        PermissionError: the artifact is not there and the store cannot be written (names the folder and NBUTILS_BUILD).
+        TypeError: a recipe of other values, or code that uses what cannot be read.
     """
-    plain = _plain(recipe)
-    text = json.dumps([plain, code_version(build.__module__)], sort_keys=True)
-    key = f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    plain, key = _plain(recipe), f"{kind}-{identity([dict(sorted(recipe.items())), maker(build)])}"
     folder = build_dir() / "store" / kind / key
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder.with_suffix(".lock"))
         lock.acquire()
-    except (PermissionError, FileExistsError, NotADirectoryError) as error:
-        raise PermissionError(f"{folder.parent}: cannot be written ({error.strerror}); expected a folder that can be, "
-                              "set NBUTILS_BUILD to one") from error
     except OSError as error:
+        if kept := _kept(folder):  # somebody else's store: what is there can be read, for it appeared all at once
+            return kept
+        if isinstance(error, (PermissionError, FileExistsError, NotADirectoryError)):
+            raise PermissionError(f"{folder.parent}: cannot be written ({error.strerror}); expected a folder that can "
+                                  "be, set NBUTILS_BUILD to one") from error
         warn(f"{key} cannot be stored ({error.strerror}); going on without the store")
         start = time.monotonic()
         return Artifact(key, build(), plain, time.monotonic() - start)
     with lock:
         for leftover in folder.parent.glob(f".{key}.*"):  # of a process that was killed while it wrote
             shutil.rmtree(leftover, ignore_errors=True)
-        if folder.exists():
-            try:
-                return _read(folder, key)
-            except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-                warn(f"{key} is damaged ({error}); building it again")
-                shutil.rmtree(folder, ignore_errors=True)
+        if kept := _kept(folder):
+            return kept
+        shutil.rmtree(folder, ignore_errors=True)
         start = time.monotonic()
         artifact = Artifact(key, build(), plain, time.monotonic() - start)
         try:
@@ -111,6 +104,15 @@ def _write(folder: Path, artifact: Artifact) -> None:
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _kept(folder: Path) -> Artifact | None:
+    """The artifact in this folder, if it is there and sound; it is said where it is damaged."""
+    try:
+        return _read(folder, folder.name) if folder.exists() else None
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        warn(f"{folder.name} is damaged ({error}); building it again")
+        return None
 
 
 def _read(folder: Path, key: str) -> Artifact:
@@ -138,7 +140,7 @@ def _sha256(path: Path) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A recipe as JSON values; dataclasses carry their class name, so PGD and BIM of equal fields differ."""
+    """A recipe as JSON values, for who reads it; dataclasses carry their class name."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
         return {"class": type(value).__qualname__, **fields}
@@ -148,78 +150,17 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    raise TypeError(f"recipe holds a {type(value).__name__}: expected plain values or dataclasses of them")
+    if callable(value):
+        return {"function": getattr(value, "__qualname__", type(value).__qualname__)}
+    raise TypeError(f"recipe holds a {type(value).__name__}: expected plain values, functions or dataclasses of them")
 
 
 def fingerprint(model: nn.Module) -> str:
-    """SHA-256 over structure, code, settings (plain attributes) and weights: a model's name in a recipe.
+    """Hash of structure, code, settings, hooks and weights: a model's name in a recipe.
 
     A key from the store would not do: a model can be trained on.
+
+    Raises:
+        TypeError: an attribute that cannot be read, see `identity`.
     """
-    digest = hashlib.sha256(repr(model).encode())
-    for part in model.modules():
-        code = type(part).__module__
-        hooks = (part._forward_pre_hooks, part._forward_hooks)  # their code is not known: such a model is like no other
-        settings = {name: _plain(value) for name, value in sorted(vars(part).items()) if _is_plain(value)
-                    and not name.startswith("_") and name not in ("training", "key", "name")}  # fmt: skip
-        version = "" if code.startswith("torch.") else code_version(code)
-        digest.update(repr([version, settings, [list(hook.values()) for hook in hooks]]).encode())
-    for name, tensor in model.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:16]
-
-
-def _is_plain(value: Any) -> bool:
-    try:
-        _plain(value)
-    except TypeError:
-        return False
-    return True
-
-
-@cache
-def code_version(module: str) -> str:
-    """Hash of a module and of the `nbutils` modules it imports but NO_PART, without docstrings and comments."""
-    digest, seen, queue = hashlib.sha256(), set(), [module]
-    while queue:
-        name = queue.pop()
-        if name in seen:
-            continue
-        seen.add(name)
-        tree = ast.parse(_source(name))
-        queue += sorted(imports(tree))
-        for node in ast.walk(tree):
-            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node, clean=False):
-                node.body = node.body[1:] or [ast.Pass()]
-        digest.update(f"{name}\n{ast.unparse(tree)}\n".encode())
-    return digest.hexdigest()[:16]
-
-
-def _source(module: str) -> str:
-    spec = importlib.util.find_spec(module) if module != "__main__" else None
-    if spec is not None and spec.origin is not None and Path(spec.origin).suffix == ".py":
-        return Path(spec.origin).read_text()
-    try:
-        return inspect.getsource(sys.modules[module])
-    except (OSError, TypeError):  # a cell of a notebook has no file: its recipe alone must tell it apart
-        return ""
-
-
-def imports(tree: ast.AST) -> set[str]:
-    """The `nbutils` modules outside the laboratory that a syntax tree imports."""
-    found = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            for name in (f"{node.module}.{alias.name}" for alias in node.names):
-                found.add(name if _is_module(name) else node.module)
-    return {name for name in found if name.startswith("nbutils.") and not name.startswith(NO_PART)}
-
-
-def _is_module(name: str) -> bool:
-    try:
-        return name.startswith("nbutils.") and importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:  # its parent is a file, so `name` is something inside that file
-        return False
+    return identity(model)

@@ -209,9 +209,9 @@ def trained(network: str, images: ImageSet, objective: Objective, schedule: Sche
     Raises:
         ValueError: unknown network. FloatingPointError: training diverged.
     """
-    recipe = {"network": network, "images": images.fingerprint, "objective": objective, "schedule": schedule,
-              "seed": seed}
     model = networks.build(network, images.num_classes, seed, images.x.shape[-1])
+    recipe = {"network": network, "start": store.fingerprint(model), "images": images.fingerprint,
+              "objective": objective, "schedule": schedule, "seed": seed}
 
     def train() -> dict[str, Tensor]:
         fit(model.to(device), images, objective, schedule, seed, name or network)

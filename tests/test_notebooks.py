@@ -1,22 +1,19 @@
 """Every chapter runs from its first cell to its last, at the profile made for tests."""
 
 import re
-from pathlib import Path
 
 import pytest
 
-from nbutils.lab import results
-from nbutils.lab.chapters import Chapter, every
+from nbutils.lab.chapters import Chapter, every, recorded
 from nbutils.lab.execute import execute
 from tests.helpers import pages
 
 
 @pytest.mark.parametrize("chapter", every("smoke"), ids=lambda chapter: chapter.name)
-def test_chapter_runs_at_profile_smoke(chapter: Chapter, own_build: Path) -> None:
+def test_chapter_runs_at_profile_smoke(chapter: Chapter) -> None:
     execute(chapter.source, chapter.twin, {"profile": "smoke"})
     assert chapter.state().status == "ok"
-    _, recorded = results.read(own_build / "results" / "smoke" / f"{chapter.name}.json")
-    assert named_in_the_text(chapter.name) <= {result.id for result in recorded}
+    assert named_in_the_text(chapter.name) <= {result.id for result in recorded(chapter.twin)[1]}
 
 
 def named_in_the_text(chapter: str) -> set[str]:

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 import nbutils
-from nbutils import store
+from nbutils import identity, store
+from nbutils.identity import code_version
 from nbutils.robustness import BIM, PGD, ThreatModel
-from nbutils.store import Artifact, code_version, load_or_build
+from nbutils.store import Artifact, load_or_build
 
 RECIPE = {"name": "x", "threat": ThreatModel("Linf", 0.5), "sizes": [1, 2], "nothing": None}
 
@@ -196,6 +197,35 @@ def test_a_build_folder_without_permission(build: Builder, own_build: Path) -> N
     assert build.times == 0
 
 
+def no_entry(*arguments: object, **options: object) -> None:
+    raise PermissionError(errno.EACCES, "Permission denied")
+
+
+def read_only(*arguments: object, **options: object) -> None:
+    raise OSError(errno.EROFS, "Read-only file system")
+
+
+@pytest.mark.parametrize("refuse", [no_entry, read_only])
+def test_somebody_elses_store_gives_what_is_finished(refuse: Callable[..., None], build: Builder, own_build: Path,
+                                                     monkeypatch: pytest.MonkeyPatch,
+                                                     capfd: pytest.CaptureFixture[str]) -> None:
+    """It can be read and not written: neither the lock nor anything else is needed."""
+    first = load_or_build("model", RECIPE, build)
+    with monkeypatch.context() as patch:
+        patch.setattr(store.FileLock, "acquire", refuse)
+        patch.setattr(store, "_write", lambda *inputs: pytest.fail("it is not to be written"))
+        build.check(load_or_build("model", RECIPE, build), 1)
+    assert capfd.readouterr().err == ""
+    cut_short(folder_of(own_build, first) / "tensors.safetensors")
+    monkeypatch.setattr(store.FileLock, "acquire", refuse)
+    if refuse is no_entry:
+        with pytest.raises(PermissionError, match=r"store/model: cannot be written \(Permission denied\)"):
+            load_or_build("model", RECIPE, build)
+    else:
+        build.check(load_or_build("model", RECIPE, build), 2)
+        assert "going on without the store" in capfd.readouterr().err
+
+
 # --- several processes --------------------------------------------------------------------------------------------
 
 SCRIPT = """
@@ -332,11 +362,34 @@ def test_every_way_to_import_is_followed(statement: str, package: Callable[[str,
     assert package(statement, INNER) != package(statement, INNER.replace("2", "3"))
 
 
+BUILDER = """
+from nbutils import store
+import torch
+
+
+def made(n):
+    def build():
+        x = 1.0
+        return {"x": torch.ones(n) * x}
+    return store.load_or_build("model", {"n": n}, build)
+"""
+
+
+def test_a_changed_line_of_the_module_that_builds_makes_another_artifact(package: Callable[[str, str], str]) -> None:
+    found = {}
+    for line in ("1.0", "1.0  # one", "2.0"):
+        package(BUILDER.replace("1.0", line), INNER)
+        sys.modules.pop("nbutils.trial.outer", None)
+        found[line] = importlib.import_module("nbutils.trial.outer").made(3)
+    assert found["1.0"].key == found["1.0  # one"].key != found["2.0"].key
+    assert found["2.0"].tensors["x"].tolist() == [2.0] * 3
+
+
 def test_training_depends_on_attacks_and_not_on_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    source = store._source
+    source = identity._source
 
     def versions(changed: str) -> tuple[str, str]:
-        monkeypatch.setattr(store, "_source", lambda name: source(name) + "\nextra = 1\n" * (name == changed))
+        monkeypatch.setattr(identity, "_source", lambda name: source(name) + "\nextra = 1\n" * (name == changed))
         code_version.cache_clear()
         return code_version("nbutils.training"), code_version("nbutils.images.planted")
 
@@ -350,7 +403,3 @@ def test_training_depends_on_attacks_and_not_on_figures(monkeypatch: pytest.Monk
     assert imageset[0] != plain[0]
     assert imageset[1] != plain[1]
 
-
-def test_code_without_a_file_has_a_version() -> None:
-    """Cells of a notebook: their recipe alone tells them apart."""
-    assert code_version("__main__") == code_version("__main__")

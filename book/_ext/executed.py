@@ -17,9 +17,9 @@ from sphinx.errors import ExtensionError
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
-from nbutils.lab.chapters import Chapter, State, code_cells, is_injected, read
+from nbutils.lab.chapters import Chapter, State, code_cells, is_injected, read, written
 from nbutils.lab.editions import banner
-from nbutils.lab.results import MIME
+from nbutils.lab.results import MIME, literal
 
 logger = logging.getLogger(__name__)
 NOT_RECORDED = "Not yet recorded"
@@ -59,18 +59,22 @@ def show_twin(app: Sphinx, docname: str, source: list[str]) -> None:
 
 
 def merged(source: nbformat.NotebookNode, twin: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
-    """The text of the source around the executed code: a change of words needs no new run."""
-    executed = iter([cell for cell in twin.cells if cell.cell_type == "code"])
-    cells = []
-    for cell in source.cells:
-        if cell.cell_type != "code":
-            cells.append(cell)
-            continue
-        for ran in executed:
-            cells.append(ran)
-            if not is_injected(ran):
-                break
-    return cells
+    """The text of the source around the executed code: a change of words needs no new run.
+
+    All code that ran is shown, in the order in which it ran. Where the source's code has changed since, as it may after
+    an edition was recorded, a cell is found in the source by its id: the text above it comes before it.
+    """
+    code = [place for place, cell in enumerate(source.cells) if cell.cell_type == "code"]
+    ran = [cell for cell in twin.cells if cell.cell_type == "code"]
+    ids = [cell.id for cell in ran if not is_injected(cell)]
+    if written(source) != written(twin):
+        ids = [source.cells[place].id for place in code]
+    places, cells, done = dict(zip(ids, code, strict=True)), [], 0
+    for cell in ran:
+        place = places.get(cell.id, -1) + 1
+        cells += [text for text in source.cells[done:place] if text.cell_type != "code"] + [cell]
+        done = max(done, place)
+    return cells + [text for text in source.cells[done:] if text.cell_type != "code"]
 
 
 def split(text: str) -> tuple[str, str]:
@@ -109,7 +113,8 @@ class ExecutionStatus(SphinxDirective):
                 absent = os.environ.get("BOOK_EDITION") and state.status == "not run"
                 status = NOT_RECORDED.lower() if absent else state.status
                 profile = "" if absent else chapter.header.get("parameters", {}).get("profile", chapter.profile)
-                cells = [f"{{doc}}`/{docname}`", profile, status, minutes, state.when, state.device]
+                told = map(literal, (profile, status, minutes, state.when, state.device))
+                cells = [f"{{doc}}`/{docname}`", *told]
                 lines.append(f"| {' | '.join(cells)} |")
         table = nodes.Element()
         self.state.nested_parse(StringList(lines, self.get_source_info()[0]), self.content_offset, table)

@@ -8,7 +8,9 @@ in BOOK_PROFILE.
 
 import os
 from functools import cache
+from html import escape
 from pathlib import Path
+from urllib.parse import quote
 
 from docutils import nodes
 from sphinx.application import Sphinx
@@ -16,12 +18,14 @@ from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from nbutils.lab import claims, editions, figures, ledger
 
-
-def entries() -> list[ledger.Entry]:
-    return ledger.entries(os.environ.get("BOOK_PROFILE", "quick"))
-
-
 kept = cache(editions.kept)  # a build reads and checks them once
+
+
+@cache
+def entries() -> list[ledger.Entry]:
+    """The ledger of the runs that the pages show; beside an edition, those of the others count for papers' settings."""
+    others = kept() if os.environ.get("BOOK_EDITION") else {}
+    return ledger.entries(os.environ.get("BOOK_PROFILE", "quick"), {**others, **ledger.executed()})
 
 
 def _raw(content: str) -> list[nodes.Node]:
@@ -57,11 +61,12 @@ class KeptEditions(SphinxDirective):
         rows = []
         for name, chapters in kept().items():
             headers = [header for header, _ in chapters.values()]
-            links = ", ".join(f'<a href="../records/{name}/{chapter}.html">{chapter[:2]}</a>' for chapter in chapters)
+            links = ", ".join(f'<a href="../records/{quote(name)}/{chapter}.html">{chapter[:2]}</a>'
+                              for chapter in chapters)  # fmt: skip
             minutes = f"{sum(header['minutes'] for header in headers):.0f}" * bool(headers)
             devices = "; ".join(sorted({header["device"] for header in headers}))
             last = max((header["finished"][:10] for header in headers), default="")
-            cells = (name, links or "not yet recorded", minutes, devices, last)
+            cells = (escape(name), links or "not yet recorded", minutes, escape(devices), escape(last))
             rows.append(f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
         columns = ("Edition", "Chapters recorded", "Minutes of the last runs", "Device", "Last on")
         return _raw(ledger.grid(columns, rows, "records"))
@@ -72,7 +77,7 @@ class ClaimsBeside(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         names = [name for name, chapters in kept().items() if chapters]
-        found = {name: ledger.entries(name, editions.EDITIONS) for name in names}
+        found = {name: ledger.entries(name, kept()) for name in names}
         return _raw(ledger.beside(found, ".."))
 
 

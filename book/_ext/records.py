@@ -38,9 +38,7 @@ def records() -> dict[str, Record]:
         ValueError: a run card of another schema, or without results.
     """
     chapters = every(os.environ.get("BOOK_PROFILE", "quick"))
-    edition = os.environ.get("BOOK_EDITION")  # its notebooks are compact: the record is a file of its own
-    return {chapter.name: recorded(chapter.record if edition else chapter.twin)
-            for chapter in chapters if chapter.state().status == "ok"}  # fmt: skip
+    return {chapter.name: recorded(chapter.twin) for chapter in chapters if chapter.state().status == "ok"}
 
 
 def pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
@@ -61,13 +59,13 @@ def page(name: str, header: dict[str, Any], found: list[Result]) -> str:
         rows.append(
             f'<tr id="{results.anchor(result.id)}"><td>{html.escape(result.what)}<br>'
             f'<small>{html.escape(what)}</small><br><span class="claim-id">{html.escape(result.id)}</span></td>'
-            f"<td>{result}<br><small>{result.interval}; n = {result.n}; per seed: {values}<br>"
+            f"<td>{result}<br><small>{html.escape(result.interval)}; n = {result.n}; per seed: {values}<br>"
             f"{html.escape(result.device)}, {result.seconds:.1f} s</small></td></tr>"
         )
     lines = "".join(f"<dt>{key}</dt><dd>{html.escape(str(value))}</dd>" for key, value in facts.items())
     edition, _, chapter = name.rpartition("/")
     of = f'{"../" * name.count("/")}../notebooks/{chapter}.html'
-    where = f", edition {edition}" if edition else ""
+    where = f", edition {html.escape(edition)}" if edition else ""
     return (
         f'<section><h1>Records of <a href="{of}">{chapter}</a>{where}</h1><p>Every number that the chapter '
         f"measured, in the order of measuring.</p><dl>{lines}</dl>"
@@ -97,9 +95,9 @@ def unbroken(number: str) -> str:
 def look_up(recorded: dict[str, Record], page: str, text: str) -> tuple[str, Result | str]:
     """The record and the result that ``{result}`` names on a page, or a word in place of a result.
 
-    It is "not run" where the chapter has no whole run, "not yet recorded" where the edition lacks it, and "not
-    measured" where a run on other images than the planted ones has left it out; in a run on planted images an unknown
-    id is an error.
+    It is "not run" where the chapter has no whole run, "not yet recorded" where the edition lacks it or its number, and
+    "not measured" where a run on other images than the planted ones has left it out; in a run on planted images an
+    unknown id is an error.
 
     Raises:
         ValueError: no such chapter or id (the nearest is suggested), or a page that is no chapter and names none.
@@ -119,6 +117,8 @@ def look_up(recorded: dict[str, Record], page: str, text: str) -> tuple[str, Res
         return key, "not yet recorded" if edition else "not run"
     header, measured = recorded[key]
     found = {result.id: result for result in measured}
+    if id not in found and edition:  # recorded before the chapter measured it; the run itself must have it
+        return key, "not yet recorded"
     if id not in found and header["parameters"].get("dataset", "planted") != "planted":
         return key, "not measured"
     if id not in found:

@@ -126,7 +126,7 @@ def matched(images: ImageSet, model: nn.Module, name: str, objective: Objective 
     Raises:
         DataError: fewer than two images; a teacher with another number of classes, or that cannot read the images.
         ValueError: a setting out of range, unknown start or cut, a loss that is not finite, or no objective for a model
-            without cuts. TypeError: an objective that is no dataclass.
+            without cuts.
     """
     if start not in STARTS:
         raise ValueError(f"start = {start!r}: expected 'image' or 'noise'{did_you_mean(start, STARTS)}")
@@ -231,9 +231,7 @@ def _descend(loss: Loss, x: Tensor, steps: int, step_size: float) -> tuple[Tenso
 def _in_chunks(images: ImageSet, model: nn.Module, name: str, how: Mapping[str, Any],
                change: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]) -> ConstructedSet:
     """The set that `change` makes: rows of the source -> start images, images and residuals of a batch."""
-    objective = how.get("objective")
-    recipe = {"source": images.fingerprint, "teacher": store.fingerprint(model), **how,
-              "code": [store.code_version(type(part).__module__) for part in (model, objective) if part is not None]}
+    recipe = {"source": images.fingerprint, "teacher": store.fingerprint(model), **how}
     settings = how["settings"]
 
     def chunk(number: int, rows: Tensor) -> store.Artifact:

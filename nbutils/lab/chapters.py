@@ -20,8 +20,9 @@ import nbformat
 import yaml
 
 from nbutils.lab import results
-from nbutils.lab.runs import ROOT, ParameterError, build_dir, choose_device, resolve
+from nbutils.lab.runs import ROOT, ParameterError, choose_device, resolve
 from nbutils.messages import did_you_mean
+from nbutils.store import build_dir
 
 
 @dataclass(frozen=True)
@@ -92,23 +93,19 @@ class Chapter:
                 return replace(state, status="stopped", note=f"in cell {number}")
         if path == self.partial:
             return replace(state, status="stopped", note="between two cells")
+        if "edition" in notebook.metadata:  # it shows its own code, and its page says what has changed
+            return state
         if written(notebook) != written(read(self.source)):
             return replace(state, status="stale", note="since its code was edited")
         return state
 
     @property
-    def record(self) -> Path:
-        """Where the results of a run with the profile's own parameters are kept."""
-        return build_dir() / "results" / self.profile / f"{self.name}.json"
-
-    @property
     def header(self) -> dict[str, Any]:
-        """The header of the record; empty where there is none that can be read."""
+        """The header of the record in the executed notebook; empty where there is none that can be read."""
         try:
-            content = json.loads(self.record.read_text())
-        except (OSError, ValueError):
+            return _record(self.twin)[0]
+        except ValueError:
             return {}
-        return content if isinstance(content, dict) else {}
 
 
 def read(path: Path) -> nbformat.NotebookNode:
@@ -144,6 +141,16 @@ def recorded(path: Path) -> results.Record:
     Raises:
         ValueError: no such file, neither of the two, or no whole run of a chapter of this book; in one line.
     """
+    record = _record(path)
+    known = [chapter.name for chapter in every("")]
+    if record[0].get("chapter") not in known:
+        raise ValueError(f"{path}: of chapter {record[0].get('chapter')!r}, which this book does not have"
+                         f"{nearest(str(record[0].get('chapter')), known)}")
+    return record
+
+
+def _record(path: Path) -> results.Record:
+    """As `recorded`, of any book."""
     if not path.is_file():
         raise ValueError(f"{path}: no such file; expected an executed notebook or a record of results")
     try:
@@ -154,12 +161,7 @@ def recorded(path: Path) -> results.Record:
             cell.setdefault("execution_count", None)
     except (ValueError, TypeError, AttributeError, KeyError, nbformat.ValidationError):
         raise ValueError(f"{path}: neither an executed notebook nor a record of results") from None
-    record = results.read(path) if cells is None else _card(path, cells)
-    known = [chapter.name for chapter in every("")]
-    if record[0].get("chapter") not in known:
-        raise ValueError(f"{path}: of chapter {record[0].get('chapter')!r}, which this book does not have"
-                         f"{nearest(str(record[0].get('chapter')), known)}")
-    return record
+    return results.read(path) if cells is None else _card(path, cells)
 
 
 def _card(path: Path, cells: Sequence[nbformat.NotebookNode]) -> results.Record:

@@ -163,9 +163,10 @@ class Verdict:
     def _repr_html_(self) -> str:
         attack = "" if self.result.attack == "none" else f"Attack: {html.escape(self.result.attack)}."
         return (f'<div class="verdict verdict-{self.held.replace(" ", "-")}" id="claim-{self.claim.id}">'
-                f'<p><strong>{MARKS[self.held]} {self.words}</strong> '
-                f'<span class="claim-id">{self.claim.id}</span></p><p>{self.claim.paraphrase}</p>'
-                f'<p>Measured: {self.claim.measures} {address(self.result.id, html.escape(str(self.result)))} '
+                f'<p><strong>{MARKS[self.held]} {html.escape(self.words)}</strong> '
+                f'<span class="claim-id">{self.claim.id}</span></p><p>{html.escape(self.claim.paraphrase)}</p>'
+                f'<p>Measured: {html.escape(self.claim.measures)} '
+                f'{address(self.result.id, html.escape(str(self.result)))} '
                 f'({len(self.result.values)} seed{"s" * (len(self.result.values) > 1)}, n = {self.result.n} each). '
                 f'{attack} Published: {html.escape(self.claim.printed)} '
                 f'({html.escape(paper_name(self.claim.paper))}, {html.escape(self.claim.place)}). '

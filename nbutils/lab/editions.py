@@ -5,7 +5,8 @@
 
 Of each chapter there is a record of results, which other runs are compared with (see `nbutils.compare`), and a compact
 executed notebook: code and outputs, without text, timings and progress bars. The notebook carries a stamp, which tells
-whether either file was changed by hand, and whether the chapter's code, parameters or criteria have changed since.
+whether either file was changed by hand, which stops the build, and whether the chapter's code, parameters or criteria
+have changed since, which its page says.
 How an expensive edition is made, see `nbutils.lab.stages`.
 """
 
@@ -22,16 +23,20 @@ from typing import Any
 import nbformat
 import yaml
 
+from nbutils.identity import code_version, imports
 from nbutils.lab import claims, results
 from nbutils.lab.chapters import Chapter, every, read, recorded, written
+from nbutils.lab.results import literal, literal_code
 from nbutils.lab.stages import EDITIONS, NOT_RUN, Stage, differing, fault, stages
 from nbutils.messages import did_you_mean
-from nbutils.store import ROOT, build_dir, code_version, imports
+from nbutils.store import ROOT, build_dir
 
 DEFAULT = "quick"  # the run that the text speaks of
 BEST = "best"  # of each chapter the first edition in book/editions/order.yml that has it
 AGAIN, RESTORE = "run its stage again and keep it", "restore it with git checkout"
 SILENT = {"engine": "the code of `nbutils`", "published": "the table of published numbers"}  # the page says it, no more
+CHANGED = {"code": "The chapter's code has changed since; shown is the code that ran.",
+           "criteria": "Criteria of its claims have changed since; verdicts on this page are by those of then."}
 LIMIT = 2_000_000  # bytes of one notebook; the repository keeps every version of it
 
 
@@ -128,11 +133,11 @@ def _files(chapter: Chapter, profile: str, wanted: list[Stage]) -> dict[Path, st
 def show(name: str) -> None:
     """Lay out an edition in ``editions/<name>`` of the build folder, as if its chapters had run there.
 
-    "best" takes of each chapter the best edition. Records of all editions come along, since a claim about a paper's
-    own setting is judged by any run in it.
+    "best" takes of each chapter the best edition. Where the chapter has changed since, the page shows the code that ran
+    and says so, see `banner`.
 
     Raises:
-        ValueError: no such edition, one of records alone, or notebooks changed by hand or stale, one line for each.
+        ValueError: no such edition, one of records alone, or files changed by hand, one line for each.
     """
     known = [BEST, *sorted(path.name for path in EDITIONS.iterdir() if path.is_dir())]
     if name not in known:
@@ -144,32 +149,35 @@ def show(name: str) -> None:
             shown[chapter] = path
     if not shown and list((EDITIONS / name).glob("*.json")):
         raise ValueError(f"edition {name!r} holds records alone; `make book PROFILE={name}` makes its pages")
-    if problems := [problem for chapter, path in shown.items() if (problem := _problem(chapter, path))]:
+    if problems := [problem for path in shown.values() if (problem := _harm(path))]:
         raise ValueError("\n".join(problems))
-    executed, records = (build_dir() / "editions" / name / folder for folder in ("executed", "results"))
-    copies = {path: records / path.parent.name for path in EDITIONS.glob("*/*.json") if path.parent.name != name}
+    executed = build_dir() / "editions" / name / "executed"
+    shutil.rmtree(executed, ignore_errors=True)
     for path in shown.values():
-        copies |= {path: executed / name, path.with_suffix(".json"): records / name}
-    for folder in (executed, records):
-        shutil.rmtree(folder, ignore_errors=True)
-    for path, folder in copies.items():
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(path, folder)  # with its time: what has not changed is not rendered again
+        notebook, record = read(path), path.with_suffix(".json").read_text()
+        [*_, last] = (output.data for cell in notebook.cells for output in cell.outputs if "data" in output)
+        last[results.MIME] = record  # where every executed notebook has it
+        results.write({executed / name / path.name: nbformat.writes(notebook)})
+        shutil.copystat(path, executed / name / path.name)  # what has not changed is not rendered again
 
 
 def banner(chapter: Chapter, stamp: dict[str, Any]) -> str:
     """What a page built from an edition says about it, in one paragraph of MyST."""
-    header, given = chapter.header, f", set to `{stamp['set']}`" * bool(stamp["set"])
+    header, given = chapter.header, f", set to {literal_code(stamp['set'])}" * bool(stamp["set"])
     profile, dataset = (str(header["parameters"].get(name, "")) for name in ("profile", "dataset"))
-    given += f", images from `{dataset}`" * dataset.startswith("folder:")
-    words = [f"Edition **{profile}**{given}, recorded on {header['finished'][:10]} on {header['device']}, from commit "
-             f"{header['commit']}. Nothing was run for this page."]
+    given += f", images from {literal_code(dataset)}" * dataset.startswith("folder:")
+    words = [f"Edition **{literal(profile)}**{given}, recorded on {literal(header['finished'][:10])} on "
+             f"{literal(header['device'])}, from commit {literal(header['commit'])}. Nothing was run for this page."]
     if profile != DEFAULT:
         words.append("Tables, figures and verdicts are those of this edition. *The default run*, of which the text "
                      f"speaks, is edition `{DEFAULT}`; numbers inside sentences are from there.")
     now = _sources(chapter)
     if changed := [what for name, what in SILENT.items() if stamp[name] != now[name]]:
         words.append(f"Since then {' and '.join(changed)} behind it changed.")
+    words += [sentence for name, sentence in CHANGED.items() if stamp.get(name, now[name]) != now[name]]
+    set_then = {name: value for name, value in Stage("", set=stamp["set"]).given.items() if name in chapter.parameters}
+    if differs := differing(chapter, profile, set_then, header):
+        words.append(f"Its parameters have changed since: it ran with {literal(differs)} now.")
     return " ".join(words)
 
 
@@ -224,20 +232,6 @@ def _harm(path: Path) -> str:
     except (ValueError, OSError, KeyError, AttributeError, nbformat.ValidationError):
         return f"{path.parent.name}/{notebook.name}: changed by hand since it was recorded; {RESTORE}, or {AGAIN}"
     return ""
-
-
-def _problem(chapter: Chapter, path: Path) -> str:
-    """Why a kept notebook may not be shown, in one line, or nothing."""
-    if harm := _harm(path):
-        return harm
-    stamp, (header, _) = read(path).metadata["edition"], results.read(path.with_suffix(".json"))
-    now = _sources(chapter)
-    changed = [f"its {name}" for name in now if name not in SILENT and stamp.get(name) != now[name]]
-    given = Stage("", set=stamp["set"]).given
-    if not changed and (differs := differing(chapter, path.parent.name, given, header)):
-        changed = [f"its parameters ({differs})"]
-    where = f"{path.parent.name}/{path.name}"
-    return f"{where}: stale, {' and '.join(changed)} changed since it was recorded; {AGAIN}" if changed else ""
 
 
 def main(words: list[str] | None = None) -> int:

@@ -3,18 +3,24 @@ things that the number was computed from, so that nobody types it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import FunctionType, MethodType
 from typing import Any
 
 from torch import nn
 
+from nbutils.features.bottleneck import Distilled
+from nbutils.identity import by_name, captured, globals_of
 from nbutils.images.imageset import ImageSet
 from nbutils.lab.results import Result, median_norms
 from nbutils.paradigms.probe import Features
 from nbutils.robustness.evaluate import Outcome
 from nbutils.robustness.threat import ThreatModel
 
+KNOWN = (ImageSet, Features, Outcome, Result, ThreatModel, Distilled)  # which speak for what they hold
 NAMED = 4  # models, data sets or attacks that are named; of more the rest is counted
 
 
@@ -55,16 +61,41 @@ class Evidence:
 
 
 def evidence(*things: object) -> Evidence:
-    """What these rest on.
+    """What these rest on, each thing once.
 
     Args:
-        things: image sets, features, networks, outcomes, results, attacks and threat models, and mappings, lists and
-            tuples of them; anything else adds nothing.
+        things: image sets, features, masks, networks, outcomes, results, attacks and threat models; mappings, lists,
+            tuples, sets and dataclasses of them; functions that use them, captured or global. Anything else adds
+            nothing.
     """
-    return sum(map(_of, things), Evidence())
+    return sum(map(_of, _leaves(things, set())), Evidence())
 
 
-def _of(thing: object) -> Evidence:
+def _leaves(things: Iterable[object], seen: set[int]) -> Iterator[object]:
+    """What is held by these, however deep, each once."""
+    for thing in things:
+        if id(thing) in seen:
+            continue
+        seen.add(id(thing))
+        match thing:
+            case Mapping():
+                yield from _leaves(list(thing.values()), seen)
+            case list() | tuple() | set() | frozenset():
+                yield from _leaves(thing, seen)
+            case functools.partial():
+                yield from _leaves([thing.func, *thing.args, *thing.keywords.values()], seen)
+            case MethodType():
+                yield from _leaves([thing.__self__, thing.__func__], seen)
+            case FunctionType():
+                if not by_name(thing):
+                    yield from _leaves([*captured(thing).values(), *dict(globals_of(thing)).values()], seen)
+            case _:
+                yield thing
+                if dataclasses.is_dataclass(thing) and not isinstance(thing, (type, *KNOWN)) and not _is_attack(thing):
+                    yield from _leaves([getattr(thing, part.name) for part in dataclasses.fields(thing)], seen)
+
+
+def _of(thing: Any) -> Evidence:
     match thing:
         case ImageSet():
             return Evidence((len(thing),), data=(thing.name,), inputs=(thing.fingerprint,))
@@ -83,14 +114,16 @@ def _of(thing: object) -> Evidence:
             return Evidence(threats=(str(thing),))
         case nn.Module():
             key = getattr(thing, "key", "")
-            return Evidence(models=(getattr(thing, "name", type(thing).__name__),), inputs=_without("", key))
-        case Mapping():
-            return evidence(*thing.values())
-        case list() | tuple():
-            return evidence(*thing)
-    if callable(thing) and hasattr(thing, "threat"):  # an attack
+            return Evidence(models=(getattr(thing, "name", "") or type(thing).__name__,), inputs=_without("", key))
+        case Distilled():
+            return Evidence((len(thing),))
+    if _is_attack(thing):
         return Evidence(threats=(str(thing.threat or "unbounded"),), attacks=(repr(thing),))
     return Evidence()
+
+
+def _is_attack(thing: Any) -> bool:
+    return callable(thing) and hasattr(thing, "threat") and not isinstance(thing, type)
 
 
 def _without(nothing: Any, value: Any) -> tuple[Any, ...]:

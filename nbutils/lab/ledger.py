@@ -5,15 +5,18 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from nbutils.lab import claims, results, runs
+from nbutils.lab.chapters import recorded
 from nbutils.lab.claims import Claim, Verdict
 from nbutils.store import ROOT, build_dir
 
@@ -81,22 +84,29 @@ class Entry:
                 "code": self.run.get("commit", ""), "finished": self.run.get("finished", "")}
 
 
-def entries(profile: str = "quick", folder: Path | None = None) -> list[Entry]:
-    """The ledger of one profile, in the order of the file of claims.
+Records = Mapping[str, Mapping[str, results.Record]]  # profile or edition -> chapter -> what a run found
 
-    Args:
-        folder: holds <profile>/<chapter>.json; by default the results in the build folder.
+
+def executed() -> Records:
+    """What the executed notebooks in the build folder hold, those of stages too; where a run is not whole, or its
+    record cannot be read, there is none."""
+    folder, found = build_dir() / "executed", defaultdict[str, dict[str, results.Record]](dict)
+    for path in sorted(folder.rglob("*.ipynb")):
+        with suppress(ValueError):
+            found[str(path.parent.relative_to(folder))][path.stem] = recorded(path)
+    return found
+
+
+def entries(profile: str, records: Records) -> list[Entry]:
+    """The ledger of one profile or edition, in the order of the file of claims.
 
     A claim about a paper's own setting is judged by the last run in that setting, whatever its profile was; a run with
     too few images or seeds, or under another threat model, counts only where there is no other.
-
-    Raises:
-        ValueError: a record that cannot be read, or of another schema.
     """
-    read, commits, found = cache(results.read), criterion_commits(), []
+    commits, found = criterion_commits(), []
     for claim in claims.load().values():
-        pattern = f"*/{claim.chapter}*.json" if claim.setting else f"{profile}/{claim.chapter}.json"
-        runs = [read(path) for path in sorted((folder or build_dir() / "results").glob(pattern))]
+        runs = [chapters[claim.chapter] for name, chapters in records.items()
+                if claim.chapter in chapters and (claim.setting or name == profile)]
         judged = [(run, claims.judge(claim, result, run["parameters"])) for run, measured in runs
                   if claim.fits(run["parameters"]) for result in measured if result.id == claim.statistic]
         run, verdict = max(judged, key=lambda one: (one[1].held != "not comparable", one[0]["finished"]),
@@ -207,7 +217,7 @@ def beside(editions: Mapping[str, Sequence[Entry]], root: str) -> str:
             shown = "not yet recorded"
             if entry.verdict:
                 found = entry.verdict.result
-                place = f"{root}/records/{name}/{claim.chapter}.html#{results.anchor(found.id)}"
+                place = f"{root}/records/{quote(name)}/{claim.chapter}.html#{results.anchor(found.id)}"
                 shown = (f'{claims.MARKS[entry.state]} {entry.state}<br><a class="address" href="{place}">'
                          f"{found}</a><br><small>n = {found.n}, {len(found.values)} "
                          f"seed{'s' * (len(found.values) > 1)}</small>")
@@ -216,7 +226,7 @@ def beside(editions: Mapping[str, Sequence[Entry]], root: str) -> str:
                     f'<a class="claim-id" href="{root}/book/ledger.html#claim-{claim.id}">{claim.id}</a>; chapter '
                     f"{claim.chapter[:2]}{'<br><strong>they differ</strong>' * differ}<br><small>"
                     f"{html.escape(claim.measures.rstrip(','))}; {claim.criterion}</small></td>{''.join(cells)}</tr>")
-    return grid(("Claim", *editions), rows, "beside")
+    return grid(("Claim", *map(html.escape, editions)), rows, "beside")
 
 
 def grid(columns: Sequence[str], rows: Sequence[str], style: str = "") -> str:

@@ -8,6 +8,7 @@ Counts are never pooled over seeds.
 from __future__ import annotations
 
 import csv
+import hashlib
 import html
 import itertools
 import json
@@ -379,7 +380,9 @@ def dumps(header: Mapping[str, Any], results: Iterable[Result], verdicts: Iterab
     rows = [asdict(result) for result in results]
     short = [{name: value for name, value in row.items() if name not in before or before[name] != value}
              for before, row in zip([{}, *rows], rows, strict=False)]
-    return json.dumps({"schema": SCHEMA, **header, "results": short, "verdicts": list(verdicts)}, separators=(",", ":"))
+    content = {"schema": SCHEMA, **header, "results": short, "verdicts": list(verdicts)}
+    content["check"] = _check(*_parsed(json.dumps(content)))
+    return json.dumps(content, separators=(",", ":"))
 
 
 def loads(text: str, place: object) -> Record:
@@ -392,26 +395,41 @@ def loads(text: str, place: object) -> Record:
         ValueError: not a record, or one of another schema version.
     """
     try:
-        content = json.loads(text)
-        schema, rows = content["schema"], content.pop("results")
-        if schema != SCHEMA:
-            raise ValueError(f"{place}: written with schema {schema}; expected {SCHEMA}, run the chapter again")
-        row: dict[str, Any] = {}
-        return content, _RESULTS.validate_python([row := row | new for new in rows])
+        header, rows = _parsed(text)
+        check = header.pop("check", None)  # older records have none
+        if header["schema"] != SCHEMA:
+            raise ValueError(f"{place}: written with schema {header['schema']}; expected {SCHEMA}, "
+                             "run the chapter again")
+        found = _RESULTS.validate_python(rows)
+        if check not in (None, _check(header, rows)):
+            raise ValueError(f"{place}: its record was changed by hand; run the chapter again")
+        return header, found
     except ValidationError as error:
         raise ValueError(f"{place}: not a record of results ({first_fault(error)})") from None
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{place}: not a record of results ({error})") from error
 
 
-def save(path: Path, header: Mapping[str, Any], results: Iterable[Result],
-         verdicts: Iterable[Mapping[str, Any]]) -> None:
-    """Write a chapter's record, whole or not at all.
+def _parsed(text: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    content, row = json.loads(text), dict[str, Any]()
+    return content, [row := row | new for new in content.pop("results")]
 
-    Raises:
-        OSError: the folder cannot be written.
-    """
-    write({path: dumps(header, results, verdicts)})
+
+def _check(header: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> str:
+    """Hash of a record but for names of data, from which paths of the machine are taken out once it is written."""
+    checked = [{**header, "parameters": {**header.get("parameters", {}), "dataset": ""}},
+               *({**row, "data": ""} for row in rows)]
+    return hashlib.sha256(json.dumps(checked, sort_keys=True).encode()).hexdigest()
+
+
+def literal(text: object) -> str:
+    """Text that stands in MyST for itself, whatever markup it holds."""
+    return re.sub(r"([\\`*_{}\[\]<>|$&])", r"\\\1", " ".join(str(text).split()))
+
+
+def literal_code(text: object) -> str:
+    """The same, set as code."""
+    return f"`{' '.join(str(text).replace('`', chr(39)).split())}`"
 
 
 def write(files: Mapping[Path, str]) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ast
-import hashlib
 import html
-import json
 import operator
 import os
 import platform
@@ -26,7 +24,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from torch import Tensor
 
 import nbutils
-from nbutils.console import progress, warn
+from nbutils.console import progress
 from nbutils.images.sources import check_dataset
 from nbutils.lab import claims, results
 from nbutils.lab.claims import Verdict, Verdicts
@@ -37,7 +35,7 @@ from nbutils.networks import check_network
 from nbutils.robustness.autoattack import AutoAttack
 from nbutils.robustness.evaluate import Outcome
 from nbutils.robustness.threat import ThreatModel
-from nbutils.store import ROOT, build_dir
+from nbutils.store import ROOT
 
 
 class ParameterError(ValueError):
@@ -228,7 +226,7 @@ def start(chapter: str, namespace: Mapping[str, Any]) -> Run:
 
 @dataclass
 class Run:
-    """One execution of one chapter; keeps every result and verdict on disk from the moment it is known."""
+    """One execution of one chapter. What it found is recorded in the executed notebook, by the run card at its end."""
 
     chapter: str
     parameters: Parameters
@@ -270,8 +268,8 @@ class Run:
                unit: str = "number") -> Result:
         """Record what `f` makes of its inputs, once for each seed.
 
-        What the number rests on (n, data, model, threat model, attack, artifacts, seconds) is read off the inputs, see
-        `nbutils.lab.evidence`; so everything that decides the number belongs among them.
+        What the number rests on (n, data, model, threat model, attack, artifacts, seconds) is read off the inputs and
+        off what `f` has captured or uses as global names, see `nbutils.lab.evidence`.
 
         Args:
             f: takes one entry of each input and gives one number.
@@ -291,7 +289,7 @@ class Run:
         began = time.monotonic()
         values = [float(f(*(each[k] if varies else each for each, varies in zip(lists, by_seed, strict=True))))
                   for k in range(counts.pop())]
-        context = evidence(*inputs).context
+        context = evidence(f, *inputs).context
         context["seconds"] += time.monotonic() - began
         return self._record(Result.of(id, what, values, unit=unit, **context))
 
@@ -306,7 +304,6 @@ class Run:
     def _record(self, result: Result) -> Result:
         result = replace(result, profile=self.parameters.profile, device=self.device_name)
         self.found[result.id] = result
-        self._save()
         return result
 
     def per_seed(self, *lists: Sequence[Any]) -> Iterable[tuple[Any, ...]]:
@@ -329,7 +326,6 @@ class Run:
                 raise ValueError(f"claim {id!r}: its statistic {claim.statistic!r} has not been measured"
                                  f"{did_you_mean(claim.statistic, self.found)}")
             self.verdicts[id] = claims.judge(claim, self.found[claim.statistic], self.parameters.model_dump())
-        self._save()
         return Verdicts(tuple(self.verdicts[id] for id in ids))
 
     def table(self, rows: Mapping[str, Mapping[str, Result | Published | str]], caption: str) -> Table:
@@ -337,8 +333,7 @@ class Run:
         return Table(rows, caption, self.stamp)
 
     def card(self) -> RunCard:
-        """Profile, parameters, device, time and memory of this run so far; recorded with the results."""
-        self._save()
+        """Profile, parameters, device, time and memory of this run so far; holds the record of what it found."""
         header = self._header()
         return RunCard(header, results.dumps(header, self.found.values(), self._rows()))
 
@@ -357,22 +352,9 @@ class Run:
             "torch": torch.__version__,
         }
 
-    @property
-    def record(self) -> Path:
-        """Where results and verdicts are kept; a run with other parameters replaces no run but its like."""
-        changes = json.dumps(self.parameters.model_dump(include=set(self.changed)), sort_keys=True)
-        mark = f".changed-{hashlib.sha256(changes.encode()).hexdigest()[:8]}" if self.changed else ""
-        return build_dir() / "results" / self.parameters.profile / f"{self.chapter}{mark}.json"
-
     def _rows(self) -> list[dict[str, str]]:
         return [{"claim": name, "held": verdict.held, "words": verdict.words, "result": verdict.result.id}
                 for name, verdict in self.verdicts.items()]
-
-    def _save(self) -> None:
-        try:
-            results.save(self.record, self._header(), self.found.values(), self._rows())
-        except OSError as error:  # the numbers are in the notebook too
-            warn(f"results were not saved in {self.record} ({error.strerror}); set NBUTILS_BUILD to a folder with room")
 
 
 def short(value: Any) -> str:

@@ -86,7 +86,7 @@ def differing(chapter: Chapter, profile: str, given: Mapping[str, Any], header: 
 
     A folder may stand for images that would have to be downloaded; the run names it.
     """
-    now = resolve({**chapter.defaults, "profile": profile, **given}, chapter.parameters).model_dump()
+    now = resolve({**chapter.defaults, "profile": profile, **given}, [*chapter.parameters, "profile"]).model_dump()
     ran = {name: header["parameters"].get(name) for name in chapter.parameters}
     if now["dataset"] != "planted" and str(ran.get("dataset")).startswith("folder:"):
         del ran["dataset"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass
 from typing import Any, Protocol, Self, TypeVar
 
 import torch
@@ -71,7 +71,7 @@ class Encoder(nn.Module):
         other.check()
         return other
 
-    def extra_repr(self) -> str:  # also told apart by it: `features.matched` and `probe` hash the printed form
+    def extra_repr(self) -> str:
         return ", ".join(f"{setting}={getattr(self, setting)!r}" for setting in self.settings)
 
 
@@ -120,23 +120,17 @@ def pretrained(paradigm: Paradigm, images: ImageSet, schedule: training.Schedule
     """
     model = untrained(paradigm, images.x.shape[-1], seed).to(device)
     model.name = name or model.name
-    return fitted_once(model, "none", paradigm, images, schedule, seed)
+    return fitted_once(model, paradigm, images, schedule, seed)
 
 
 Model = TypeVar("Model", bound=Encoder | SplitClassifier)
 
 
-def fitted_once(model: Model, start: str, objective: Any, images: ImageSet, schedule: training.Schedule,
-                seed: int) -> Model:
-    """The model, trained in place by `training.fit` or with the weights that this recipe once gave, in evaluation mode.
-
-    Args:
-        start: what the objective does not say of the model: fingerprint of trained weights from which it starts, or
-            name of its network.
+def fitted_once(model: Model, objective: Any, images: ImageSet, schedule: training.Schedule, seed: int) -> Model:
+    """The model, trained in place by `training.fit` or with the weights that this recipe once gave; in evaluation mode.
     """
-    parts = {type(part).__module__ for part in (objective, *vars(objective).values()) if is_dataclass(part)}
-    recipe = {"start": start, "objective": objective, "images": images.fingerprint, "schedule": schedule, "seed": seed,
-              "code": [store.code_version(module) for module in sorted(parts)]}
+    recipe = {"start": store.fingerprint(model), "objective": objective, "images": images.fingerprint,
+              "schedule": schedule, "seed": seed}
 
     def train() -> dict[str, Tensor]:
         training.fit(model, images, objective, schedule, seed, model.name)  # type: ignore[arg-type]
@@ -169,14 +163,14 @@ def supervised(network: str, view: View, images: ImageSet, schedule: training.Sc
                device: torch.device | str = "cpu", name: str = "") -> SplitClassifier:
     """A network of `networks.NETWORKS` trained with labels on what `view` leaves: once, then read from the store.
 
-    `training.trained` with `Labelled(view)` is the same training; this key also knows the code of the view.
+    `training.trained` with `Labelled(view)` is the same training.
 
     Raises:
         ValueError: unknown network. FloatingPointError: training diverged.
     """
     model = networks.build(network, images.num_classes, seed, images.x.shape[-1]).to(device)
     model.name = name or f"{network} through {type(view).__name__}"
-    return fitted_once(model, network, Labelled(view), images, schedule, seed)
+    return fitted_once(model, Labelled(view), images, schedule, seed)
 
 
 @dataclass(frozen=True)

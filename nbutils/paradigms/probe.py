@@ -51,8 +51,7 @@ def extract(encoder: Encoder, images: ImageSet, batch_size: int = 250) -> Featur
         ValueError: no images, or features that are not finite or not as many as the encoder says.
     """
     check_counts(images=len(images), batch_size=batch_size)
-    code = store.code_version(type(encoder).__module__)
-    recipe = {"encoder": store.fingerprint(encoder), "images": images.fingerprint, "code": code}
+    recipe = {"encoder": store.fingerprint(encoder), "images": images.fingerprint}
 
     def compute() -> dict[str, Tensor]:
         with frozen(encoder), torch.no_grad():
@@ -162,7 +161,7 @@ def finetuned(encoder: Encoder, images: ImageSet, schedule: training.Schedule, s
         torch.manual_seed(seed)
         head = nn.Linear(encoder.width, images.num_classes).to(next(encoder.parameters()))
     model = SplitClassifier({"encoder": copy.deepcopy(encoder), "linear": head}, name or f"{encoder.name}, fine-tuned")
-    return fitted_once(model, store.fingerprint(encoder), training.Standard(), images, schedule, seed)
+    return fitted_once(model, training.Standard(), images, schedule, seed)
 
 
 def with_projector(encoder: Encoder, paradigm: SimCLR, images: ImageSet, schedule: training.Schedule,
@@ -180,8 +179,7 @@ def with_projector(encoder: Encoder, paradigm: SimCLR, images: ImageSet, schedul
         torch.manual_seed(seed)
         model = ContrastiveEncoder(copy.deepcopy(encoder), paradigm.projector, fixed=True)
     model.name = f"{encoder.name}, with projector"
-    start = store.fingerprint(encoder)
-    return fitted_once(model.to(next(encoder.parameters())), start, paradigm, images, schedule, seed)
+    return fitted_once(model.to(next(encoder.parameters())), paradigm, images, schedule, seed)
 
 
 class _Redrawn(nn.Module):

@@ -135,10 +135,8 @@ def evaluate(model: SplitClassifier, images: ImageSet, attack: Attack | None = N
         return _found(model, images, attacked(source or model, images, search, seed, batch_size, precision).x)
 
     seen = [model] if source is None else [model, source]
-    code = {type(part).__module__ for whole in seen for part in whole.modules()}
-    if type(attack) in COSTLY and "__main__" not in code:  # the code of a notebook's own network has no version
+    if type(attack) in COSTLY:
         recipe = {"attack": attack, "models": [store.fingerprint(part) for part in seen], "images": images.fingerprint,
-                  "code": [store.code_version(name) for name in sorted(code) if name.startswith("nbutils.")],
                   "seed": seed, "batch_size": batch_size, "precision": precision,
                   "device": next(model.parameters()).device.type}
         artifact = store.load_or_build("outcome", recipe, found)

@@ -8,6 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from book._ext.executed import merged
 from nbutils.lab import results
 from nbutils.lab.chapters import Chapter
 from nbutils.lab.results import MIME
@@ -135,8 +136,8 @@ def test_a_bare_picture_is_refused(build: Callable) -> None:
 def test_a_page_from_an_edition_says_so_below_its_title(build: Callable, tmp_path: Path, own_build: Path) -> None:
     header = {"device": "one GPU", "finished": "2030-01-02T03:04:05+00:00", "commit": "abc", "minutes": 1.5,
               "parameters": {"profile": "gpu"}}  # fmt: skip
-    results.save(own_build / "results" / "quick" / "01_x.json", header, [], [])
-    twin = notebook(nbformat.v4.new_output("stream", text="forty-two"))
+    card = nbformat.v4.new_output("display_data", {MIME: results.dumps(header, [], []), "text/html": "<p>card</p>"})
+    twin = notebook(nbformat.v4.new_output("stream", text="forty-two"), card)
     stamp = {"set": "steps=5", "engine": "x", "published": "x"}
     twin.metadata = {"edition": stamp, "language_info": {"name": "python"}}
     status, messages, page = build(twin, edition="quick")
@@ -149,6 +150,38 @@ def test_a_page_from_an_edition_says_so_below_its_title(build: Callable, tmp_pat
     table = (tmp_path / "book" / "html" / "index.html").read_text()
     for cell in ("gpu", "1.5", "2030-01-02 03:04", "one GPU"):
         assert f"<p>{cell}</p>" in table
+
+
+def test_markup_in_a_record_is_shown_as_it_is_written(build: Callable, tmp_path: Path) -> None:
+    device = "<img src=x onerror=alert(1)> `a` | $b$ [c](d)"
+    header = {"device": device, "finished": "2030-01-02T03:04:05+00:00", "commit": "<b>", "minutes": 1.5,
+              "parameters": {"profile": "gpu", "dataset": "folder:`<i>`"}}  # fmt: skip
+    card = nbformat.v4.new_output("display_data", {MIME: results.dumps(header, [], []), "text/html": "<p>card</p>"})
+    twin = notebook(card)
+    twin.metadata = {"edition": {"set": "", "engine": "x", "published": "x"}, "language_info": {"name": "python"}}
+    status, messages, page = build(twin, edition="quick")
+    assert (status, messages) == (0, "")
+    shown = "&lt;img src=x onerror=alert(1)&gt; `a` | $b$ [c](d)"
+    assert shown in page
+    assert shown in (tmp_path / "book" / "html" / "index.html").read_text()
+    for markup in ("<img src=x", "<b>,", "<i>"):
+        assert markup not in page
+
+
+def test_code_that_ran_is_shown_with_the_text_of_today() -> None:
+    """Cells are found by their ids; all that ran is shown, in its order, and what never ran is not."""
+    def made(*cells: tuple[str, str]) -> nbformat.NotebookNode:
+        kinds = {"t": nbformat.v4.new_markdown_cell, "c": nbformat.v4.new_code_cell}
+        return nbformat.v4.new_notebook(cells=[kinds[id[0]](text, id=id) for id, text in cells])
+
+    source = made(("t1", "A"), ("c1", "new 1"), ("t2", "B"), ("c9", "added"), ("t3", "C"), ("c3", "3"), ("t4", "D"))
+    twin = made(("c1", "old 1"), ("c2", "gone"), ("c3", "3"))
+    assert [cell.source for cell in merged(source, twin)] == ["A", "old 1", "gone", "B", "C", "3", "D"]
+    turned = made(("c3", "3"), ("c1", "old 1"))
+    assert [cell.source for cell in merged(source, turned)] == ["A", "B", "C", "3", "old 1", "D"]
+    same = made(("t1", "A"), ("c1", "1"), ("t2", "B"), ("c2", "2"))
+    other_ids = made(("c7", "1"), ("c8", "2"))
+    assert [cell.source for cell in merged(same, other_ids)] == ["A", "1", "B", "2"]
 
 
 def test_a_chapter_that_an_edition_lacks(build: Callable, tmp_path: Path) -> None:

@@ -79,7 +79,6 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     spaced = Result.of("a.PGD(L_inf 8/255, <5>)", "accuracy", [0.5, 0.25], n=8, attack="PGD", threat="L_inf 8/255")
     lost = Result.of("lost", "accuracy", [0.125])
     tmp_path = tmp_path_factory.mktemp("book")
-    results.save(tmp_path / "results" / "quick" / f"{NAME}.json", HEADER, [known], [])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NBUTILS_BUILD", str(tmp_path))
         run(results.dumps(HEADER, [known, spaced], []))
@@ -180,23 +179,13 @@ def test_a_record_of_another_schema_stops_the_build_in_one_line(own_build: Path)
 
 
 def test_the_records_are_those_of_the_run_that_the_page_shows(own_build: Path) -> None:
-    """Not those of an earlier run with the profile's own parameters, nor of one that stopped halfway."""
-    shown, earlier = (Result.of("known.tile", "share", [value]) for value in (0.5, 0.25))
-    path = own_build / "results" / "quick" / f"{NAME}.json"
-    results.save(path, HEADER, [earlier], [])
+    """Not those of one that stopped halfway."""
+    shown = Result.of("known.tile", "share", [0.5])
     assert records.records() == {}
     chapter = run(results.dumps(HEADER, [shown], []), parameters={"eps": "4/255"})
     assert records.records()[NAME][1] == [shown]
     chapter.twin.rename(chapter.partial)
     assert records.records() == {}
-
-
-def test_the_record_of_an_edition_is_a_file_of_its_own(own_build: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = Result.of("known.tile", "share", [0.5])
-    chapter = run("no record")
-    results.save(chapter.record, HEADER, [kept], [])
-    monkeypatch.setenv("BOOK_EDITION", "quick")
-    assert records.records()[NAME][1] == [kept]
 
 
 def test_a_row_says_what_is_needed_to_judge_its_number(pages: dict[str, str]) -> None:

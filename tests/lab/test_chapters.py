@@ -5,7 +5,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from nbutils.lab import chapters
+from nbutils.lab import chapters, results
 from nbutils.lab.runs import ParameterError
 
 
@@ -54,7 +54,7 @@ def test_parameter_names_come_from_the_tagged_cell() -> None:
     assert chapters.parameter_names(notebook) == ["profile", "eps", "steps"]
 
 
-def test_the_table_names_status_and_device(tmp_path: Path, own_build: Path) -> None:
+def test_the_table_names_status_and_device(tmp_path: Path) -> None:
     source = tmp_path / "01_x.ipynb"
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1")]), source)
     chapter = chapters.Chapter(source, "smoke")
@@ -62,10 +62,9 @@ def test_the_table_names_status_and_device(tmp_path: Path, own_build: Path) -> N
     chapter.twin.parent.mkdir(parents=True)
     twin = nbformat.read(source, 4)
     twin.metadata.papermill = {"duration": 90.0, "start_time": "2026-01-02T03:04:05+00:00"}
+    card = results.dumps({"device": "cpu, 2 threads"}, [], [])
+    twin.cells[0].outputs = [nbformat.v4.new_output("display_data", {results.MIME: card})]
     nbformat.write(twin, chapter.twin)
-    record = own_build / "results" / "smoke" / "01_x.json"
-    record.parent.mkdir(parents=True)
-    record.write_text('{"device": "cpu, 2 threads"}')
     assert chapters.table([chapter]).splitlines()[1].split() == ["01_x", "1.5", "cpu,", "2", "threads", "ok"]
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("2")]), source)
     assert chapter.state().status == "stale"

@@ -5,6 +5,7 @@ import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
+import nbformat
 import pytest
 
 from nbutils.lab import claims, ledger, results
@@ -18,12 +19,17 @@ def record(build: Path, *values: float, claim: claims.Claim = CLAIM, name: str =
            day: int = 1, schema: int = results.SCHEMA, **parameters: object) -> None:
     found = Result.of(claim.statistic, "usefulness", values, unit="number", n=1000, threat=claim.threat,
                       data="SVHN" if parameters else "planted", profile=profile)
-    path = build / "results" / profile / f"{claim.chapter}{name}.json"
+    path = build / "executed" / profile / name / f"{claim.chapter}.ipynb"
     header = {"chapter": claim.chapter, "commit": "abc", "finished": f"2030-01-{day:02}T00:00:00+00:00",
               "parameters": {"dataset": "planted", **parameters}}
-    results.save(path, header, [found], [])
-    if schema != results.SCHEMA:
-        path.write_text(json.dumps({**json.loads(path.read_text()), "schema": schema}))
+    content = {**json.loads(results.dumps(header, [found], [])), "schema": schema}
+    card = nbformat.v4.new_output("display_data", {results.MIME: json.dumps(content)})
+    cell = nbformat.v4.new_code_cell("run.card()", outputs=[card])
+    results.write({path: nbformat.writes(nbformat.v4.new_notebook(cells=[cell]))})
+
+
+def entries() -> list[ledger.Entry]:
+    return ledger.entries("quick", ledger.executed())
 
 
 @pytest.fixture
@@ -36,80 +42,90 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                                                ((0.5, 0.8, 0.99), "undecided"), ((0.94, 0.95), "not comparable")])
 def test_a_verdict_is_computed_from_the_record(build: Path, values: tuple[float, ...], state: str) -> None:
     record(build, *values)
-    first, *others = ledger.entries()
+    first, *others = entries()
     assert (first.claim, first.state, first.run["commit"]) == (CLAIM, state, "abc")
     assert {entry.state for entry in others} == {"not run", "not tested"}
     assert [entry.claim.id for entry in (first, *others)] == list(claims.load())
 
 
 def test_claims_that_nobody_has_run_stand_in_the_ledger(build: Path) -> None:
-    entries = ledger.entries()
-    assert all(entry.state == ("not tested" if entry.claim.setting else "not run") for entry in entries)
-    assert all(entry.in_time is None and entry.row["verdict"] == entry.state for entry in entries)
-    page = ledger.table(entries, str)
+    found = entries()
+    assert all(entry.state == ("not tested" if entry.claim.setting else "not run") for entry in found)
+    assert all(entry.in_time is None and entry.row["verdict"] == entry.state for entry in found)
+    page = ledger.table(found, str)
     assert page.count("not yet") == len(claims.load())
     assert "dataset=svhn table_networks=vgg16 train_size=73257 table_epochs=60, n = 1000 and 3 seeds, or" in page
-    assert {entry.claim.paper for entry in entries if entry.state == "not tested"} >= {"ilyas2019", "kim2021"}
+    assert {entry.claim.paper for entry in found if entry.state == "not tested"} >= {"ilyas2019", "kim2021"}
 
 
 def own_entry() -> ledger.Entry:
-    return next(entry for entry in ledger.entries() if entry.claim == OWN)
+    return next(entry for entry in entries() if entry.claim == OWN)
 
 
 def test_only_a_run_in_the_papers_setting_judges_a_claim_about_it(build: Path) -> None:
     record(build, 0.98, 0.98, 0.98, claim=OWN)  # the chapter as the book shows it
     assert own_entry().state == "not tested"
-    record(build, 0.98, 0.98, 0.98, claim=OWN, name=".changed-1", **{**OWN.setting, "train_size": 3000})
+    record(build, 0.98, 0.98, 0.98, claim=OWN, name="steps=1", **{**OWN.setting, "train_size": 3000})
     assert own_entry().state == "not tested"
-    record(build, 0.92, 0.921, 0.92, claim=OWN, name=".changed-2", **OWN.setting)
+    record(build, 0.92, 0.921, 0.92, claim=OWN, name="steps=2", **OWN.setting)
     assert own_entry().words == "partly reproduced"
-    record(build, 0.979, 0.98, 0.981, claim=OWN, name=".changed-3", profile="smoke", day=3, **OWN.setting)
+    record(build, 0.979, 0.98, 0.981, claim=OWN, name="steps=3", profile="smoke", day=3, **OWN.setting)
     assert own_entry().words == "reproduced"  # the last run counts, from any profile
-    record(build, 0.4, 0.41, 0.42, claim=OWN, name=".changed-4", day=2, **OWN.setting)
+    record(build, 0.4, 0.41, 0.42, claim=OWN, name="steps=4", day=2, **OWN.setting)
     assert own_entry().words == "reproduced"
-    record(build, 0.4, 0.41, claim=OWN, name=".changed-5", day=9, **OWN.setting)
+    record(build, 0.4, 0.41, claim=OWN, name="steps=5", day=9, **OWN.setting)
     assert own_entry().words == "reproduced"  # two seeds say nothing against three
     assert own_entry().row["published_value"] == 0.9791
     assert own_entry().row["setting"] == OWN.setting
 
 
 def test_too_few_seeds_are_named_where_no_run_has_enough(build: Path) -> None:
-    record(build, 0.98, 0.98, claim=OWN, name=".changed-1", day=2, **OWN.setting)
-    record(build, 0.98, claim=OWN, name=".changed-2", **OWN.setting)
+    record(build, 0.98, 0.98, claim=OWN, name="steps=1", day=2, **OWN.setting)
+    record(build, 0.98, claim=OWN, name="steps=2", **OWN.setting)
     assert own_entry().words == "not comparable (2 seeds, the claim asks for 3)"
 
 
 def test_the_edition_of_the_book_is_not_changed_by_other_runs(build: Path) -> None:
-    record(build, 0.1, 0.1, 0.11, name=".changed-1")
+    record(build, 0.1, 0.1, 0.11, name="steps=1")
     record(build, 0.1, 0.1, 0.11, profile="smoke")
-    assert {entry.state for entry in ledger.entries()} == {"not run", "not tested"}
+    assert {entry.state for entry in entries()} == {"not run", "not tested"}
 
 
-def test_a_record_of_another_schema_is_refused_by_name(build: Path) -> None:
+def test_what_cannot_be_read_counts_as_not_run(build: Path) -> None:
+    """The pages say what is wrong with it; a ledger without it is true."""
     record(build, 0.94, 0.95, 0.94, schema=99)
-    with pytest.raises(ValueError, match=r"01_known_features\.json: written with schema 99; expected"):
-        ledger.entries()
+    assert entries()[0].state == "not run"
+    path = build / "executed" / "quick" / f"{CLAIM.chapter}.ipynb"
+    record(build, 0.94, 0.95, 0.94)
+    assert entries()[0].state == "held"
+    path.with_suffix(".partial.ipynb").write_text(path.read_text())
+    whole = path.read_text()
+    path.write_text(whole.replace("0.95", "0.99"))  # by hand
+    assert entries()[0].state == "not run"
+    for share in (0, 0.5):
+        path.write_text(whole[:int(share * len(whole))])
+        assert entries()[0].state == "not run"
 
 
 def test_the_file_holds_what_the_page_holds(build: Path, tmp_path: Path) -> None:
     record(build, 0.94, 0.95, 0.94)
-    entries = ledger.entries()
-    ledger.write(tmp_path / "ledger.json", entries)
+    found = entries()
+    ledger.write(tmp_path / "ledger.json", found)
     rows = json.loads((tmp_path / "ledger.json").read_text())
     assert len(rows) == len(claims.load())
     assert rows[0]["value"] == pytest.approx(0.943333, abs=1e-6)
     assert (rows[0]["n"], rows[0]["values"], rows[0]["state"]) == (1000, [0.94, 0.95, 0.94], "held")
-    page = ledger.table(entries, "../notebooks/{}.html".format)
-    for entry in entries:
+    page = ledger.table(found, "../notebooks/{}.html".format)
+    for entry in found:
         place = "" if entry.claim.setting else f"#claim-{entry.claim.id}"  # no chapter shows a verdict on those
         assert f'href="../notebooks/{entry.claim.chapter}.html{place}">{entry.claim.id}<' in page
         assert f'<tr class="verdict-{entry.state.replace(" ", "-")}" id="claim-{entry.claim.id}">' in page
-    assert f'id="claim-{CLAIM.id}"' in entries[0].verdict._repr_html_()  # type: ignore[union-attr]  # where it leads
+    assert f'id="claim-{CLAIM.id}"' in found[0].verdict._repr_html_()  # type: ignore[union-attr]  # where it leads
 
 
 def test_counts_add_up(build: Path) -> None:
     record(build, 0.94, 0.95, 0.94)
-    counts = ledger.counts(ledger.entries())
+    counts = ledger.counts(entries())
     assert list(counts) == ["Ilyas et al. 2019", "Kim et al. 2021", "Li et al. 2023", "other work"]
     assert counts["Ilyas et al. 2019"]["held"] == 1
     assert sum(sum(states.values()) for states in counts.values()) == len(claims.load())
@@ -117,7 +133,8 @@ def test_counts_add_up(build: Path) -> None:
 
 def test_editions_stand_beside_each_other(build: Path) -> None:
     def page() -> str:
-        return ledger.beside({name: ledger.entries(name, build / "results") for name in ("quick", "planted")}, "../..")
+        kept = ledger.executed()
+        return ledger.beside({name: ledger.entries(name, kept) for name in ("quick", "planted")}, "../..")
 
     record(build, 0.94, 0.95, 0.94, profile="quick")
     assert page().count("<tr") == 2  # the head, and a row for the one claim that an edition judges
@@ -190,8 +207,8 @@ def test_a_criterion_younger_than_its_result_is_marked(build: Path, monkeypatch:
     time = datetime.fromisoformat(f"{day}T00:00:00+00:00")
     commits = {CLAIM.id: ledger.Commit("0123456789", time, "- id: x\n  criterion: {above: <1}")}
     monkeypatch.setattr(ledger, "criterion_commits", lambda: commits)
-    entries = ledger.entries()
-    assert entries[0].in_time is in_time
-    page = ledger.table(entries, str)
+    found = entries()
+    assert found[0].in_time is in_time
+    page = ledger.table(found, str)
     assert ("younger than the result" in page) is not in_time
     assert f"{day} 00:00 UTC<pre>- id: x\n  criterion: {{above: &lt;1}}</pre>" in page

@@ -18,14 +18,16 @@ from nbutils.lab.results import (
     Result,
     Table,
     dumps,
+    literal,
+    literal_code,
     loads,
     mcnemar,
     published,
     rank_correlation,
     read,
-    save,
     student_t,
     wilson,
+    write,
 )
 from nbutils.robustness import Outcome
 from nbutils.store import ROOT
@@ -210,7 +212,7 @@ def test_a_record_reads_back_as_it_was(tmp_path: Path) -> None:
                Result.of("a.three", "ratio", [1 / 3], unit="number"),
                Result.of("a.four", "accuracy", [unbounded([False, True], [1 / 3, 0.0])])]
     path = tmp_path / "deep" / "01.json"
-    save(path, {"chapter": "01", "minutes": 0.1}, results, [{"claim": "c", "held": "held"}])
+    write({path: dumps({"chapter": "01", "minutes": 0.1}, results, [{"claim": "c", "held": "held"}])})
     header, found = read(path)
     assert found == results
     assert [result.norms is None for result in found] == [True, True, True, False]
@@ -239,13 +241,30 @@ def test_a_record_that_names_everything_reads_as_well() -> None:
     assert loads(json.dumps(whole), "here")[1] == found
 
 
-def test_a_record_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
-    path = tmp_path / "01.json"
-    save(path, {"chapter": "01"}, [Result.of("a", "w", [0.5])], [])
-    before = path.read_text()
-    with pytest.raises(TypeError):
-        save(path, {"chapter": torch.zeros(1)}, [], [])
-    assert path.read_text() == before
+HEADER = {"chapter": "01", "device": "cpu", "parameters": {"dataset": "folder:/home/me/x", "eps": 0.5}}
+
+
+@given(st.data())
+def test_a_record_changed_by_hand_is_refused(data: st.DataObject) -> None:
+    """Any number or word of it, but for the place of the images, which is taken out of what is published."""
+    found = [Result.of("a", "w", [0.5, 0.25], n=8, data="planted"), Result.of("b", "w", [0.5, 0.75], n=9, seconds=2)]
+    content = json.loads(dumps(HEADER, found, [{"claim": "c", "held": "held"}]))
+    content["parameters"]["dataset"] = "folder:x"
+    assert loads(json.dumps(content), "here")[1] == found
+    places = [(content, "device"), (content["parameters"], "eps"), (content["verdicts"][0], "held"),
+              *((row, name) for row in content["results"] for name in row if name not in ("data", "norms", "k"))]
+    row, name = data.draw(st.sampled_from(places))
+    old = row[name]
+    changes = {str: lambda old: old + "x", list: lambda old: [*old, 0.5], tuple: lambda old: [*old, 0.5]}
+    row[name] = changes.get(type(old), lambda old: (old or 0) + 1)(old) if name != "inputs" else ["x"]
+    with pytest.raises(ValueError, match="^here: its record was changed by hand; run the chapter again$"):
+        loads(json.dumps(content), "here")
+
+
+def test_text_stands_for_itself_in_the_book() -> None:
+    assert literal("cpu, 2 threads\n| a") == r"cpu, 2 threads \| a"
+    assert literal("<b>$x$ [a](b) `c` {d}") == r"\<b\>\$x\$ \[a\](b) \`c\` \{d\}"
+    assert literal_code("a `b`\nc") == "`a 'b' c`"
 
 
 # --- published numbers --------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import functools
 import operator
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -580,11 +581,26 @@ def test_settings_code_and_hooks_tell_networks_of_equal_weights_apart(network_pa
     assert store.fingerprint(plain) == store.fingerprint(clipped(model, 0.5))  # a mode is no other network
 
 
-def test_what_is_cheap_or_from_a_notebooks_own_network_is_not_kept(network_pair: Pair, planted_test: PlantedSet,
-                                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_cheap_is_not_kept(network_pair: Pair, planted_test: PlantedSet,
+                                   monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "load_or_build", lambda *inputs: pytest.fail("it is kept"))
     evaluate(network_pair[0], planted_test.take(8), PGD(LINF, 2))
-    own = type("Own", (torch.nn.Identity,), {"__module__": "__main__"})
+
+
+def test_a_network_of_the_notebook_is_known_by_its_code(network_pair: Pair, planted_test: PlantedSet,
+                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    keys: list[str] = []
+    kept = store.load_or_build
+
+    def noted(*inputs: Any) -> store.Artifact:
+        artifact = kept(*inputs)
+        keys.append(artifact.key)
+        return artifact
+
+    monkeypatch.setattr(store, "load_or_build", noted)
     stages = dict(zip(network_pair[0].cuts, network_pair[0].stages, strict=True))
-    model = SplitClassifier({"own": own(), **stages}, "own")
-    evaluate(model, planted_test.take(4), CW(steps=2))
+    for body in ("x", "x", "1 - x"):
+        space: dict[str, Any] = {"__name__": "__main__", "nn": torch.nn}
+        exec(f"class Own(nn.Module):\n    def forward(self, x):\n        return {body}", space)
+        evaluate(SplitClassifier({"own": space["Own"](), **stages}, "own"), planted_test.take(4), CW(steps=2))
+    assert keys[0] == keys[1] != keys[2]
