@@ -28,14 +28,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from nbutils.console import warn
+from nbutils.machine import build_dir
 
-NO_PART = ("nbutils.lab", "nbutils.store", "nbutils.console")  # code that changes no artifact
-ROOT = Path(__file__).parents[1]  # of the repository: the package is installed in place
-
-
-def build_dir() -> Path:
-    """Where everything generated goes: $NBUTILS_BUILD, or build/ in the repository."""
-    return Path(os.environ.get("NBUTILS_BUILD") or ROOT / "build").expanduser().resolve()
+NO_PART = ("nbutils.lab", "nbutils.store", "nbutils.console", "nbutils.machine")  # code that changes no artifact
 
 
 @dataclasses.dataclass(frozen=True)

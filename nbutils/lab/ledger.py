@@ -15,7 +15,7 @@ from typing import Any
 
 from nbutils.lab import claims, results, runs
 from nbutils.lab.claims import Claim, Verdict
-from nbutils.store import ROOT, build_dir
+from nbutils.machine import ROOT, build_dir
 
 STATES = tuple(claims.MARKS)
 PAPERS = ("ilyas2019", "kim2021", "li2023")  # those that the book is about
