@@ -31,7 +31,7 @@ from nbutils.robustness import (
     transfer_rate,
     worst_case,
 )
-from nbutils.store import build_dir
+from nbutils.machine import build_dir
 
 LINF = ThreatModel("Linf", 2 / 255)
 Pair = tuple[SplitClassifier, SplitClassifier]
