@@ -21,15 +21,10 @@ except ParameterError as error:
     sys.exit(2)
 
 build = build_dir()
-try:
-    build.mkdir(parents=True, exist_ok=True)
-    writable = os.access(build, os.W_OK)
-except OSError:
-    writable = False
-if not writable:
-    print(f"{build}: cannot be written; expected a folder that can be, set NBUTILS_BUILD to one", file=sys.stderr)
-    sys.exit(2)
 executed = build / "executed" / profile
+for chapter in chapters.every(profile):
+    if chapter.twin.exists() and chapter.state().status == "not run":
+        chapter.twin.unlink()  # unreadable, after a full disk or a kill
 index = build / "_build" / "html" / "index.html"
 arguments = {chapter.name: words for chapter, words in selected.items()}
 twins = [] if os.environ.get("INCOMPLETE") else [chapter.twin for chapter in selected]
@@ -42,7 +37,9 @@ strict = "" if missing else "-n -W"
 
 
 def files(folder, *endings):
-    return sorted(p.relative_to(ROOT) for p in (ROOT / folder).rglob("*") if p.suffix in endings)
+    """Files that we keep there; what an editor drops has a dot before its name."""
+    paths = (p.relative_to(ROOT) for p in (ROOT / folder).rglob("*") if p.suffix in endings)
+    return sorted(p for p in paths if not any(part.startswith(".") for part in p.parts))
 
 
 def last_change(path):
@@ -70,14 +67,16 @@ rule chapter:
         files("book", ".csv"),
         "book/claims.yml",
     output: executed / "{chapter}.ipynb"
-    params: words = lambda wildcards: arguments[wildcards.chapter]
+    params:
+        words = lambda wildcards: arguments[wildcards.chapter],
+        images = lambda wildcards: chapters.images(arguments[wildcards.chapter]),
     threads: workflow.cores  # one chapter at a time: each uses all cores
     shell: "exec {sys.executable:q} -m nbutils.lab.execute {input[0]:q} {output:q} {params.words:q}"
 
 
 rule book:
     input:
-        "_config.yml", "_toc.yml", "tests/benchmarks/recorded.csv", twins, files("notebooks", ".ipynb"),
+        "_config.yml", "_toc.yml", "tests/benchmarks/recorded.csv", twins, [c.source.relative_to(ROOT) for c in chapters.every(profile)],
         files("book", ".md", ".bib", ".py", ".js", ".css", ".svg", ".png"),
         "book/claims.yml", files("book/editions", ".json", ".ipynb", ".yml"),
     output: index
@@ -85,7 +84,6 @@ rule book:
         profile = profile,
         others = lambda wildcards: [(c.name, *map(last_change, (c.source, c.twin, c.partial))) for c in others],
     shell:
-        # --all reads every page anew: an incremental build would not repeat the warnings of pages it skips.
         "rm -rf {build:q}/_build && "
-        "BOOK_PROFILE={profile} BOOK_EDITION={edition} BOOK_INCOMPLETE={incomplete} "
-        "{sys.prefix:q}/bin/jupyter-book build . --path-output {build:q} --all --keep-going -q {strict} > /dev/null"
+        "BOOK_PROFILE={profile:q} BOOK_EDITION={edition:q} BOOK_INCOMPLETE={incomplete} "
+        "exec {sys.executable:q} -m nbutils.lab.make render {strict:q}"

@@ -25,7 +25,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-NO_PART = ("nbutils.lab", "nbutils.store", "nbutils.identity", "nbutils.console")  # code that changes no artifact
+NO_PART = ("nbutils.lab", "nbutils.store", "nbutils.identity", "nbutils.console",
+           "nbutils.machine")  # code that changes no artifact
 PLAIN = (type(None), bool, int, float, complex, str, type(...))
 WRAPPERS = (staticmethod, classmethod, property, functools.cached_property, functools.partial, functools.partialmethod,
             type(functools.lru_cache(len)))

@@ -24,13 +24,7 @@ from torch import Tensor, nn
 
 from nbutils.console import warn
 from nbutils.identity import identity, maker
-
-ROOT = Path(__file__).parents[1]  # of the repository: the package is installed in place
-
-
-def build_dir() -> Path:
-    """Where everything generated goes: $NBUTILS_BUILD, or build/ in the repository."""
-    return Path(os.environ.get("NBUTILS_BUILD") or ROOT / "build").expanduser().resolve()
+from nbutils.machine import build_dir
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from nbutils.lab.chapters import every, read
-from nbutils.lab.runs import ROOT
+from nbutils.machine import ROOT
 
 
 class Scores(nn.Module):

@@ -16,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from nbutils import networks, store, training
+from nbutils import networks, training
 from nbutils.identity import code_version, identity
+from nbutils.machine import ROOT
 from nbutils.store import load_or_build
 
 CELLS = '''
@@ -179,7 +180,7 @@ def test_identities_are_the_same_in_every_process(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(CELLS + "\nfrom nbutils.identity import identity\nprint([identity(one) for one in everything])\n")
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True, env={
-        **os.environ, "PYTHONHASHSEED": str(1 + hash("a") % 100), "PYTHONPATH": str(store.ROOT)})
+        **os.environ, "PYTHONHASHSEED": str(1 + hash("a") % 100), "PYTHONPATH": str(ROOT)})
     assert done.stdout == f"{list(PLAIN.values())}\n"
 
 
@@ -315,7 +316,7 @@ def test_an_objective_edited_in_a_notebook_is_trained_anew(tmp_path: Path) -> No
              TERM.replace("model(x)", "2 * model(x)") + "key(loss)", "key(lambda m, x, y, g: term(m, x, y))",
              "key(lambda m, x, y, g: 3 * term(m, x, y))"]
     done = subprocess.run([sys.executable, "-c", NOTEBOOK], input=json.dumps([textwrap.dedent(c) for c in cells]),
-                          capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(store.ROOT),
+                          capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT),
                                                                "IPYTHONDIR": str(tmp_path)}, check=False)
     assert done.returncode == 0, done.stderr
     _, first, words, changed, back, plain, again, helped, anonymous, tripled = json.loads(

@@ -18,6 +18,7 @@ from torch import Tensor
 import nbutils
 from nbutils import identity, store
 from nbutils.identity import code_version
+from nbutils.machine import ROOT
 from nbutils.robustness import BIM, PGD, ThreatModel
 from nbutils.store import Artifact, load_or_build
 
@@ -255,7 +256,7 @@ print(artifact.key, artifact.tensors["x"].sum().item())
 
 
 def environment(**more: str) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(store.ROOT), **more}
+    return {**os.environ, "PYTHONPATH": str(ROOT), **more}
 
 
 @pytest.fixture

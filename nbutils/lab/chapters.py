@@ -1,14 +1,11 @@
 """The chapters of the book: which there are, what each one takes, and how its last run ended.
 
-    python -m nbutils.lab.chapters       prints what `make book` ends with: the table of chapters and the book's place
-
 A chapter's source is ``notebooks/<name>.ipynb``. Its executed twin is ``executed/<profile>/<name>.ipynb`` in the
 build folder; ``<name>.partial.ipynb`` beside it is a run under way, or what is left of one that failed.
 """
 
 import ast
 import json
-import os
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -20,9 +17,9 @@ import nbformat
 import yaml
 
 from nbutils.lab import results
-from nbutils.lab.runs import ROOT, ParameterError, choose_device, resolve
+from nbutils.lab.runs import ParameterError, choose_device, resolve
+from nbutils.machine import ROOT, build_dir
 from nbutils.messages import did_you_mean
-from nbutils.store import build_dir
 
 
 @dataclass(frozen=True)
@@ -74,10 +71,10 @@ class Chapter:
 
     def state(self) -> State:
         """Read the last run's end from papermill's own records."""
-        path = next((p for p in (self.twin, self.partial) if p.exists()), None)
-        if path is None:
+        found = ((path, readable(path)) for path in (self.twin, self.partial))
+        path, notebook = next(((path, notebook) for path, notebook in found if notebook), (None, None))
+        if notebook is None:
             return State("not run")
-        notebook = read(path)
         record = notebook.metadata.get("papermill", {})
         minutes = None if record.get("duration") is None else record["duration"] / 60
         header = self.header
@@ -111,6 +108,16 @@ class Chapter:
 def read(path: Path) -> nbformat.NotebookNode:
     """Read a notebook file in the current format."""
     return nbformat.read(path, as_version=4)
+
+
+def readable(path: Path) -> nbformat.NotebookNode | None:
+    """The notebook, or None where there is none that is whole: none yet, or one cut off by a full disk or a kill."""
+    try:
+        notebook = read(path)
+        nbformat.validate(notebook)
+    except (OSError, ValueError, AttributeError, KeyError, TypeError, nbformat.ValidationError):
+        return None
+    return notebook
 
 
 def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
@@ -210,9 +217,32 @@ def nearest(word: str, known: Sequence[str]) -> str:
     return did_you_mean(word, known) or f"; there are: {', '.join(known)}"
 
 
-def every(profile: str, folder: Path = ROOT / "notebooks") -> list[Chapter]:
-    """All chapters, in the book's order."""
-    return [Chapter(path, profile) for path in sorted(folder.glob("*.ipynb"))]
+def every(profile: str, root: Path = ROOT) -> list[Chapter]:
+    """All chapters, in the book's order: the notebooks that the table of contents lists, and no others.
+
+    Raises ParameterError where it cannot be read, in one line.
+    """
+    path = root / "_toc.yml"
+    try:
+        toc = yaml.safe_load(path.read_text(encoding="utf-8"))
+        files = [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
+        sources = [root / f"{file}.ipynb" for file in files if file.startswith("notebooks/")]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+        raise ParameterError(one_line(path.name, f"cannot be read: {type(error).__name__} {error}; expected parts with "
+                                                 "chapters, each a file")) from None  # fmt: skip
+    for source in sources:
+        if not source.is_file():
+            raise ParameterError(f"{path.name}: lists {source.name}, which is not in {source.parent.name}")
+    return [Chapter(source, profile) for source in sources]
+
+
+def images(words: Sequence[str]) -> list[tuple[str, int, int]]:
+    """Path, size and time of change of each file that a chapter with these arguments reads as ``folder:PATH``."""
+    dataset = dict(zip(words[1::3], words[2::3], strict=True)).get("dataset", "")
+    if not dataset.startswith("folder:"):
+        return []
+    files = sorted(path for path in Path(dataset.removeprefix("folder:")).expanduser().rglob("*") if path.is_file())
+    return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
 
 
 def select(profile: str, wanted: str = "", settings: str = "") -> dict[Chapter, list[str]]:
@@ -275,8 +305,9 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("  ".join(line).rstrip() for line in lines)
 
 
-if __name__ == "__main__":
-    chapters = every(os.environ.get("PROFILE", "quick"))
+def summary(profile: str) -> None:
+    """Print what `make book` ends with: the table of chapters and the book's place."""
+    chapters = every(profile)
     print(table(chapters))
     for chapter in chapters:
         if chapter.partial.exists() and not chapter.twin.exists():

@@ -16,8 +16,8 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from nbutils.lab.results import Result, address, first_fault, published
+from nbutils.machine import ROOT
 from nbutils.messages import did_you_mean
-from nbutils.store import ROOT
 
 Held = Literal["held", "not held", "undecided", "not comparable"]
 MARKS = {"held": "✓", "undecided": "?", "not held": "✗", "not comparable": "–", "not run": "·", "not tested": "○"}

@@ -28,8 +28,8 @@ from nbutils.lab import claims, results
 from nbutils.lab.chapters import Chapter, every, read, recorded, written
 from nbutils.lab.results import literal, literal_code
 from nbutils.lab.stages import EDITIONS, NOT_RUN, Stage, differing, fault, stages
+from nbutils.machine import ROOT, build_dir
 from nbutils.messages import did_you_mean
-from nbutils.store import ROOT, build_dir
 
 DEFAULT = "quick"  # the run that the text speaks of
 BEST = "best"  # of each chapter the first edition in book/editions/order.yml that has it

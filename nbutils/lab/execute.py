@@ -23,8 +23,10 @@ from filelock import AcquireReturnProxy, FileLock, Timeout
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from nbutils.lab.chapters import code_cells, one_line, parameter_names, parse, read
-from nbutils.lab.runs import ROOT, ParameterError, resolve
+from nbutils.lab import results
+from nbutils.lab.chapters import code_cells, one_line, parameter_names, parse, read, readable
+from nbutils.lab.runs import resolve
+from nbutils.machine import ROOT
 
 
 class ChapterFailed(Exception):
@@ -116,8 +118,8 @@ def _finish(source: Path, partial: Path, output: Path) -> None:
         cell.outputs = [o for o in cell.outputs if o.output_type != "stream" or o.text.strip()]
     notebook.metadata.papermill.update(input_path=_short(source), output_path=_short(output))
     here = json.dumps(f"{ROOT}{os.sep}")[1:-1]
-    partial.write_text(nbformat.writes(notebook).replace(here, ""), encoding="utf-8")
-    os.replace(partial, output)
+    results.write({output: nbformat.writes(notebook).replace(here, "")})
+    partial.unlink()
 
 
 def _mark_stopped(partial: Path, progress: Progress, error: BaseException) -> str:
@@ -127,14 +129,13 @@ def _mark_stopped(partial: Path, progress: Progress, error: BaseException) -> st
         message = "the kernel stopped: it was killed, or ran out of memory"
     if isinstance(error, KeyboardInterrupt):
         message = "stopped by the user"
-    if partial.exists() and progress.index >= 0:
-        notebook = read(partial)
+    if progress.index >= 0 and (notebook := readable(partial)):
         cell = notebook.cells[progress.index]
         cell.outputs.append(nbformat.v4.new_output("error", ename=name, evalue=message, traceback=[message]))
         cell.metadata.papermill.update(exception=True, status="failed")
         for later in notebook.cells[progress.index + 1 :]:
             later.metadata.papermill["status"] = "pending"
-        nbformat.write(notebook, partial)
+        results.write({partial: nbformat.writes(notebook)})
     return one_line(name, message)
 
 
@@ -153,7 +154,7 @@ def main(words: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as after Ctrl-C: one line, partial file kept
     try:
         execute(arguments.source, arguments.output, {name: parse(value) for name, value in arguments.p})
-    except (ParameterError, ChapterFailed, OSError) as error:
+    except (ValueError, ChapterFailed, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0

@@ -18,7 +18,7 @@ from urllib.parse import quote
 from nbutils.lab import claims, results, runs
 from nbutils.lab.chapters import recorded
 from nbutils.lab.claims import Claim, Verdict
-from nbutils.store import ROOT, build_dir
+from nbutils.machine import ROOT, build_dir
 
 STATES = tuple(claims.MARKS)
 PAPERS = ("ilyas2019", "kim2021", "li2023")  # those that the book is about

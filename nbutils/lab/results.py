@@ -27,9 +27,9 @@ from pydantic import Field, TypeAdapter, ValidationError
 from scipy import stats
 from torch import Tensor
 
+from nbutils.machine import ROOT
 from nbutils.messages import did_you_mean
 from nbutils.robustness.evaluate import Outcome
-from nbutils.store import ROOT
 
 SCHEMA = 1
 MIME = "application/vnd.nbutils.record"  # of a record inside an executed notebook

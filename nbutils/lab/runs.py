@@ -8,7 +8,6 @@ import operator
 import os
 import platform
 import re
-import resource
 import subprocess
 import sys
 import time
@@ -30,12 +29,17 @@ from nbutils.lab import claims, results
 from nbutils.lab.claims import Verdict, Verdicts
 from nbutils.lab.evidence import evidence
 from nbutils.lab.results import Published, Result, Table
+from nbutils.machine import ROOT
 from nbutils.messages import did_you_mean
 from nbutils.networks import check_network
 from nbutils.robustness.autoattack import AutoAttack
 from nbutils.robustness.evaluate import Outcome
 from nbutils.robustness.threat import ThreatModel
-from nbutils.store import ROOT
+
+try:
+    import resource
+except ImportError:
+    raise ImportError("Windows: expected Linux or macOS; run this in WSL") from None
 
 
 class ParameterError(ValueError):
@@ -389,8 +393,13 @@ class RunCard:
 
 
 def present_commit() -> str:
-    """The commit of the working tree, "-dirty" behind it where files other than kept editions were changed since."""
+    """The commit of the working tree, "-dirty" behind it where files other than kept editions were changed since.
+
+    A copy without a history of its own, inside another repository, has none.
+    """
     try:
+        if Path(git("rev-parse", "--show-toplevel").stdout.strip() or "/").resolve() != ROOT.resolve():
+            return "unknown"
         name = git("describe", "--always").stdout.strip()
         changed = name and git("diff", "--quiet", "HEAD", "--", ".", ":!book/editions").returncode
     except OSError:
@@ -404,5 +413,7 @@ def git(*words: str, folder: Path | None = None) -> subprocess.CompletedProcess[
     Raises:
         OSError: there is no git.
     """
+    # Within a hook git's own variables name the repository of whoever commits.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     return subprocess.run(["git", *words], cwd=folder or ROOT, capture_output=True, text=True,
-                          env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"})
+                          env={**environment, "GIT_OPTIONAL_LOCKS": "0"})

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shlex
 import sys
 from collections.abc import Mapping
@@ -23,7 +24,8 @@ from filelock import FileLock, Timeout
 
 from nbutils.lab import execute
 from nbutils.lab.chapters import Chapter, aligned, assignments, every, parse, recorded, select
-from nbutils.lab.runs import ROOT, git, present_commit, profiles, resolve, short
+from nbutils.lab.runs import git, present_commit, profiles, resolve, short
+from nbutils.machine import ROOT
 from nbutils.messages import did_you_mean
 
 EDITIONS = ROOT / "book" / "editions"
@@ -166,12 +168,14 @@ def main(words: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="nbutils.lab.stages", description="List an edition's stages, or run one.")
     parser.add_argument("edition", help="for example planted")
-    parser.add_argument("stage", nargs="?", type=int, help="its number")
+    parser.add_argument("stage", nargs="?", help="its number")
     parser.add_argument("--tiny", action="store_true", help="at the sizes of profile smoke")
     arguments = parser.parse_args(words)
     try:
         if arguments.stage is not None:
-            return run(arguments.edition, arguments.stage, arguments.tiny)
+            if not re.fullmatch("[0-9]{1,4}", arguments.stage):
+                raise ValueError(f"STAGE = {arguments.stage!r}: expected its number, such as 3")
+            return run(arguments.edition, int(arguments.stage), arguments.tiny)
         print(table(arguments.edition))
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)

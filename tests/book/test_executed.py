@@ -12,7 +12,7 @@ from book._ext.executed import merged
 from nbutils.lab import results
 from nbutils.lab.chapters import Chapter
 from nbutils.lab.results import MIME
-from nbutils.lab.runs import ROOT
+from nbutils.machine import ROOT
 
 CONF = f"""
 import sys

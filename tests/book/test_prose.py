@@ -7,7 +7,7 @@ import pytest
 
 from nbutils.lab import claims
 from nbutils.lab.results import published
-from nbutils.lab.runs import ROOT
+from nbutils.machine import ROOT
 from tests.helpers import pages
 
 PAGES = pages()

@@ -15,7 +15,7 @@ from book._ext import records
 from nbutils.lab import results
 from nbutils.lab.chapters import Chapter, every
 from nbutils.lab.results import Result, Table
-from nbutils.lab.runs import ROOT
+from nbutils.machine import ROOT
 
 NAME = "01_known_features"  # a chapter that exists: pages are made for chapters only
 CONF = f"""

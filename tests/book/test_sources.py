@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from nbutils.lab.chapters import Chapter, code_cells, every, read
-from nbutils.lab.runs import ROOT, Parameters, resolve
+from nbutils.lab.runs import Parameters, resolve
+from nbutils.machine import ROOT
 
 CHAPTERS = every("smoke")
 TEXT = {".py", ".md", ".yml", ".toml", ".txt", ".ipynb", ".csv", ".bib", ".cff", ".css", ""}

@@ -14,7 +14,7 @@ from nbutils.lab import claims
 from nbutils.lab.chapters import Chapter
 from nbutils.lab.claims import Claim, Criterion, judge
 from nbutils.lab.results import Result
-from nbutils.store import ROOT
+from nbutils.machine import ROOT
 
 ENTRY = {"id": "a-claim", "chapter": "01_known_features", "paper": "ilyas2019", "place": "Section 2",
          "paraphrase": "A pattern can be a useful feature.", "published": "none", "statistic": "known.tile",

@@ -29,8 +29,8 @@ from nbutils.lab.results import (
     wilson,
     write,
 )
+from nbutils.machine import ROOT
 from nbutils.robustness import Outcome
-from nbutils.store import ROOT
 
 PGD_LABEL = "PGD(L_inf 8/255, 10 steps of 2/255, 1 restart)"
 FGSM_LABEL = "FGSM(L_inf 8/255, 1 step of 8/255, no random start)"

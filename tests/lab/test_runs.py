@@ -19,9 +19,9 @@ from nbutils.lab.claims import Claim
 from nbutils.lab.evidence import evidence
 from nbutils.lab.results import Result
 from nbutils.lab.runs import ParameterError, Parameters, Run, choose_device, resolve, start
+from nbutils.machine import ROOT
 from nbutils.networks import SplitClassifier
 from nbutils.robustness import PGD, ThreatModel, evaluate
-from nbutils.store import ROOT
 
 ALLOWED = tuple(Parameters.model_fields)
 

@@ -16,7 +16,7 @@ from nbutils.lab import chapters, execute, stages
 from nbutils.lab.chapters import select
 from nbutils.lab.runs import resolve
 from nbutils.lab.stages import EDITIONS, Stage
-from nbutils.store import build_dir
+from nbutils.machine import build_dir
 
 TABLES = sorted(path.parent.name for path in EDITIONS.glob("*/stages.yml"))
 CODE = """

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from nbutils import console, store
 from nbutils.images import ImageSet, PlantedSet
+from nbutils.machine import build_dir
 from nbutils.networks import SplitClassifier
 from nbutils.robustness import (
     BIM,
@@ -34,7 +35,6 @@ from nbutils.robustness import (
     transfer_rate,
     worst_case,
 )
-from nbutils.store import build_dir
 
 LINF = ThreatModel("Linf", 2 / 255)
 Pair = tuple[SplitClassifier, SplitClassifier]

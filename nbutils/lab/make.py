@@ -1,0 +1,169 @@
+"""What the Makefile calls once there is an environment: ``python -m nbutils.lab.make book``, or another command.
+
+Settings come from the variables of make, through the environment. Whatever ends a command is told in one line.
+"""
+
+import functools
+import http.server
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+from filelock import FileLock, Timeout
+
+from nbutils.lab import chapters, editions
+from nbutils.machine import ROOT, build_dir, take
+
+TRACEBACK = re.compile(r"^Traceback \(most recent call last\):\n(?:[ \t].*\n|\n)*", re.MULTILINE)
+
+
+def book() -> int:
+    """Run what is not up to date, one `make book` at a time, and render; returns the exit status.
+
+    Raises:
+        ValueError: settings that cannot be used, in one line.
+    """
+    build, edition = build_dir(), os.environ.get("EDITION", "")
+    take(build)
+    if edition and os.environ.get("CHAPTER", "") + os.environ.get("SET", ""):
+        raise ValueError("EDITION shows whole recorded runs: leave out CHAPTER and SET.")
+    with _alone(build / ".lock"):
+        if edition:
+            if editions.main(["--show", "--", edition]):
+                return 2
+            # Its own build folder, so that a run at a profile never takes an edition's notebooks for its own.
+            os.environ |= {"PROFILE": edition, "NBUTILS_BUILD": str(build / "editions" / edition)}
+        status = _graph("book" if edition else "all")
+        if status == 2:
+            return status
+        if status and not edition and any(c.partial.exists() for c in chapters.every(os.environ["PROFILE"])):
+            os.environ["INCOMPLETE"] = "1"
+            _graph("book")
+        chapters.summary(os.environ["PROFILE"])
+    return status
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print("Another `make book` is at work in this build folder: waiting for its end.", flush=True)
+        lock.acquire()
+    with lock:
+        yield
+
+
+def _graph(target: str) -> int:
+    """Bring a target of the Snakefile up to date; returns 0, 1 where a rule failed, or 2 before anything has run."""
+    # --nolock: a run killed at any moment leaves no lock behind.
+    words = [sys.executable, "-m", "snakemake", "--cores", "all", "--nolock", "--rerun-incomplete", "--keep-going"]
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("SNAKEMAKE_")}
+    if not os.access(Path.home(), os.W_OK):
+        home = build_dir() / "home"
+        home.mkdir(exist_ok=True)
+        data = os.environ.get("NBUTILS_DATA") or str(Path.home() / ".cache" / "nbutils")
+        kept |= {"HOME": str(home), "NBUTILS_DATA": data}
+    plan = subprocess.run([*words, "--dry-run", target], cwd=ROOT, env=kept, capture_output=True, text=True)
+    if plan.returncode:
+        print(_cause(plan.stdout + plan.stderr), file=sys.stderr)
+        return 2
+    if "Nothing to be done" in plan.stdout + plan.stderr:
+        return 0
+    run = subprocess.Popen([*words, "--quiet", "all", "--", target], cwd=ROOT, env=kept, start_new_session=True)
+    try:
+        return int(run.wait() != 0)
+    except KeyboardInterrupt:
+        os.killpg(run.pid, signal.SIGTERM)  # snakemake itself would wait for the end of the chapter
+        run.wait()
+        raise
+
+
+def _cause(output: str) -> str:
+    """Why the graph could not be made, in one line: the Snakefile's own, or the engine's."""
+    lines = [line.strip() for line in TRACEBACK.sub("", output).splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith(("host:", "Building DAG", "Config", "Workflow defines"))]
+    return lines[0] if len(lines) == 1 else chapters.one_line("snakemake", " ".join(lines) or "no message")
+
+
+def render(strict: str) -> int:
+    """Render the book with jupyter-book; what it says is shown, of a traceback the last line only."""
+    try:
+        config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError("expected settings as name: value")
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(chapters.one_line("_config.yml", f"cannot be read: {error}")) from None
+    # --all reads every page anew: an incremental build would not repeat the warnings of pages it skips.
+    words = [sys.executable, "-m", "jupyter_book", "build", ".", "--path-output", str(build_dir()), "--all",
+             "--keep-going", "-q", *strict.split()]  # fmt: skip
+    done = subprocess.run(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    print(TRACEBACK.sub("", done.stderr), end="", file=sys.stderr)
+    if done.returncode:
+        print("The book was not rendered: see above.", file=sys.stderr)
+    return done.returncode
+
+
+def serve() -> int:
+    """Show the book on this machine until stopped.
+
+    Raises:
+        ValueError: no book, or no such port, in one line.
+    """
+    edition, port = os.environ.get("EDITION", ""), os.environ.get("PORT", "") or "8000"
+    pages = build_dir() / (f"editions/{edition}" if edition else "") / "_build" / "html"
+    if not (pages / "index.html").is_file():
+        raise ValueError("There is no book yet: run 'make book' first.")
+    if not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65536:
+        raise ValueError(f"PORT = {port!r}: expected a whole number from 1 to 65535, such as 8000")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(pages))
+    try:
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", int(port)), handler)
+    except OSError as error:
+        near = int(port) % 65000 + 1
+        raise ValueError(f"PORT = {port}: {error.strerror}; expected a free one, such as {near}") from None
+    with server:
+        print(f"http://127.0.0.1:{port}/  (Ctrl-C ends it)", flush=True)
+        server.serve_forever()
+    return 0
+
+
+def oracles() -> int:
+    """Compare with the peers, which lie where only this run sees them: the book pins an old kornia."""
+    peers, wanted = build_dir() / "oracles", ROOT / "tests" / "oracles" / "requirements.txt"
+    take(build_dir())
+    whole = peers / "complete"
+    if not whole.exists() or whole.stat().st_mtime < wanted.stat().st_mtime:
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps",
+               "--upgrade", "--target", str(peers), "-r", str(wanted)]  # fmt: skip
+        if status := subprocess.call(pip, cwd=ROOT):
+            return status
+        whole.touch()
+    tests = [sys.executable, "-m", "pytest", "-W", "default", "tests/oracles"]
+    return subprocess.call(tests, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(peers)})
+
+
+def main(words: list[str]) -> int:
+    """The command line; returns the exit status."""
+    for end in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(end, signal.default_int_handler)  # as Ctrl-C: the chapter under way ends
+    try:
+        commands: dict[str, Callable[..., int]] = {"book": book, "render": render, "serve": serve, "oracles": oracles}
+        return commands[words[0]](*words[1:])
+    except KeyboardInterrupt:
+        print("stopped; the next run goes on from here", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        print(chapters.one_line("", str(error), 1000), file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,247 @@
+"""The machine a book runs on: pins, the environment, the build folder, git's variables, and the variables of make."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+from nbutils import machine
+from nbutils.lab import chapters, make, runs, stages
+from nbutils.machine import MARKER, ROOT
+from tests.helpers import assert_one_line
+
+HOSTILE = ['"; touch x; "', "'; touch x; '", "`touch x`", "$(touch x)", "$(shell touch x)", "; touch x #"]
+VARIABLES = ["PROFILE", "CHAPTER", "SET", "EDITION", "STAGE", "PORT", "NBUTILS_BUILD", "PYTHON"]
+
+
+def test_every_pin_serves_the_oldest_and_the_newest_python_we_name() -> None:
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
+    oldest, newest = re.fullmatch(r">=(3\.\d+),<3\.(\d+)", wanted).groups()  # type: ignore[union-attr]
+    pins = [line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line]
+    here = {canonicalize_name(d.name): d for d in metadata.distributions()}
+    read = 0
+    for name, version in pins:
+        found = here.get(canonicalize_name(name))
+        if found is None or found.version.split("+")[0] != version:
+            continue  # an optional part of another pin, or an environment older than the pins
+        read += 1
+        allowed = SpecifierSet(found.metadata.get("Requires-Python") or "")
+        assert f"{oldest}.2" in allowed, f"{name} {version} needs Python {allowed}"
+        assert f"3.{int(newest) - 1}.0" in allowed, f"{name} {version} needs Python {allowed}"
+    assert read > 0.8 * len(pins)
+
+
+def test_the_pinned_soupsieve_serves_debian() -> None:
+    """4.0 and later need 3.11.5; Debian 12 has 3.11.2."""
+    (version,) = re.findall(r"^soupsieve==(\d+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert int(version) < 4
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A folder with what `make` needs, where .venv/bin/python and pip only note that they were called."""
+    folder = tmp_path / "a $book's"
+    (folder / "nbutils").mkdir(parents=True)
+    for name in ("Makefile", "pyproject.toml", "constraints.txt", "nbutils/machine.py"):
+        shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+@pytest.fixture
+def whole(checkout: Path) -> Path:
+    """The same, with an environment whose Python prints its arguments and the variables it got."""
+    (checkout / ".venv" / "bin").mkdir(parents=True)
+    python = checkout / ".venv" / "bin" / "python"
+    python.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\nenv\n')
+    python.chmod(0o755)
+    (checkout / ".venv" / "complete").touch()
+    return checkout
+
+
+def call(folder: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    kept = {name: value for name, value in os.environ.items() if name not in (*VARIABLES, "MAKEFLAGS", "MAKELEVEL")}
+    return subprocess.run(["make", *words], cwd=folder, env={**kept, **variables}, capture_output=True, text=True,
+                          timeout=60)  # fmt: skip
+
+
+@pytest.mark.parametrize("how", ["argument", "environment"])
+@pytest.mark.parametrize("text", HOSTILE)
+def test_make_runs_nothing_of_what_its_variables_hold(whole: Path, text: str, how: str) -> None:
+    settings = dict.fromkeys(VARIABLES, text)
+    for goal in ("book", "stage", "serve", "oracles", "clean"):
+        given = [f"{name}={value}" for name, value in settings.items()] if how == "argument" else []
+        done = call(whole, goal, *given, **({} if given else settings))
+        if goal == "book":
+            assert [f"{name}={text}" in done.stdout for name in VARIABLES] == [True] * len(VARIABLES)
+    assert not list(whole.rglob("x"))
+
+
+def test_two_makes_at_once_make_one_environment(checkout: Path) -> None:
+    """A Python whose venv takes a while: both end well, and it is asked for one venv and one pip."""
+    python = checkout / "slow"
+    python.write_text(f'''#!{sys.executable}
+import os, sys
+if sys.argv[1] == "nbutils/machine.py":
+    sys.argv.pop(0)
+    sys.path.insert(0, "nbutils")
+    import machine
+    machine.sys.executable = os.path.abspath("slow")
+    machine.environment()
+else:
+    import shutil, time
+    open("calls", "a").write(" ".join(sys.argv[1:3]) + "\\n")
+    time.sleep(0.5)
+    if sys.argv[2] == "venv":
+        os.makedirs(".venv/bin")
+        shutil.copy("slow", ".venv/bin/python")
+''')
+    python.chmod(0o755)
+    words = ["make", ".venv/complete", "PYTHON=./slow"]
+    running = [subprocess.Popen(words, cwd=checkout, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    said = [process.communicate(timeout=60)[0] for process in running]
+    assert [process.returncode for process in running] == [0, 0, 0]
+    assert (checkout / "calls").read_text().splitlines() == ["-m venv", "-m pip"]
+    assert sum("Making the environment" in text for text in said) == 1
+
+
+def test_windows_and_old_pythons_are_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(machine.sys, "version_info", (3, 9, 2))
+        assert_one_line(machine.environment, ["Python 3.9", "3.11 to 3.13"])
+    code = "import sys; sys.modules['resource'] = None; import nbutils.lab.runs"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert "run this in WSL" in done.stderr.splitlines()[-1]
+
+
+def test_clean_deletes_only_what_is_marked(own_build: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "CACHES", ())
+    (own_build / "results").mkdir(parents=True)
+    (own_build / "results" / "thesis.txt").write_text("mine")
+    assert_one_line(machine.clean, [str(own_build), MARKER, "nothing is deleted"])
+    machine.take(own_build)  # a folder that looks like ours may be used, but not marked
+    assert_one_line(machine.clean, [str(own_build)])
+    assert (own_build / "results" / "thesis.txt").read_text() == "mine"
+    (own_build / "notes.txt").touch()
+    assert_one_line(lambda: machine.take(own_build), ["'notes.txt'", MARKER])
+    shutil.rmtree(own_build)
+    machine.take(own_build)
+    (own_build / "notes.txt").touch()
+    machine.take(own_build)
+    machine.clean()
+    assert [path.name for path in own_build.iterdir()] == ["notes.txt"]
+
+
+def loop(path: Path) -> None:
+    path.symlink_to(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "words"),
+    [
+        ("b", lambda path: path.touch(), ["cannot be written", "NBUTILS_BUILD"]),
+        ("b", loop, ["cannot be written", "NBUTILS_BUILD"]),
+        ("b/{x}", lambda path: None, ["without braces"]),
+        ("b", lambda path: (path.mkdir(), (path / "store").touch()), ["store", "cannot be written"]),
+        ("b", lambda path: (path.mkdir(), (path / "executed").touch()), ["executed", "cannot be written"]),
+    ],
+)
+def test_a_build_folder_that_cannot_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, spoil: Callable[[Path], object], words: list[str]
+) -> None:
+    spoil(tmp_path / name)
+    monkeypatch.setenv("NBUTILS_BUILD", str(tmp_path / name))
+    assert_one_line(lambda: machine.take(machine.build_dir()), words)
+
+
+def test_the_home_folder_is_expanded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NBUTILS_BUILD", "~/x")
+    assert machine.build_dir() == tmp_path / "x"
+
+
+@pytest.mark.parametrize("port", ["", "0", "x", "65536", "80;ls", "٨٠٨٠", "-1"])
+def test_a_port_that_cannot_be(own_build: Path, monkeypatch: pytest.MonkeyPatch, port: str) -> None:
+    import socket
+
+    (own_build / "_build" / "html").mkdir(parents=True)
+    (own_build / "_build" / "html" / "index.html").touch()
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
+        monkeypatch.setenv("PORT", port or str(busy.getsockname()[1]))
+        assert_one_line(make.serve, ["PORT = ", "expected"])
+
+
+def test_git_knows_this_repository_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = tmp_path / "course"
+    inside = other / "book"
+    inside.mkdir(parents=True)
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "course"]):
+        subprocess.run(["git", *identity, *words], cwd=other, check=True)
+    assert runs.git("rev-parse", "--show-toplevel", folder=other).stdout.strip() == str(other.resolve())
+    for name, value in {"GIT_DIR": str(other / ".git"), "GIT_WORK_TREE": str(other)}.items():
+        monkeypatch.setenv(name, value)
+    found = runs.git("rev-parse", "--show-toplevel", folder=ROOT).stdout.strip()
+    assert found in ("", str(ROOT.resolve()))
+    monkeypatch.setattr(runs, "ROOT", inside)
+    assert runs.present_commit() == "unknown"
+    monkeypatch.setattr(runs, "ROOT", other)
+    assert re.fullmatch("[0-9a-f]{7,}", runs.present_commit())
+
+
+def test_tests_see_no_variables_of_gits(tmp_path: Path) -> None:
+    code = "import os, tests.conftest; print([name for name in os.environ if name.startswith('GIT_')])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True,
+                          env={**os.environ, "GIT_DIR": str(tmp_path), "GIT_INDEX_FILE": str(tmp_path / "i")})
+    assert done.stdout.strip() == "[]"
+
+
+def snake(**variables: str) -> subprocess.CompletedProcess[str]:
+    """`make book` as far as its plan; what it would run is not run."""
+    code = "import sys; from nbutils.lab import make; "
+    code += "sys.exit(make.main(['book']))"
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120,
+                          env={**os.environ, "PROFILE": "smoke", **variables})  # fmt: skip
+
+
+@pytest.mark.parametrize("variables", [{"CHAPTER": "99"}, {"SET": "steps", "SNAKEMAKE_PROFILE": "/nowhere"},
+                                       {"EDITION": "quick", "CHAPTER": "01"}, {"EDITION": "../x"}])  # fmt: skip
+def test_what_ends_a_build_before_it_begins_is_one_line(variables: dict[str, str]) -> None:
+    done = snake(**variables)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert next(iter(variables)) in done.stderr
+
+
+def test_the_cause_of_the_engine_is_shown() -> None:
+    output = 'Traceback (most recent call last):\n  File "x", line 1\n    f()\nMissingInput: no\nfile book/x.md\n'
+    assert make._cause(output) == "snakemake: MissingInput: no file book/x.md"
+    assert make._cause("") == "snakemake: no message"
+
+
+@pytest.mark.parametrize("words", [["quick", "x"], ["quick", "99"], ["nosuch"], ["--", "-x"]])
+def test_a_stage_that_is_none_is_one_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert stages.main(words) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_replaced_images_are_new_inputs(tmp_path: Path) -> None:
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    image = tmp_path / "train" / "a" / "1.png"
+    image.write_bytes(b"1")
+    words = ["-p", "profile", "smoke", "-p", "dataset", f"folder:{tmp_path}"]
+    first = chapters.images(words)
+    assert first == chapters.images(words)
+    image.write_bytes(b"22")
+    assert chapters.images(words) != first
+    assert chapters.images(["-p", "profile", "smoke"]) == []
