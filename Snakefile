@@ -10,7 +10,7 @@ import sys
 
 from nbutils.lab import chapters
 from nbutils.lab.runs import ParameterError
-from nbutils.store import ROOT, build_dir
+from nbutils.machine import ROOT, build_dir
 
 edition = os.environ.get("EDITION", "")
 profile = edition or os.environ.get("PROFILE", "quick")
