@@ -93,7 +93,7 @@ def _cause(output: str) -> str:
     return lines[0] if len(lines) == 1 else chapters.one_line("snakemake", " ".join(lines) or "no message")
 
 
-def render(strict: str) -> int:
+def render(strict: str = "") -> int:
     """Render the book with jupyter-book; what it says is shown, of a traceback the last line only."""
     try:
         config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
