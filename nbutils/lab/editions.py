@@ -20,12 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-import yaml
 
 from nbutils.lab import claims, results
 from nbutils.lab.chapters import Chapter, every, read, recorded, written
 from nbutils.lab.stages import EDITIONS, NOT_RUN, Stage, differing, fault, stages
-from nbutils.messages import did_you_mean
+from nbutils.messages import did_you_mean, read_project_file
 from nbutils.store import ROOT, build_dir, code_version, imports
 
 DEFAULT = "quick"  # the run that the text speaks of
@@ -50,8 +49,10 @@ def find(edition: str, chapter: str) -> results.Record:
 
 def order() -> list[str]:
     """The editions, the best first."""
-    found: list[str] = yaml.safe_load((EDITIONS / "order.yml").read_text())
-    return found
+    found = read_project_file(EDITIONS / "order.yml", list)
+    if not all(isinstance(name, str) for name in found):
+        raise ValueError(f"{EDITIONS / 'order.yml'}: expected a list of names of editions")
+    return list(found)
 
 
 def kept() -> dict[str, dict[str, results.Record]]:

@@ -7,7 +7,6 @@ Counts are never pooled over seeds.
 
 from __future__ import annotations
 
-import csv
 import html
 import itertools
 import json
@@ -26,7 +25,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from scipy import stats
 from torch import Tensor
 
-from nbutils.messages import did_you_mean
+from nbutils.messages import did_you_mean, read_project_file
 from nbutils.robustness.evaluate import Outcome
 from nbutils.store import ROOT
 
@@ -242,8 +241,7 @@ def _published(paper: str) -> tuple[dict[str, str], ...]:
     if not path.exists():
         known = ", ".join(sorted(file.stem for file in path.parent.glob("*.csv")))
         raise ValueError(f"paper = {paper!r}: expected one of {known}")
-    with path.open(newline="") as file:
-        return tuple(csv.DictReader(file))
+    return tuple(read_project_file(path, list))
 
 
 def published(paper: str, *cells: str, **where: str) -> Published:
