@@ -35,7 +35,7 @@ from nbutils.messages import DECIMAL, did_you_mean, read_project_file, short_rep
 from nbutils.networks import check_network
 from nbutils.robustness.autoattack import AutoAttack
 from nbutils.robustness.evaluate import Outcome
-from nbutils.robustness.threat import ThreatModel
+from nbutils.robustness.threat import ThreatModel, parse_eps
 from nbutils.store import ROOT, build_dir
 
 
@@ -53,7 +53,7 @@ def _whole(value: Any) -> Any:
 
 
 def _radius(value: Any) -> float:
-    return ThreatModel("Linf", value if isinstance(value, str) else _whole(value)).eps
+    return ThreatModel("Linf", parse_eps(value if isinstance(value, str) else _whole(value))).eps
 
 
 def _device(value: Any) -> str:
