@@ -6,6 +6,7 @@ build folder; ``<name>.partial.ipynb`` beside it is a run under way, or what is 
 
 import ast
 import json
+import re
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -14,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-import yaml
 
 from nbutils.lab import results
 from nbutils.lab.runs import ParameterError, choose_device, resolve
 from nbutils.machine import ROOT, build_dir
-from nbutils.messages import did_you_mean
+from nbutils.messages import DECIMAL, did_you_mean, read_project_file, short_repr
 
 
 @dataclass(frozen=True)
@@ -204,12 +204,12 @@ def _assigned(notebook: nbformat.NotebookNode) -> dict[str, Any]:
 
 
 def parse(value: str) -> Any:
-    """A value from the command line: a YAML scalar (``8``, ``true``, ``null``), otherwise the text itself."""
-    try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
-        return value
-    return parsed if isinstance(parsed, bool | int | float | None) else value
+    """A value from the command line: a plain decimal number, ``null``, otherwise the text itself."""
+    if value == "null":
+        return None
+    if re.fullmatch(r"-?(0|[1-9][0-9]{0,11})", value):
+        return int(value)
+    return float(value) if re.fullmatch(rf"-?{DECIMAL}", value) and "." in value else value
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
@@ -224,10 +224,10 @@ def every(profile: str, root: Path = ROOT) -> list[Chapter]:
     """
     path = root / "_toc.yml"
     try:
-        toc = yaml.safe_load(path.read_text(encoding="utf-8"))
+        toc = read_project_file(path, dict)
         files = [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
         sources = [root / f"{file}.ipynb" for file in files if file.startswith("notebooks/")]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ParameterError(one_line(path.name, f"cannot be read: {type(error).__name__} {error}; expected parts with "
                                                  "chapters, each a file")) from None  # fmt: skip
     for source in sources:
@@ -277,12 +277,16 @@ def assignments(settings: str) -> dict[str, str]:
     try:
         words = shlex.split(settings)
     except ValueError as error:
-        raise ParameterError(f"SET: {error} in {settings!r}") from None
+        raise ParameterError(f"SET: {error} in {short_repr(settings)}") from None
     given = {}
     for word in words:
         name, equals, value = word.partition("=")
         if not equals:
-            raise ParameterError(f"SET = {word!r}: expected name=value, such as eps=8/255")
+            raise ParameterError(f"SET = {short_repr(word)}: expected name=value, such as eps=8/255")
+        if name in given:
+            raise ParameterError(f"SET: {name} stands twice; expected each parameter once")
+        if not value:
+            raise ParameterError(f"SET = {word!r}: expected a value behind the sign, such as {name}=null")
         given[name] = value
     return given
 

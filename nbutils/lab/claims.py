@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pybtex.database as bibtex
-import yaml
+from pybtex.exceptions import PybtexError
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from nbutils.lab.results import Result, address, first_fault, published
 from nbutils.machine import ROOT
-from nbutils.messages import did_you_mean
+from nbutils.messages import did_you_mean, read_project_file
 
 Held = Literal["held", "not held", "undecided", "not comparable"]
 MARKS = {"held": "✓", "undecided": "?", "not held": "✗", "not comparable": "–", "not run": "·", "not tested": "○"}
@@ -197,7 +197,7 @@ def load(path: Path = ROOT / "book" / "claims.yml") -> dict[str, Claim]:
         ValueError: the file does not fit the schema, or an id stands twice (the claim is named).
     """
     claims: dict[str, Claim] = {}
-    for entry in yaml.safe_load(path.read_text()):
+    for entry in read_project_file(path, list):
         try:
             claim = Claim.model_validate(entry)
         except ValidationError as error:
@@ -228,7 +228,11 @@ def paper_name(key: str) -> str:
     Raises:
         ValueError: unknown key.
     """
-    papers = bibtex.parse_file(str(ROOT / "book" / "references.bib")).entries
+    path = ROOT / "book" / "references.bib"
+    try:
+        papers = bibtex.parse_file(str(path), encoding="utf-8").entries
+    except (OSError, UnicodeDecodeError, PybtexError) as error:
+        raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
     if key not in papers:
         raise ValueError(f"paper {key!r}: not in book/references.bib{did_you_mean(key, papers)}")
     names = [" ".join(person.last_names) for person in papers[key].persons["author"]]

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-import yaml
 
 from nbutils.identity import code_version, imports
 from nbutils.lab import claims, results
@@ -29,7 +28,7 @@ from nbutils.lab.chapters import Chapter, every, read, recorded, written
 from nbutils.lab.results import literal, literal_code
 from nbutils.lab.stages import EDITIONS, NOT_RUN, Stage, differing, fault, stages
 from nbutils.machine import ROOT, build_dir
-from nbutils.messages import did_you_mean
+from nbutils.messages import did_you_mean, read_project_file
 
 DEFAULT = "quick"  # the run that the text speaks of
 BEST = "best"  # of each chapter the first edition in book/editions/order.yml that has it
@@ -55,8 +54,10 @@ def find(edition: str, chapter: str) -> results.Record:
 
 def order() -> list[str]:
     """The editions, the best first."""
-    found: list[str] = yaml.safe_load((EDITIONS / "order.yml").read_text())
-    return found
+    found = read_project_file(EDITIONS / "order.yml", list)
+    if not all(isinstance(name, str) for name in found):
+        raise ValueError(f"{EDITIONS / 'order.yml'}: expected a list of names of editions")
+    return list(found)
 
 
 def kept() -> dict[str, dict[str, results.Record]]:

@@ -7,7 +7,6 @@ Counts are never pooled over seeds.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import html
 import itertools
@@ -28,7 +27,7 @@ from scipy import stats
 from torch import Tensor
 
 from nbutils.machine import ROOT
-from nbutils.messages import did_you_mean
+from nbutils.messages import did_you_mean, read_project_file
 from nbutils.robustness.evaluate import Outcome
 
 SCHEMA = 1
@@ -243,8 +242,7 @@ def _published(paper: str) -> tuple[dict[str, str], ...]:
     if not path.exists():
         known = ", ".join(sorted(file.stem for file in path.parent.glob("*.csv")))
         raise ValueError(f"paper = {paper!r}: expected one of {known}")
-    with path.open(newline="") as file:
-        return tuple(csv.DictReader(file))
+    return tuple(read_project_file(path, list))
 
 
 def published(paper: str, *cells: str, **where: str) -> Published:

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
@@ -30,11 +29,11 @@ from nbutils.lab.claims import Verdict, Verdicts
 from nbutils.lab.evidence import evidence
 from nbutils.lab.results import Published, Result, Table
 from nbutils.machine import ROOT
-from nbutils.messages import did_you_mean
+from nbutils.messages import DECIMAL, did_you_mean, read_project_file, short_repr
 from nbutils.networks import check_network
 from nbutils.robustness.autoattack import AutoAttack
 from nbutils.robustness.evaluate import Outcome
-from nbutils.robustness.threat import ThreatModel
+from nbutils.robustness.threat import ThreatModel, parse_eps
 
 try:
     import resource
@@ -48,17 +47,19 @@ class ParameterError(ValueError):
 
 def _whole(value: Any) -> Any:
     """papermill passes text that it cannot read as a number; true and false are no numbers here."""
+    if isinstance(value, str) and not re.fullmatch(rf"-?(?!0[0-9]){DECIMAL}", value):
+        raise ValueError("expected an integer, or a decimal number where it is a length")
     if isinstance(value, bool):
         raise ValueError("expected a number")
     return value
 
 
 def _radius(value: Any) -> float:
-    return ThreatModel("Linf", _whole(value)).eps
+    return ThreatModel("Linf", parse_eps(value if isinstance(value, str) else _whole(value))).eps
 
 
 def _device(value: Any) -> str:
-    if not re.fullmatch("auto|cpu|mps|cuda(:[0-9]+)?", str(value)):
+    if not re.fullmatch("auto|cpu|mps|cuda(:(0|[1-9][0-9]{0,2}))?", str(value)):
         raise ValueError("expected auto, cpu, mps or cuda, or cuda:1 for the second GPU")
     return str(value)
 
@@ -99,30 +100,31 @@ class Parameters(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     profile: str
     dataset: Annotated[str, BeforeValidator(lambda value: check_dataset(str(value)))] = "planted"
-    train_size: Count = Field(3000, ge=20, description="training images per seed")
-    test_size: Count = Field(500, ge=10, description="test images per seed")
-    attack_size: Count = Field(250, ge=10, description="test images under the costlier attacks, per seed")
+    train_size: Count = Field(3000, ge=20, le=1_000_000, description="training images per seed")
+    test_size: Count = Field(500, ge=10, le=1_000_000, description="test images per seed")
+    attack_size: Count = Field(250, ge=10, le=1_000_000, description="test images under the costlier attacks, per seed")
     seeds: Count = Field(3, ge=1, le=100, description="independent repetitions")
     network: Annotated[str, BeforeValidator(lambda value: check_network(str(value)))] = "small"
     encoder_network: Annotated[str, BeforeValidator(lambda value: check_network(str(value)))] = "wrn_small"
     encoder_size: Annotated[str, BeforeValidator(_encoder_size)] = "small"
-    epochs: Count = Field(10, ge=1, description="passes over the training images")
+    epochs: Count = Field(10, ge=1, le=10_000, description="passes over the training images")
     eps: Annotated[float, BeforeValidator(_radius)] = Field(8 / 255, description="L_inf radius, pixels in [0, 1]")
     steps: Count = Field(50, ge=1, le=10_000, description="PGD steps of the judging attack")
     curve_steps: Count = Field(20, ge=2, le=10_000, description="PGD steps for curves and surveys")
     train_steps: Count = Field(3, ge=1, le=100, description="PGD steps inside adversarial training")
     table_networks: Annotated[str, BeforeValidator(_networks)] = "vgg_small, wrn_small"
     table_methods: Annotated[str, BeforeValidator(_methods)] = ", ".join(METHODS)
-    table_epochs: Count = Field(6, ge=1, description="passes over the training images for the table's networks")
+    table_epochs: Count = Field(6, ge=1, le=10_000, description="passes for the table's networks")
     autoattack: Annotated[str, BeforeValidator(_autoattack)] = "standard"
-    construct_size: Count = Field(2000, ge=20, description="training images that a constructed set is made from")
-    match_steps: Count = Field(1000, ge=1, description="steps that make an image of D_R or D_NR")
-    match_step_size: float = Field(0.1, gt=0, description="their L2 length, pixels in [0, 1]")
-    relabel_steps: Count = Field(100, ge=1, description="steps that make an image of D_rand or D_det")
-    pretrain_epochs: Count = Field(60, ge=1, description="passes of contrastive pre-training; others make a share")
+    construct_size: Count = Field(2000, ge=20, le=1_000_000, description="training images that a set is made from")
+    match_steps: Count = Field(1000, ge=1, le=100_000, description="steps that make an image of D_R or D_NR")
+    match_step_size: Annotated[float, BeforeValidator(_whole)] = Field(0.1, gt=0, le=100, allow_inf_nan=False,
+                                                                       description="their L2 length")
+    relabel_steps: Count = Field(100, ge=1, le=100_000, description="steps that make an image of D_rand or D_det")
+    pretrain_epochs: Count = Field(60, ge=1, le=10_000, description="passes of CL pre-training; others a share")
     transfer_networks: Annotated[str, BeforeValidator(_networks)] = "small, vgg_small, wrn_small"
-    transfer_epochs: Count = Field(4, ge=1, description="passes over the training images for these networks")
-    costly_size: Count = Field(50, ge=4, description="test images under CW, FAB and AutoAttack, per seed")
+    transfer_epochs: Count = Field(4, ge=1, le=10_000, description="passes over the training images for these networks")
+    costly_size: Count = Field(50, ge=4, le=1_000_000, description="test images under CW, FAB and AutoAttack, per seed")
     device: Annotated[str, BeforeValidator(_device)] = Field("auto", description="auto: cuda > mps > cpu")
 
     @model_validator(mode="after")
@@ -134,6 +136,9 @@ class Parameters(BaseModel):
         return self
 
 
+IN_PROFILES = Parameters.model_fields.keys() - {"profile", "eps", "device"}
+
+
 def profiles() -> list[str]:
     """Names of all profiles."""
     return sorted(path.stem for path in PROFILES.glob("*.yml"))
@@ -143,8 +148,16 @@ def _profile(name: Any) -> dict[str, Any]:
     known = profiles()
     if name not in known:
         raise ParameterError(f"profile = {name!r}: expected one of {', '.join(known)}{did_you_mean(name, known)}")
-    values: dict[str, Any] = yaml.safe_load((PROFILES / f"{name}.yml").read_text())
+    path = PROFILES / f"{name}.yml"
+    try:
+        values: dict[str, Any] = read_project_file(path, dict)
+    except ValueError as error:
+        raise ParameterError(str(error)) from None
     values.pop("about", None)
+    for key in values.keys() - IN_PROFILES:
+        raise ParameterError(f"{path}: {key!r} is no parameter of a profile{did_you_mean(key, IN_PROFILES)}")
+    for key in sorted(IN_PROFILES - values.keys()):
+        raise ParameterError(f"{path}: lacks {key!r}; a profile names every parameter but eps and device")
     return values
 
 
@@ -159,7 +172,8 @@ def resolve(given: Mapping[str, Any], allowed: Collection[str]) -> Parameters:
     """
     for name in given:
         if name not in allowed:
-            raise ParameterError(f"parameter {name!r}: this chapter has {', '.join(sorted(allowed))}"
+            has = ", ".join(sorted(allowed)) or "no cell tagged 'parameters'"
+            raise ParameterError(f"parameter {name!r}: this chapter has {has}"
                                  f"{did_you_mean(name, allowed)}")
     chosen = {name: value for name, value in given.items() if value is not None}
     profile = chosen.get("profile", "quick")
@@ -172,10 +186,11 @@ def resolve(given: Mapping[str, Any], allowed: Collection[str]) -> Parameters:
         name = str(first["loc"][0])
         message = first["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
         where = "" if name in chosen else f" (from profile {profile!r})"
+        message = message.replace(repr(first["input"]), short_repr(first["input"]))
         message = message.removeprefix(f"{first['input']}: ")  # a folder's errors name it already
         message = re.sub(rf"^\w+ = {re.escape(repr(first['input']))}: ", "", message)  # as a function's argument
         if not message.startswith(f"{name} ="):
-            message = f"{name} = {first['input']!r}: {message[0].lower()}{message[1:]}"
+            message = f"{name} = {short_repr(first['input'])}: {message[0].lower()}{message[1:]}"
         raise ParameterError(message + where) from None
     return parameters
 
@@ -206,9 +221,13 @@ def choose_device(wanted: str = "auto") -> torch.device:
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if wanted == "auto":
         return torch.device(next(kind for kind, found in there.items() if found))
-    if not there[wanted.split(":")[0]]:
+    kind, _, index = wanted.partition(":")
+    if not there[kind]:
         found = ", ".join(kind for kind, is_there in there.items() if is_there)
         raise ParameterError(f"device = {wanted!r}: this machine has {found}; did you mean 'auto'?")
+    if index and int(index) >= torch.cuda.device_count():
+        last = torch.cuda.device_count() - 1
+        raise ParameterError(f"device = {wanted!r}: this machine has cuda:0{f' to cuda:{last}' * (last > 0)}")
     return torch.device(wanted)
 
 

@@ -19,14 +19,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import yaml
 from filelock import FileLock, Timeout
+from pydantic import TypeAdapter, ValidationError
 
 from nbutils.lab import execute
 from nbutils.lab.chapters import Chapter, aligned, assignments, every, parse, recorded, select
+from nbutils.lab.results import first_fault
 from nbutils.lab.runs import git, present_commit, profiles, resolve, short
 from nbutils.machine import ROOT
-from nbutils.messages import did_you_mean
+from nbutils.messages import did_you_mean, read_project_file
 
 EDITIONS = ROOT / "book" / "editions"
 NOT_RUN = "not run"
@@ -80,7 +81,11 @@ def stages(edition: str) -> list[Stage]:
     path = EDITIONS / edition / "stages.yml"
     if not path.exists():
         return [Stage(chapter.name, keep=True) for chapter in every(edition)]
-    return [Stage(**row) for row in yaml.safe_load(path.read_text())]
+    rows = read_project_file(path, list)
+    try:
+        return TypeAdapter(list[Stage]).validate_python(rows)
+    except ValidationError as error:
+        raise ValueError(f"{path}: {first_fault(error)}") from None
 
 
 def differing(chapter: Chapter, profile: str, given: Mapping[str, Any], header: Mapping[str, Any]) -> str:
@@ -130,7 +135,8 @@ def run(edition: str, number: int, tiny: bool = False) -> int:
     if not tiny and (commit := present_commit()).endswith("-dirty"):
         raise ValueError(f"changed files are not committed (commit {commit}), so a run could not be kept; commit first")
     stage = table[number - 1].tiny(edition) if tiny else table[number - 1]
-    changed = replace(stage, set=f"{stage.set} {os.environ.get('SET', '')}")
+    settings = assignments(stage.set) | assignments(os.environ.get("SET", ""))
+    changed = replace(stage, set=shlex.join(f"{name}={value}" for name, value in settings.items()))
     chosen = select("smoke" if tiny else edition, stage.chapter, changed.set)
     [(chapter, words)] = ((stage.of(chapter), words) for chapter, words in chosen.items())
     chapter.twin.parent.mkdir(parents=True, exist_ok=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from fractions import Fraction
 
 import torch
 from torch import Tensor
 
-from nbutils.messages import did_you_mean
+from nbutils.messages import DECIMAL, did_you_mean, short_repr
 
 NORMS = {"Linf": "L_inf", "L2": "L2"}
 
@@ -21,9 +22,12 @@ def parse_eps(value: str | float) -> float:
         ValueError: neither a number nor a fraction, negative or not finite.
     """
     try:
-        eps = float(Fraction(value.replace(" ", ""))) if isinstance(value, str) else float(value)
-    except (ValueError, ZeroDivisionError, TypeError):
-        raise ValueError(f"eps = {value!r}: expected a number or a fraction such as 8/255") from None
+        if isinstance(value, str) and not re.fullmatch(rf" *-?{DECIMAL}( */ *{DECIMAL})? *", value):
+            raise ValueError
+        parts = [Fraction(part.strip()) for part in value.split("/")] if isinstance(value, str) else [value]
+        eps = float(parts[0] / parts[1]) if len(parts) > 1 else float(parts[0])
+    except (ValueError, ArithmeticError, TypeError):
+        raise ValueError(f"eps = {short_repr(value)}: expected a number or a fraction such as 8/255") from None
     if not math.isfinite(eps) or eps < 0:
         raise ValueError(f"eps = {value}: expected a finite radius >= 0, such as 8/255")
     return eps

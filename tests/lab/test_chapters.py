@@ -29,6 +29,11 @@ def test_settings_reach_the_chapters_that_have_them() -> None:
         (("smoke", "", "steps"), "SET = 'steps': expected name=value"),
         (("smoke", "", "profile=quick"), "SET = 'profile'"),
         (("smoke", "", "steps=many"), "steps = 'many'"),
+        (("smoke", "", "steps=010"), "steps = '010': expected an integer"),
+        (("smoke", "", "steps=7 steps=8"), "SET: steps stands twice"),
+        (("smoke", "", "steps="), "SET = 'steps=': expected a value"),
+        (("smoke", "", "eps=1e999999999"), "eps = '1e999999999': expected a number or a fraction"),
+        (("smoke", "", "train_size=1000000000"), "train_size = 1000000000: expected less than or equal to 1000000"),
         (("smoke", "", "steps='7"), "SET: No closing quotation"),
         (("smok",), "profile = 'smok': .* did you mean 'smoke'?"),
     ],
@@ -41,7 +46,9 @@ def test_bad_choices_are_one_line_before_anything_runs(arguments: tuple[str, ...
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("8/255", "8/255"), ("7", 7), (".5", 0.5), ("true", True), ("null", None), ("folder:a", "folder:a"), ("[1", "[1")],
+    [("8/255", "8/255"), ("7", 7), (".5", 0.5), ("true", "true"),
+     ("010", "010"), ("1:30", "1:30"), ("1_0", "1_0"), ("0x10", "0x10"), ("1e3", "1e3"),
+     ("null", None), ("folder:a", "folder:a"), ("[1", "[1")],
 )
 def test_values_from_the_command_line(text: str, value: object) -> None:
     assert chapters.parse(text) == value
