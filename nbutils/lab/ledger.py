@@ -97,7 +97,7 @@ def entries(profile: str = "quick", folder: Path | None = None) -> list[Entry]:
     for claim in claims.load().values():
         pattern = f"*/{claim.chapter}*.json" if claim.setting else f"{profile}/{claim.chapter}.json"
         runs = [read(path) for path in sorted((folder or build_dir() / "results").glob(pattern))]
-        judged = [(run, claims.judge(claim, result, run["parameters"])) for run, measured in runs
+        judged = [(run, claims.judge(claim, result, run["parameters"], measured)) for run, measured in runs
                   if claim.fits(run["parameters"]) for result in measured if result.id == claim.statistic]
         run, verdict = max(judged, key=lambda one: (one[1].held != "not comparable", one[0]["finished"]),
                            default=({}, None))

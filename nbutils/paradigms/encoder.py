@@ -32,12 +32,14 @@ class Encoder(nn.Module):
 
     Attributes:
         width: D, numbers per image. name, key: for tables, and of the artifact that holds the weights.
+        losses: mean loss of each pass of its training.
         settings: attributes that say how features are read, beside the weights; `reading` changes them.
     """
 
     width: int
     name: str = ""
     key: str = ""
+    losses: Tensor = torch.empty(0)
     settings: tuple[str, ...] = ()
 
     @property
@@ -139,10 +141,12 @@ def fitted_once(model: Model, start: str, objective: Any, images: ImageSet, sche
               "code": [store.code_version(module) for module in sorted(parts)]}
 
     def train() -> dict[str, Tensor]:
-        training.fit(model, images, objective, schedule, seed, model.name)  # type: ignore[arg-type]
-        return {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+        losses = training.fit(model, images, objective, schedule, seed, model.name)  # type: ignore[arg-type]
+        weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+        return {**weights, "losses": torch.tensor(losses)}
 
     artifact = store.load_or_build("encoder", recipe, train)
+    model.losses = artifact.tensors.pop("losses")
     model.load_state_dict(artifact.tensors)
     model.key = artifact.key
     model.eval()
