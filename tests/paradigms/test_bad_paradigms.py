@@ -17,8 +17,6 @@ from nbutils.paradigms import (
     Noised,
     PredictDifference,
     SimCLR,
-    cross_paradigm,
-    cross_paradigm_relative,
     extract,
     linear_probe,
     pretrained,
@@ -93,10 +91,6 @@ CASES: dict[str, tuple[Callable[[], object], tuple[str, ...]]] = {
     "random version of what is not": (lambda: randomised(linear_probe(SMALL, IMAGES)), ("small_narrow", "no random")),
     "random version of a network": (lambda: randomised(networks.build("small")), ("block1.conv", "linear_probe")),
     "no passes": (lambda: randomised(linear_probe(untrained(TINY), IMAGES), 0), ("passes = 0", ">= 1")),
-    # measures
-    "no paradigm": (lambda: cross_paradigm({}), ("{}", "at least one paradigm")),
-    "seeds": (lambda: cross_paradigm({"SL": [1.0], "CL": [1.0, 0.5]}), ("'SL': 1", "'CL': 2", "same seeds")),
-    "other paradigms": (lambda: cross_paradigm_relative({"SL": [1.0]}, {"CL": [1.0]}), ("SL against CL",)),
 }
 
 
