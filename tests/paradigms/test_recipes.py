@@ -46,11 +46,11 @@ def test_an_encoder_of_the_papers_size_takes_a_step(kind: str) -> None:
 
 
 @pytest.mark.parametrize(("kind", "tiny", "factor"), [
-    ("MIM", MAE(patch=8, width=32, depth=1, decoder_width=32), 0.4), ("DM", DDPM(16, (1, 2), space_to_depth=4), 0.3),
+    ("MIM", MAE(width=32, depth=1, decoder_width=32), 0.45), ("DM", DDPM(16, (1,)), 0.55),
 ])
 def test_the_recipes_teach_to_complete_and_to_denoise(kind: str, tiny: MAE | DDPM, factor: float) -> None:
-    """On images that were not seen; with the optimizer and rate of the recipe, a tiny encoder and few images."""
-    model, unseen = untrained(tiny), load("planted", "test", 200)
+    """On images that were not seen, by the stated factor; a tiny encoder, few images. DM by SGD: factor .77."""
+    model, unseen = untrained(tiny), load("planted", "test", 100)
 
     def error() -> float:
         with torch.no_grad():
@@ -58,6 +58,6 @@ def test_the_recipes_teach_to_complete_and_to_denoise(kind: str, tiny: MAE | DDP
 
     before = error()
     schedule = replace(recipes("small", 1)[kind][1], epochs=6)
-    history = fit(model, load("planted", "train", 600), tiny, schedule)  # type: ignore[arg-type]
+    history = fit(model, load("planted", "train", 400), tiny, schedule)  # type: ignore[arg-type]
     assert error() < factor * before, (before, error())
     assert history[-1] < history[0]
