@@ -24,6 +24,14 @@ Loss = Callable[[Tensor], Tensor]  # x' (B, 3, H, W) -> (B,), what an objective 
 View = Callable[[Tensor, torch.Generator], Tensor]  # (x (B, 3, H, W), CPU generator) -> images of the same shape
 
 
+def squared(x: Tensor, multiple: int) -> Tensor:
+    """(B, C, S, S) images x (B, C, H, W) with their last rows and columns repeated until both sides are S, the least
+    multiple that holds them; x itself if it fits."""
+    height, width = x.shape[2:]
+    side = -(-max(height, width) // multiple) * multiple
+    return x if height == width == side else F.pad(x, (0, side - width, 0, side - height), mode="replicate")
+
+
 class Encoder(nn.Module):
     """A network that turns images into features.
 
