@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from nbutils import networks, store
 from nbutils.console import progress
 from nbutils.images.batches import batches
 from nbutils.images.imageset import ImageSet
+from nbutils.messages import did_you_mean
 from nbutils.networks import SplitClassifier
 from nbutils.robustness.attacks import FGSM, PGD, frozen, kl, mixed_precision
 from nbutils.robustness.threat import ThreatModel
@@ -121,16 +123,19 @@ def mart(threat: ThreatModel, steps: int, beta: float = 5.0) -> MART:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast to learn: SGD with Nesterov momentum, the rate rising and then falling in straight lines.
+    """How long and how fast to learn.
 
     Attributes:
-        epochs: passes over the images. batch_size: images per step. peak_rate: largest learning rate, reached after
-            a fifth of the steps. momentum, weight_decay: of SGD.
+        epochs: passes over the images. batch_size: images per step. peak_rate: largest learning rate. momentum,
+            weight_decay: of the optimizer.
         precision: "float32", or "bfloat16" for mixed precision (weights stay float32), which pays on recent GPUs.
+        optimizer: "sgd", with Nesterov momentum, the rate rising for a fifth of the steps and then falling in straight
+            lines; or "adamw", with beta_2 = .95 and the rate rising for a tenth of the steps and then falling along
+            half a cosine (He et al. 2022).
 
     Raises:
         ValueError: epochs below 1, batch_size below 2 (BatchNorm needs two), a rate that is not positive, or an
-            unknown precision.
+            unknown precision or optimizer.
     """
 
     epochs: int
@@ -139,6 +144,7 @@ class Schedule:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     precision: str = "float32"
+    optimizer: str = "sgd"
 
     def __post_init__(self) -> None:
         for setting, value, least in (("epochs", self.epochs, 1), ("batch_size", self.batch_size, 2)):
@@ -147,10 +153,24 @@ class Schedule:
         if not self.peak_rate > 0:
             raise ValueError(f"peak_rate = {self.peak_rate}: expected a positive learning rate, such as 0.2")
         mixed_precision("cpu", self.precision)  # names an unknown one
+        if self.optimizer not in ("sgd", "adamw"):
+            raise ValueError(f"optimizer = {self.optimizer!r}: expected 'sgd' or 'adamw'"
+                             f"{did_you_mean(self.optimizer, ('sgd', 'adamw'))}")
 
     def rate(self, step: int, total: int) -> float:
         """Learning rate at `step` of `total`."""
-        return self.peak_rate * min((step + 1) / (0.2 * total + 1), (total - step) / (0.8 * total))
+        if self.optimizer == "sgd":
+            return self.peak_rate * min((step + 1) / (0.2 * total + 1), (total - step) / (0.8 * total))
+        fallen = max(0, step - 0.1 * total) / (0.9 * total)
+        return self.peak_rate * min((step + 1) / (0.1 * total + 1), (1 + math.cos(math.pi * fallen)) / 2)
+
+    def optimizing(self, model: nn.Module) -> torch.optim.Optimizer:
+        """The optimizer of the model's weights."""
+        if self.optimizer == "adamw":
+            return torch.optim.AdamW(model.parameters(), self.peak_rate, (self.momentum, 0.95),
+                                     weight_decay=self.weight_decay)
+        return torch.optim.SGD(model.parameters(), self.peak_rate, self.momentum, weight_decay=self.weight_decay,
+                               nesterov=self.momentum > 0)
 
 
 def fit(model: SplitClassifier, images: ImageSet, objective: Objective, schedule: Schedule, seed: int = 0,
@@ -174,8 +194,7 @@ def fit(model: SplitClassifier, images: ImageSet, objective: Objective, schedule
     device = next(model.parameters()).device
     model.train()
     generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.SGD(model.parameters(), lr=schedule.peak_rate, momentum=schedule.momentum,
-                                weight_decay=schedule.weight_decay, nesterov=schedule.momentum > 0)
+    optimizer = schedule.optimizing(model)
     steps_per_epoch = -(-len(images) // schedule.batch_size)
     total, step, history = schedule.epochs * steps_per_epoch, 0, []
     for epoch in progress(range(schedule.epochs), label):

@@ -213,6 +213,7 @@ CASES = [
     Bad("rate is no number", lambda: Schedule(1, peak_rate=float("nan")), ("peak_rate = nan", "positive")),
     Bad("precision of a schedule", lambda: Schedule(1, precision="float16"), ("precision = 'float16'", "'bfloat16'")),
     Bad("labels for TRADES", lambda: TRADES(PGD(LINF, 2)), ("loss = 'cross-entropy'", "'kl'")),
+    Bad("optimizer", lambda: Schedule(1, optimizer="adam"), ("optimizer = 'adam'", "'sgd' or 'adamw'", "mean 'adamw'")),
     Bad("training on nothing", lambda: training.fit(networks.build("small"), IMAGES.take(0), Standard(), Schedule(1)),
         ("at least",)),
     Bad("no such network", lambda: training.trained("vgg", IMAGES, Standard(), Schedule(1)), ("'vgg'", "small")),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -272,6 +273,15 @@ def test_the_rate_rises_for_a_fifth_and_falls_to_almost_nothing(total: int) -> N
         assert changes == pytest.approx([rise] * (total // 5) + [fall] * (total - total // 5 - 1), rel=1e-9)
 
 
+@pytest.mark.parametrize("total", [10, 100, 1000])
+def test_the_rate_of_adamw_rises_for_a_tenth_and_falls_along_half_a_cosine(total: int) -> None:
+    schedule = Schedule(1, peak_rate=0.2, optimizer="adamw")
+    rates, warm = [schedule.rate(step, total) for step in range(total)], total // 10
+    assert rates[: warm + 1] == pytest.approx([0.2 * (step + 1) / (warm + 1) for step in range(warm + 1)], rel=1e-12)
+    falling = 0.1 * (1 + np.cos(np.pi * np.arange(total - warm) / (total - warm)))
+    assert rates[warm:] == pytest.approx(falling.tolist(), rel=1e-12)
+
+
 # --- the loop -----------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
@@ -304,6 +314,33 @@ def test_the_loop_is_nesterov_sgd_with_weight_decay(momentum: float, digits: Ima
     for found, weight in zip(model.parameters(), weights, strict=True):
         torch.testing.assert_close(found, weight, rtol=0, atol=1e-9)
     assert not model.training
+
+
+def test_adamw_is_adam_with_decoupled_weight_decay(digits: ImageSet) -> None:
+    """Against Loshchilov and Hutter (2019), algorithm 2, written out in float64."""
+    steps, decay, images = 4, 0.1, digits.take(30)
+    schedule = Schedule(steps, batch_size=30, peak_rate=0.01, weight_decay=decay, optimizer="adamw")
+
+    def objective(model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+        return F.cross_entropy(model(x.double()), y)
+
+    model = networks.build("small", 10, seed=2).double()
+    fit(model, images, objective, schedule)
+
+    reference = networks.build("small", 10, seed=2).double().train()
+    weights = list(reference.parameters())
+    first, second = ([torch.zeros_like(weight) for weight in weights] for _ in range(2))
+    for step in range(steps):
+        gradients = torch.autograd.grad(F.cross_entropy(reference(images.x.double()), images.y), weights)
+        rate = schedule.rate(step, steps)
+        with torch.no_grad():
+            for weight, g, m, v in zip(weights, gradients, first, second, strict=True):
+                m.mul_(0.9).add_(0.1 * g)
+                v.mul_(0.95).add_(0.05 * g * g)
+                unbiased = (v / (1 - 0.95 ** (step + 1))).sqrt() + 1e-8
+                weight.sub_(rate * (m / (1 - 0.9 ** (step + 1)) / unbiased + decay * weight))
+    for found, weight in zip(model.parameters(), weights, strict=True):
+        torch.testing.assert_close(found, weight, rtol=0, atol=1e-9)
 
 
 def test_every_epoch_sees_every_image_with_its_label(digits: ImageSet) -> None:
@@ -427,6 +464,7 @@ def test_whatever_decides_the_weights_is_in_the_key(digits: ImageSet, monkeypatc
         (digits, Adversarial(PGD(threat, 2)), schedule, 0),
         (digits, pgd_adversarial(ThreatModel("Linf", 0.2), 2), schedule, 0),
         (digits, Standard(), Schedule(1, precision="bfloat16"), 0),
+        (digits, Standard(), Schedule(1, optimizer="adamw"), 0),
         (digits, trades(threat, 2), schedule, 0),
         (digits, trades(threat, 2, 1.0), schedule, 0),
         (digits, replace(trades(threat, 2), adversarial_labels=True), schedule, 0),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from functools import cache
@@ -21,6 +21,7 @@ from nbutils.messages import did_you_mean, read_project_file
 
 Held = Literal["held", "not held", "undecided", "not comparable"]
 MARKS = {"held": "✓", "undecided": "?", "not held": "✗", "not comparable": "–", "not run": "·", "not tested": "○"}
+LEAST_LEARNED = 0.05  # what the training of an encoder must add to the accuracy of a probe on it
 TOLERANCE = 0.03  # a published value is met if no part of our interval lies further away
 
 
@@ -89,6 +90,7 @@ class Claim(BaseModel):
     least_seeds: int = Field(ge=1)
     seen: str
     threat: str = ""
+    needs: tuple[str, ...] = ()
     bound: Literal["", "upper"] = ""
     planted: bool = False
     setting: Annotated[dict[str, Any], AfterValidator(_setting)] = Field({}, min_length=1)
@@ -239,8 +241,17 @@ def paper_name(key: str) -> str:
     return f"{' and '.join(names) if len(names) < 3 else f'{names[0]} et al.'} {papers[key].fields['year']}"
 
 
-def judge(claim: Claim, result: Result, parameters: Mapping[str, Any]) -> Verdict:
-    """Hold a result against a claim, by the claim's own criterion. parameters: those of the run that measured it."""
+def has_learned(result: Result) -> bool:
+    """Whether an encoder counts, from the accuracy of a probe on it minus that before its training."""
+    return result.low is not None and result.low > LEAST_LEARNED
+
+
+def judge(claim: Claim, result: Result, parameters: Mapping[str, Any], beside: Iterable[Result] = ()) -> Verdict:
+    """Hold a result against a claim, by the claim's own criterion.
+
+    Args:
+        parameters: those of the run that measured it. beside: the results of this run, for what the claim needs.
+    """
     if not claim.fits(parameters):
         return Verdict(claim, result, "not comparable", "measured outside the paper's setting")
     if len(result.values) < claim.least_seeds:
@@ -254,4 +265,7 @@ def judge(claim: Claim, result: Result, parameters: Mapping[str, Any]) -> Verdic
         return Verdict(claim, result, "not comparable", reason)
     if result.low is None or result.high is None:
         return Verdict(claim, result, "not comparable", "the result has no interval")
+    learned = {other.id for other in beside if has_learned(other)}
+    if idle := [id.rsplit(".", 1)[-1] for id in claim.needs if id not in learned]:
+        return Verdict(claim, result, "not comparable", f"the encoder has not learned: {', '.join(idle)}")
     return Verdict(claim, result, claim.criterion.judge(result.low, result.high))

@@ -348,7 +348,8 @@ class Run:
             if claim.statistic not in self.found:
                 raise ValueError(f"claim {id!r}: its statistic {claim.statistic!r} has not been measured"
                                  f"{did_you_mean(claim.statistic, self.found)}")
-            self.verdicts[id] = claims.judge(claim, self.found[claim.statistic], self.parameters.model_dump())
+            self.verdicts[id] = claims.judge(claim, self.found[claim.statistic], self.parameters.model_dump(),
+                                             self.found.values())
         return Verdicts(tuple(self.verdicts[id] for id in ids))
 
     def table(self, rows: Mapping[str, Mapping[str, Result | Published | str]], caption: str) -> Table:

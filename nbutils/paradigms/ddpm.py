@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nbutils.messages import check_counts, did_you_mean
-from nbutils.paradigms.encoder import Encoder, Loss
+from nbutils.paradigms.encoder import Encoder, Loss, squared
 
 STEPS = 1000  # T
 
@@ -67,26 +67,23 @@ class ResidualBlock(nn.Module):
 
 
 class DiffusionEncoder(Encoder):
-    """A U-Net; its feature is the spatial mean of a layer of the way up, for an image noised to a timestep.
+    """A U-Net; its feature is the spatial mean of a layer of the way up, for an image noised to a timestep. Images are
+    `squared` so that each level halves them.
 
     Settings (see `reading`): layer, "up1" to "upK" for K levels, deepest first, by default the last; timestep, from 0,
     by default 11; seed, of the noise.
 
     Raises:
-        ValueError: images that cannot be halved as often as there are levels; an unknown layer; a timestep outside
-            the schedule.
+        ValueError: an unknown layer; a timestep outside the schedule.
     """
 
     settings = ("layer", "timestep", "seed")
     random = True
 
-    def __init__(self, config: DDPM, image_size: int) -> None:
+    def __init__(self, config: DDPM) -> None:
         super().__init__()
         self.block = config.space_to_depth
         widths = [config.width * factor for factor in config.factors]
-        if image_size % (self.block * 2 ** (len(widths) - 1)):
-            raise ValueError(f"space_to_depth = {self.block} and {len(widths)} levels: expected images whose side is a "
-                             f"multiple of {self.block * 2 ** (len(widths) - 1)} pixels, and it is {image_size}")
         channels, time = 3 * self.block**2, 4 * config.width
         self.time_width = config.width
         self.time = nn.Sequential(nn.Linear(config.width, time), nn.SiLU(), nn.Linear(time, time))
@@ -116,9 +113,9 @@ class DiffusionEncoder(Encoder):
                              f"{did_you_mean(self.layer, self.widths)}")
 
     def as_seen(self, x: Tensor) -> Tensor:
-        """(B, 3 b^2, H / b, W / b) in [-1, 1] for pixels x (B, 3, H, W) in [0, 1]: each b x b block of pixels becomes
+        """(B, 3 b^2, S / b, S / b) in [-1, 1] for pixels x (B, 3, H, W) in [0, 1]: each b x b block of pixels becomes
         channels, so that every layer works on b^2 times fewer positions."""
-        return F.pixel_unshuffle(2 * x - 1, self.block)
+        return F.pixel_unshuffle(2 * squared(x, self.block * 2 ** len(self.shrink)) - 1, self.block)
 
     def layers(self, x_t: Tensor, t: Tensor) -> dict[str, Tensor]:
         """All maps on the way up by name, and the predicted noise as "noise", for noised x_t and timesteps t (B,)."""
@@ -170,7 +167,7 @@ class DDPM:
             raise ValueError(f"width = {self.width}: expected a multiple of 8, such as {max(8, 8 * (self.width // 8))}")
 
     def encoder(self, image_size: int) -> DiffusionEncoder:
-        return DiffusionEncoder(self, image_size)
+        return DiffusionEncoder(self)
 
     def __call__(self, model: DiffusionEncoder, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
         x0 = model.as_seen(x)

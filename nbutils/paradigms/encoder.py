@@ -24,6 +24,14 @@ Loss = Callable[[Tensor], Tensor]  # x' (B, 3, H, W) -> (B,), what an objective 
 View = Callable[[Tensor, torch.Generator], Tensor]  # (x (B, 3, H, W), CPU generator) -> images of the same shape
 
 
+def squared(x: Tensor, multiple: int) -> Tensor:
+    """(B, C, S, S) images x (B, C, H, W) with their last rows and columns repeated until both sides are S, the least
+    multiple that holds them; x itself if it fits."""
+    height, width = x.shape[2:]
+    side = -(-max(height, width) // multiple) * multiple
+    return x if height == width == side else F.pad(x, (0, side - width, 0, side - height), mode="replicate")
+
+
 class Encoder(nn.Module):
     """A network that turns images into features.
 
@@ -32,12 +40,14 @@ class Encoder(nn.Module):
 
     Attributes:
         width: D, numbers per image. name, key: for tables, and of the artifact that holds the weights.
+        losses: mean loss of each pass of its training.
         settings: attributes that say how features are read, beside the weights; `reading` changes them.
     """
 
     width: int
     name: str = ""
     key: str = ""
+    losses: Tensor = torch.empty(0)
     settings: tuple[str, ...] = ()
 
     @property
@@ -133,10 +143,12 @@ def fitted_once(model: Model, objective: Any, images: ImageSet, schedule: traini
               "schedule": schedule, "seed": seed}
 
     def train() -> dict[str, Tensor]:
-        training.fit(model, images, objective, schedule, seed, model.name)  # type: ignore[arg-type]
-        return {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+        losses = training.fit(model, images, objective, schedule, seed, model.name)  # type: ignore[arg-type]
+        weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+        return {**weights, "losses": torch.tensor(losses)}
 
     artifact = store.load_or_build("encoder", recipe, train)
+    model.losses = artifact.tensors.pop("losses")
     model.load_state_dict(artifact.tensors)
     model.key = artifact.key
     model.eval()

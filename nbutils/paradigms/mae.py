@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -11,15 +12,7 @@ from torch import Tensor, nn
 
 from nbutils.messages import check_counts
 from nbutils.networks import Normalize
-from nbutils.paradigms.encoder import Encoder, Loss
-
-
-def check_patch(patch: int, image_size: int) -> None:
-    """Raise a ValueError unless the patches cover the image."""
-    check_counts(patch=patch)
-    if image_size % patch:
-        near = min((side for side in range(1, image_size + 1) if image_size % side == 0), key=lambda s: abs(s - patch))
-        raise ValueError(f"patch = {patch}: does not divide the {image_size} pixels of a side; did you mean {near}?")
+from nbutils.paradigms.encoder import Encoder, Loss, squared
 
 
 def patchify(x: Tensor, patch: int) -> Tensor:
@@ -47,6 +40,7 @@ def visible_patches(count: int, mask: float) -> int:
     return max(1, round(count * (1 - mask)))
 
 
+@cache
 def positions(side: int, width: int) -> Tensor:
     """(1, side * side, width) sines and cosines of column and row, half of the width each (He et al. 2022)."""
     rate = 10000 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
@@ -74,24 +68,18 @@ class Block(nn.Module):
 
 
 class MaskedEncoder(Encoder):
-    """A vision transformer whose CLS token is the feature, and the small decoder that only the loss uses.
+    """A vision transformer whose CLS token is the feature, and the small decoder that only the loss uses. Images are
+    `squared` to whole patches.
 
     Settings (see `reading`): mask, the share of patches hidden from `features`, by default 0; seed, of the mask.
-
-    Raises:
-        ValueError: a patch that does not divide the image, widths or heads that do not fit.
     """
 
     settings = ("mask", "seed")
 
-    where: Tensor
-    where_decoded: Tensor
-
-    def __init__(self, config: MAE, image_size: int) -> None:
+    def __init__(self, config: MAE) -> None:
         super().__init__()
-        check_patch(config.patch, image_size)
         self.patch, self.width, self.mask, self.seed = config.patch, config.width, 0.0, 0
-        side, pixels = image_size // config.patch, 3 * config.patch**2
+        pixels = 3 * config.patch**2
         self.normalize = Normalize()
         self.embed, self.cls = nn.Linear(pixels, config.width), nn.Parameter(torch.randn(1, 1, config.width) * 0.02)
         self.encoder = nn.Sequential(*[Block(config.width, config.heads) for _ in range(config.depth)],
@@ -100,8 +88,6 @@ class MaskedEncoder(Encoder):
         self.hidden = nn.Parameter(torch.randn(1, 1, config.decoder_width) * 0.02)
         self.decoder = nn.Sequential(*[Block(config.decoder_width, config.heads) for _ in range(config.decoder_depth)],
                                      nn.LayerNorm(config.decoder_width), nn.Linear(config.decoder_width, pixels))
-        self.register_buffer("where", positions(side, config.width), persistent=False)
-        self.register_buffer("where_decoded", positions(side, config.decoder_width), persistent=False)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -117,11 +103,17 @@ class MaskedEncoder(Encoder):
 
     def patches(self, x: Tensor) -> Tensor:
         """(B, L, 3 patch^2) patches of pixels x (B, 3, H, W), normalised: what is masked and reconstructed."""
-        return patchify(self.normalize(x), self.patch)
+        return patchify(self.normalize(squared(x, self.patch)), self.patch)
+
+    @staticmethod
+    def where(z: Tensor, count: int) -> Tensor:
+        """(B, count, D) the positions of all patches of a square image, for tokens z (B, V, D)."""
+        return positions(math.isqrt(count), z.shape[2]).to(z).expand(len(z), -1, -1)
 
     def tokens(self, patches: Tensor, visible: Tensor) -> Tensor:
         """(B, 1 + V, D) the CLS token and those of the patches `visible` (B, V), as the encoder leaves them."""
-        z = self.embed(_take(patches, visible)) + _take(self.where.expand(len(patches), -1, -1), visible)
+        z = self.embed(_take(patches, visible))
+        z = z + _take(self.where(z, patches.shape[1]), visible)
         return self.encoder(torch.cat([self.cls.expand(len(z), -1, -1), z], 1))
 
     def features(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -139,7 +131,7 @@ class MaskedEncoder(Encoder):
         z = self.widen(self.tokens(patches, order[:, :visible]))
         hidden = self.hidden.expand(len(z), order.shape[1] - visible, -1)
         everywhere = torch.cat([z[:, 1:], hidden], 1)
-        z = torch.cat([z[:, :1], _take(everywhere, order.argsort(1)) + self.where_decoded], 1)
+        z = torch.cat([z[:, :1], _take(everywhere, order.argsort(1)) + self.where(z, order.shape[1])], 1)
         return self.decoder(z)[:, 1:]
 
 
@@ -189,7 +181,7 @@ class MAE:
             raise ValueError(f"mask = {self.mask!r}: expected a share of the patches in (0, 1), such as 0.75")
 
     def encoder(self, image_size: int) -> MaskedEncoder:
-        return MaskedEncoder(self, image_size)
+        return MaskedEncoder(self)
 
     def __call__(self, model: MaskedEncoder, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
         return masked_error(model, x, model.patches(x), self.mask, generator).mean()
@@ -197,17 +189,24 @@ class MAE:
 
 @dataclass(frozen=True)
 class Masked:
-    """A view for `Labelled`: all but a quarter of the patches turned mid-grey, drawn for each image."""
+    """A view for `Labelled`: all but a quarter of the patches turned mid-grey, drawn for each image.
+
+    Raises:
+        ValueError: a patch below 1.
+    """
 
     patch: int = 4
     mask: float = 0.75
 
+    def __post_init__(self) -> None:
+        check_counts(patch=self.patch)
+
     def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        check_patch(self.patch, x.shape[-1])
-        patches = patchify(x, self.patch)
+        patches = patchify(squared(x, self.patch), self.patch)
         order = random_order(len(x), patches.shape[1], generator).to(x.device)
         kept = order.argsort(1) < visible_patches(order.shape[1], self.mask)
-        return unpatchify(torch.where(kept[:, :, None], patches, 0.5), self.patch)
+        masked = unpatchify(torch.where(kept[:, :, None], patches, 0.5), self.patch)
+        return masked[:, :, : x.shape[2], : x.shape[3]]
 
 
 @dataclass(frozen=True)

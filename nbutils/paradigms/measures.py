@@ -11,7 +11,6 @@ What has no value is NaN, never 0 or infinite; `shown` prints it as "undefined".
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -33,32 +32,9 @@ def above_chance(value: float, natural: float, num_classes: int) -> float:
     return relative(value - chance, natural - chance)
 
 
-def cross_paradigm(values: Mapping[str, Sequence[float]]) -> list[float]:
-    """The minimum over paradigms, one per seed (equations 9, 10, 13 and 14).
-
-    Args:
-        values: paradigm -> one value per seed, in the same order of seeds. If one is undefined, so is the minimum.
-
-    Raises:
-        ValueError: no paradigm, or paradigms with different numbers of seeds.
-    """
-    counts = {name: len(row) for name, row in values.items()}
-    if not counts or len(set(counts.values())) > 1:
-        raise ValueError(f"values per paradigm {counts}: expected the same seeds for each, and at least one paradigm")
-    return [UNDEFINED if any(map(math.isnan, row)) else min(row) for row in zip(*values.values(), strict=True)]
-
-
-def cross_paradigm_relative(values: Mapping[str, Sequence[float]],
-                            natural: Mapping[str, Sequence[float]]) -> list[float]:
-    """min_P U~_P, one per seed: ratios first, then the minimum (equations 13 and 14).
-
-    Raises:
-        ValueError: as `cross_paradigm`; other paradigms or seeds in `natural`.
-    """
-    if {name: len(row) for name, row in values.items()} != {name: len(row) for name, row in natural.items()}:
-        raise ValueError(f"{', '.join(values)} against {', '.join(natural)}: expected the same paradigms and seeds")
-    return cross_paradigm({name: [relative(*pair) for pair in zip(row, natural[name], strict=True)]
-                           for name, row in values.items()})
+def cross_paradigm(*values: float) -> float:
+    """The minimum over paradigms for one seed (equations 9, 10, 13 and 14); undefined if one of them is."""
+    return UNDEFINED if any(map(math.isnan, values)) else min(values)
 
 
 def readable(z: Tensor, values: Tensor, z_test: Tensor, values_test: Tensor, penalty: float = 1e-3) -> Tensor:

@@ -1,6 +1,7 @@
 """Claims: their schema, the logic of a criterion at its bound, and the book's own file."""
 
 import re
+from dataclasses import replace
 from datetime import date
 from html import unescape
 from pathlib import Path
@@ -71,6 +72,21 @@ def test_another_threat_model_is_not_comparable() -> None:
     assert judge(claim, result([0.9] * 3, 0.8, 1.0, threat="L_inf 8/255"), {}).held == "held"
     verdict = judge(claim, result([0.9] * 3, 0.8, 1.0, threat="L_inf 1/255"), {})
     assert verdict.words == "not comparable (measured under L_inf 1/255, the claim is about L_inf 8/255)"
+
+
+@pytest.mark.parametrize(("lows", "words"), [
+    ((0.06, 0.051), "held in the planted world"),
+    ((0.06, 0.05), "not comparable (the encoder has not learned: DM)"),  # the bound itself is not above the bound
+    ((-0.2, 0.0), "not comparable (the encoder has not learned: CL, DM)"),
+    ((0.06, None), "not comparable (the encoder has not learned: DM)"),  # one seed has no interval
+    ((0.06,), "not comparable (the encoder has not learned: DM)"),  # a run that did not measure it
+])
+def test_no_verdict_rests_on_an_encoder_that_has_not_learned(lows: tuple[float | None, ...], words: str) -> None:
+    claim = Claim(**{**ENTRY, "needs": ["known.learned.CL", "known.learned.DM"]})  # type: ignore[arg-type]
+    beside = [replace(result([0.3] * 3, low, 0.9), id=id) for id, low in zip(claim.needs, lows, strict=False)]
+    assert judge(claim, result([0.9] * 3, 0.8, 1.0), {}, beside).words == words
+    few = judge(claim, result([0.9] * 2, 0.8, 1.0), {}, beside)
+    assert few.words == "not comparable (2 seeds, the claim asks for 3)"
 
 
 def test_an_upper_bound_can_refute_and_never_show() -> None:
@@ -195,6 +211,8 @@ def test_each_claim_of_the_book(claim: Claim) -> None:
         assert claim.statistic in {other.statistic for other in judged if other.chapter == claim.chapter}
     else:  # the chapter judges what it promised
         assert claim in judged
+    for id in claim.needs:
+        assert re.fullmatch(r"[a-z]+\.learned\.(SL|CL|MIM|DM)", id)
     for change in claim.history:
         assert set(change.was) <= set(Claim.model_fields)
         now = claim.model_dump(mode="json")

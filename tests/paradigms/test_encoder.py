@@ -100,16 +100,29 @@ def test_the_loss_is_a_function_of_the_generator(name: str, images: ImageSet) ->
     assert paradigm(model, images.x, 0 * images.y, torch.Generator().manual_seed(1)) == one  # labels play no part
 
 
+@pytest.mark.parametrize(("paradigm", "multiple"), [(MAE(), 4), (DDPM(width=8), 8), (DDPM(8, (1, 1, 1, 1, 1, 1)), 64)])
+@pytest.mark.parametrize(("height", "width"), [(28, 28), (8, 8), (30, 30), (24, 32), (32, 21)])
+def test_images_of_any_height_and_width(paradigm: MAE | DDPM, multiple: int, height: int, width: int) -> None:
+    """They are read as the square that repeats their last rows and columns."""
+    model, x = untrained(paradigm), torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+    side = -(-max(height, width) // multiple) * multiple
+    rows, columns = (torch.arange(side).clamp(max=last - 1) for last in (height, width))
+    with torch.no_grad():
+        assert torch.equal(model.features(x), model.features(x[:, :, rows][:, :, :, columns]))
+    assert paradigm(model, x, torch.zeros(2), torch.Generator().manual_seed(0)).isfinite()  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("name", PARADIGMS)
 def test_an_encoder_is_trained_once(name: str, images: ImageSet, monkeypatch: pytest.MonkeyPatch,
                                     own_build: Path) -> None:
     first = pretrained(PARADIGMS[name], images, SCHEDULE, seed=3)
     plain = untrained(PARADIGMS[name], seed=3)
-    training.fit(plain, images, PARADIGMS[name], SCHEDULE, seed=3)  # type: ignore[arg-type]
+    losses = training.fit(plain, images, PARADIGMS[name], SCHEDULE, seed=3)  # type: ignore[arg-type]
     monkeypatch.setattr(training, "fit", None)
     again = pretrained(PARADIGMS[name], images, SCHEDULE, seed=3, name="called otherwise")
     assert (first.name, again.name, first.key) == (name, "called otherwise", again.key)
     assert list(own_build.glob("store/encoder/*/tensors.safetensors"))
+    assert first.losses.tolist() == again.losses.tolist() == pytest.approx(losses)
     for key, value in plain.state_dict().items():
         assert torch.equal(first.state_dict()[key], value), key
         assert torch.equal(again.state_dict()[key], value), key

@@ -78,6 +78,13 @@ def test_the_masked_view_keeps_whole_patches(images: ImageSet) -> None:
     assert (patches[~kept] == 0.5).all()
 
 
+def test_the_masked_view_takes_images_of_any_height_and_width() -> None:
+    x = 0.1 + 0.3 * torch.rand(2, 3, 21, 30, generator=seeded())
+    view = Masked(4)(x, seeded())
+    assert view.shape == x.shape
+    assert (((view == x) | (view == 0.5)).all(1)).all()
+
+
 # --- the loss -----------------------------------------------------------------------------------------------------
 
 def test_the_loss_is_the_mean_square_on_hidden_patches(model: MaskedEncoder, images: ImageSet) -> None:

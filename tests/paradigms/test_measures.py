@@ -6,7 +6,7 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge
 
-from nbutils.paradigms import above_chance, cross_paradigm, cross_paradigm_relative, readable, relative, shown
+from nbutils.paradigms import above_chance, cross_paradigm, readable, relative, shown
 from nbutils.paradigms.measures import UNDEFINED
 
 
@@ -30,34 +30,23 @@ def test_above_chance_is_zero_for_guessing_and_one_for_all_that_natural_images_g
     assert math.isnan(above_chance(0.5, 0.05, 10))
 
 
-def test_the_minimum_is_taken_per_seed() -> None:
-    """The mean of minima, .25, lies below the minimum of means, .3."""
-    values = {"SL": [0.9, 0.8], "CL": [0.2, 0.4], "MIM": [0.5, 0.3]}
-    assert cross_paradigm(values) == [0.2, 0.3]
-
-
 def test_ratios_come_before_the_minimum() -> None:
     """Another paradigm has the smallest ratio than has the smallest value."""
-    values, natural = {"SL": [0.8], "CL": [0.6]}, {"SL": [1.0], "CL": [0.6]}
-    assert cross_paradigm(values) == [0.6]
-    assert cross_paradigm_relative(values, natural) == [pytest.approx(0.8)]
+    values, natural = (0.8, 0.6), (1.0, 0.6)
+    assert cross_paradigm(*values) == 0.6
+    assert cross_paradigm(*map(relative, values, natural)) == pytest.approx(0.8)
 
 
-def test_the_minimum_with_an_undefined_value_is_undefined() -> None:
-    natural = {"SL": [0.0, 0.1], "CL": [0.5, 0.5]}
-    found = cross_paradigm_relative({"SL": [0.3, 0.3], "CL": [0.4, 0.4]}, natural)
-    assert shown(found[0]) == "undefined"
-    assert found[1] == pytest.approx(0.8)
-    for order in (("SL", "CL"), ("CL", "SL")):
-        values = {"SL": [UNDEFINED], "CL": [0.1]}
-        assert math.isnan(cross_paradigm({name: values[name] for name in order})[0])
+@pytest.mark.parametrize("values", [(UNDEFINED, 0.1), (0.1, UNDEFINED), (relative(0.3, 0.0), 0.8)])
+def test_the_minimum_with_an_undefined_value_is_undefined(values: tuple[float, ...]) -> None:
+    assert shown(cross_paradigm(*values)) == "undefined"
 
 
 def test_table_1_of_the_paper_is_not_the_minimum_of_its_rows() -> None:
     """CIFAR-10's published cross-paradigm values are; Tiny-ImageNet's (.672 and .134) are not."""
     rows = {"robust": [0.896, 0.791, 0.831, 0.880], "non-robust": [0.307, 0.433, 0.512, 0.914],
             "tiny robust": [0.691, 0.775, 0.861, 0.880], "tiny non-robust": [0.134, 0.074, 0.141, 0.645]}
-    found = {name: cross_paradigm({str(i): [value] for i, value in enumerate(row)})[0] for name, row in rows.items()}
+    found = {name: cross_paradigm(*row) for name, row in rows.items()}
     assert found == {"robust": 0.791, "non-robust": 0.307, "tiny robust": 0.691, "tiny non-robust": 0.074}
 
 
