@@ -109,7 +109,7 @@ def checked(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     if len(x):
         low, high = (value.item() for value in torch.aminmax(x))
         if not (low >= 0 and high <= 1):  # also false for NaN
-            raise ValueError(f"pixels from {low:.3g} to {high:.3g}: expected [0, 1]; normalisation belongs to the model")
+            raise ValueError(f"pixels from {low:.3g} to {high:.3g}: expected [0, 1]; the model normalises")
     if y.ndim > 1:
         return x.detach(), y
     if y.is_floating_point() or (len(y) and y.min() < 0):
