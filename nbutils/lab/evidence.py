@@ -7,15 +7,14 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from types import FunctionType, MethodType
+from types import MethodType
 from typing import Any
 
 from torch import nn
 
 from nbutils.features.bottleneck import Distilled
-from nbutils.identity import by_name, captured, globals_of
 from nbutils.images.imageset import ImageSet
-from nbutils.lab.results import Result, median_norms
+from nbutils.lab.results import Result
 from nbutils.paradigms.probe import Features
 from nbutils.robustness.evaluate import Outcome
 from nbutils.robustness.threat import ThreatModel
@@ -30,7 +29,7 @@ class Evidence:
 
     Attributes:
         counts: numbers of images. models, data, threats, attacks: names. inputs: keys and fingerprints.
-        seconds: computing time of the outcomes and results among it. norms: (L2, L_inf) medians of unbounded attacks.
+        seconds: computing time of outcomes and results. norms: (L2, L_inf) medians of results.
     """
 
     counts: tuple[int, ...] = ()
@@ -55,7 +54,7 @@ class Evidence:
         """As attributes of a `Result`: of several numbers of images the smallest, of several names a list."""
         threat = _listed(self.threats)
         norms = tuple(sum(side) / len(self.norms) for side in zip(*self.norms, strict=True))
-        return {"n": min(self.counts, default=0), "model": _listed(self.models), "data": _listed(self.data),
+        return {"n": min(self.counts, default=0), "model": _listed(self.models, "; "), "data": _listed(self.data),
                 "threat": threat, "attack": _listed(self.attacks, "; "), "inputs": self.inputs,
                 "seconds": self.seconds, "norms": norms if norms and threat == "unbounded" else None}
 
@@ -65,8 +64,7 @@ def evidence(*things: object) -> Evidence:
 
     Args:
         things: image sets, features, masks, networks, outcomes, results, attacks and threat models; mappings, lists,
-            tuples, sets and dataclasses of them; functions that use them, captured or global. Anything else adds
-            nothing.
+            tuples, sets, dataclasses, partial functions and methods of them. Anything else adds nothing.
     """
     return sum(map(_of, _leaves(things, set())), Evidence())
 
@@ -86,9 +84,6 @@ def _leaves(things: Iterable[object], seen: set[int]) -> Iterator[object]:
                 yield from _leaves([thing.func, *thing.args, *thing.keywords.values()], seen)
             case MethodType():
                 yield from _leaves([thing.__self__, thing.__func__], seen)
-            case FunctionType():
-                if not by_name(thing):
-                    yield from _leaves([*captured(thing).values(), *dict(globals_of(thing)).values()], seen)
             case _:
                 yield thing
                 if dataclasses.is_dataclass(thing) and not isinstance(thing, (type, *KNOWN)) and not _is_attack(thing):
@@ -102,9 +97,8 @@ def _of(thing: Any) -> Evidence:
         case Features():
             return Evidence((len(thing.y),), (thing.encoder,), (thing.images,), inputs=(thing.fingerprint,))
         case Outcome():
-            norms = (median_norms([thing]),) if thing.threat == "unbounded" else ()
             return Evidence((len(thing),), (thing.model,), (thing.data,), _without("none", thing.threat),
-                            _without("none", thing.attack), thing.inputs, thing.seconds, norms)
+                            _without("none", thing.attack), thing.inputs, thing.seconds)
         case Result():
             norms = (thing.norms,) if thing.norms else ()
             return Evidence(_without(0, thing.n), _without("none", thing.model), _without("none", thing.data),

@@ -291,8 +291,8 @@ class Run:
                unit: str = "number") -> Result:
         """Record what `f` makes of its inputs, once for each seed.
 
-        What the number rests on (n, data, model, threat model, attack, artifacts, seconds) is read off the inputs and
-        off what `f` has captured or uses as global names, see `nbutils.lab.evidence`.
+        What the number rests on (n, data, model, threat model, attack, artifacts, seconds) is read off the inputs, see
+        `nbutils.lab.evidence`; so everything that decides the number belongs among them.
 
         Args:
             f: takes one entry of each input and gives one number.
@@ -312,7 +312,7 @@ class Run:
         began = time.monotonic()
         values = [float(f(*(each[k] if varies else each for each, varies in zip(lists, by_seed, strict=True))))
                   for k in range(counts.pop())]
-        context = evidence(f, *inputs).context
+        context = evidence(*inputs).context
         context["seconds"] += time.monotonic() - began
         return self._record(Result.of(id, what, values, unit=unit, **context))
 
