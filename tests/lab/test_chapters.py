@@ -58,7 +58,7 @@ def test_parameter_names_come_from_the_tagged_cell() -> None:
     cell = nbformat.v4.new_code_cell('profile: str = "quick"  # which\neps: float | None = None\nsteps = 3')
     cell.metadata.tags = ["parameters"]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("other = 1"), cell])
-    assert chapters.parameter_names(notebook) == ["profile", "eps", "steps"]
+    assert chapters.parameter_names(notebook, "x") == ["profile", "eps", "steps"]
 
 
 def test_the_table_names_status_and_device(tmp_path: Path) -> None:

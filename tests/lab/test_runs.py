@@ -70,7 +70,7 @@ def test_quick_is_the_profile_when_none_is_named() -> None:
 
 
 @pytest.mark.parametrize(("name", "value", "expected"), [
-    ("eps", "4/255", 4 / 255), ("eps", 0.03, 0.03), ("eps", "0.03", 0.03), ("eps", 0, 0.0), ("eps", 1, 1.0),
+    ("eps", "4/255", 4 / 255), ("eps", 0.03, 0.03), ("eps", "0.03", 0.03), ("eps", 1, 1.0),
     ("seeds", "3", 3), ("seeds", 3.0, 3), ("dataset", "digits", "digits"), ("device", "cuda:1", "cuda:1"),
 ])
 def test_values_are_read_as_people_write_them(name: str, value: object, expected: object) -> None:
@@ -94,7 +94,7 @@ def test_a_run_starts_from_the_notebooks_names() -> None:
     assert list(run.seeds) == [0, 1]
     assert run.device == torch.device("cpu")
     assert run.stamp.startswith("profile smoke with eps = 0.01569, cpu, ")
-    untouched = start("02_adversarial_training", notebook())
+    untouched = start("x", notebook())
     assert untouched.stamp.startswith("profile smoke, cpu, ")
 
 
