@@ -73,7 +73,7 @@ def _listed(value: Any) -> list[str]:
     names = [name.strip() for name in str(value).split(",")]
     for name in names:
         if names.count(name) > 1:
-            raise ValueError(f"{name} stands {names.count(name)} times; expected each name once")
+            raise ValueError(f"found {name} {names.count(name)} times; expected each name once")
     return names
 
 
