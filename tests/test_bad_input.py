@@ -269,7 +269,7 @@ CASES = [
     Bad("size of encoders", resolving(encoder_size="papers"),
         ("encoder_size = 'papers': expected one of small, paper; did you mean 'paper'",), ParameterError),
     Bad("device", resolving(device="gpu"), ("device = 'gpu'", "auto, cpu, mps or cuda"), ParameterError),
-    Bad("list for a count", resolving(steps=[1]), ("steps = [1]", "integer"), ParameterError),
+    Bad("list for a count", resolving(steps=[1]), ("steps = [1]", "number"), ParameterError),
     # the store
     Bad("tensor in a recipe", lambda: load_or_build("model", {"x": X}, dict), ("Tensor", "plain values"), TypeError),
     Bad("path in a recipe", lambda: load_or_build("model", {"x": [Path()]}, dict), ("Path", "plain values"), TypeError),

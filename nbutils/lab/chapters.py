@@ -9,6 +9,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 import nbformat
 
 from nbutils.lab import results
-from nbutils.lab.runs import ParameterError, choose_device, resolve
+from nbutils.lab.runs import ParameterError, Parameters, assigned, choose_device, git, resolve
 from nbutils.machine import ROOT, build_dir
 from nbutils.messages import DECIMAL, did_you_mean, read_project_file, short_repr
 
@@ -62,12 +63,12 @@ class Chapter:
     @cached_property
     def parameters(self) -> list[str]:
         """Names assigned in the cell tagged ``parameters``."""
-        return parameter_names(read(self.source))
+        return parameter_names(read(self.source), self.name)
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """Name -> value assigned there."""
-        return {name: ast.literal_eval(value) for name, value in _assigned(read(self.source)).items()}
+        """Name -> value assigned there, where it is a plain one."""
+        return _plain(read(self.source), self.name)
 
     def state(self) -> State:
         """Read the last run's end from papermill's own records."""
@@ -188,18 +189,47 @@ def _card(path: Path, cells: Sequence[nbformat.NotebookNode]) -> results.Record:
     raise ValueError(f"{path}: its run card holds no results, as in older versions; run it again")
 
 
-def parameter_names(notebook: nbformat.NotebookNode) -> list[str]:
-    """Names assigned in the notebook's cell tagged ``parameters``, in order."""
-    return list(_assigned(notebook))
+def parameter_names(notebook: nbformat.NotebookNode, name: str) -> list[str]:
+    """Names assigned in the cell tagged ``parameters`` of the notebook called ``name``, in order.
+
+    Raises ParameterError: the cell is no Python, or assigns what is no parameter; in one line.
+    """
+    return list(_assigned(notebook, name))
 
 
-def _assigned(notebook: nbformat.NotebookNode) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def committed(name: str) -> dict[str, Any]:
+    """The plain values of a chapter's parameters cell as last committed; as on disk where git does not know it."""
+    path = ROOT / "notebooks" / f"{name}.ipynb"
+    try:
+        text = git("show", f"HEAD:./notebooks/{path.name}").stdout
+    except (OSError, UnicodeError):
+        text = ""
+    if not text and not path.is_file():
+        return {}
+    return _plain(nbformat.reads(text or path.read_text(encoding="utf-8"), as_version=4), name)
+
+
+def _plain(notebook: nbformat.NotebookNode, name: str) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key, value in _assigned(notebook, name).items():
+        with suppress(ValueError, TypeError):  # not a plain one, which only running the cell tells
+            values[key] = ast.literal_eval(value) if value else None
+    return values
+
+
+def _assigned(notebook: nbformat.NotebookNode, name: str) -> dict[str, ast.expr | None]:
+    found: dict[str, ast.expr | None] = {}
     for cell in code_cells(notebook):
         if "parameters" in cell.metadata.get("tags", []):
-            for line in ast.parse(cell.source).body:
-                targets = line.targets if isinstance(line, ast.Assign) else [getattr(line, "target", None)]
-                found |= {target.id: getattr(line, "value", None) for target in targets if isinstance(target, ast.Name)}
+            try:
+                found |= assigned(cell.source)
+            except SyntaxError as error:
+                raise ParameterError(f"{name}: syntax error in line {error.lineno} of its parameters cell: {error.msg} "
+                                     f"in {short_repr((error.text or '').strip())}") from None  # fmt: skip
+    for key in found:
+        if key not in Parameters.model_fields:
+            raise ParameterError(f"{name}: its parameters cell sets {key!r}, which is no parameter"
+                                 f"{did_you_mean(key, Parameters.model_fields)}")
     return found
 
 
@@ -263,11 +293,16 @@ def select(profile: str, wanted: str = "", settings: str = "") -> dict[Chapter, 
     for name in given:
         if name not in known:
             raise ParameterError(f"SET = {name!r}: no chosen chapter has this parameter{nearest(name, sorted(known))}")
+    resolve({"profile": profile}, ["profile"])
     selected = {}
     for chapter in chapters:
         mine = {name: value for name, value in given.items() if name in chapter.parameters}
         values = {name: parse(value) for name, value in mine.items()}
-        choose_device(resolve({"profile": profile} | values, chapter.parameters).device)
+        values = {**chapter.defaults, "profile": profile, **values}
+        try:
+            choose_device(resolve(values, chapter.parameters, chapter.name).device)
+        except ParameterError as error:
+            raise ParameterError(f"{chapter.name}: {error}") from None
         selected[chapter] = [word for pair in {"profile": profile, **mine}.items() for word in ("-p", *pair)]
     return selected
 

@@ -58,7 +58,7 @@ def execute(source: Path, output: Path, given: Mapping[str, Any]) -> None:
     """
     source, output = source.resolve(), output.resolve()
     notebook = read(source)
-    resolve(given, parameter_names(notebook))
+    resolve(given, parameter_names(notebook, source.stem), source.stem)
     partial = output.with_suffix(".partial.ipynb")
     output.parent.mkdir(parents=True, exist_ok=True)
     with _alone(output.with_suffix(".lock")):

@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 import nbutils
+from nbutils import networks
 from nbutils.console import progress
+from nbutils.features.bottleneck import last_cut
 from nbutils.images.sources import check_dataset
 from nbutils.lab import claims, results
 from nbutils.lab.claims import Verdict, Verdicts
@@ -55,7 +57,10 @@ def _whole(value: Any) -> Any:
 
 
 def _radius(value: Any) -> float:
-    return ThreatModel("Linf", parse_eps(value if isinstance(value, str) else _whole(value))).eps
+    eps = ThreatModel("Linf", parse_eps(value if isinstance(value, str) else _whole(value))).eps
+    if eps == 0:
+        raise ValueError("expected more than 0, since chapters train and attack with it; such as 8/255")
+    return eps
 
 
 def _device(value: Any) -> str:
@@ -64,13 +69,29 @@ def _device(value: Any) -> str:
     return str(value)
 
 
+def _listed(value: Any) -> list[str]:
+    names = [name.strip() for name in str(value).split(",")]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"found {name} {names.count(name)} times; expected each name once")
+    return names
+
+
 def _networks(value: Any) -> str:
-    return ", ".join(check_network(name.strip()) for name in str(value).split(","))
+    return ", ".join(check_network(name) for name in _listed(value))
+
+
+def _ranked_networks(value: Any) -> str:
+    """Names of networks that are ranked, for which the exact p value goes through all orders."""
+    names = _listed(value)
+    if not 2 <= len(names) <= 9:
+        raise ValueError(f"{len(names)} name{'s' * (len(names) > 1)}; expected 2 to 9")
+    return _networks(value)
 
 
 def _methods(value: Any) -> str:
     """Names of defences, ADV among them, to which chapters compare the others."""
-    names = [name.strip() for name in str(value).split(",")]
+    names = _listed(value)
     for name in names:
         if name not in METHODS:
             raise ValueError(f"{name!r}: expected some of {', '.join(METHODS)}{did_you_mean(name, METHODS)}")
@@ -91,6 +112,10 @@ def _encoder_size(value: Any) -> str:
 
 PROFILES = ROOT / "book" / "profiles"
 METHODS = ("ADV", "TRADES", "MART")
+AT_MOST = (("attack_size", "test_size"), ("costly_size", "attack_size"), ("costly_size", "test_size"),
+           ("construct_size", "train_size"))
+MASKED = {"05_ib_distillation": 0, "06_feature_visualization": 0, "07_correlation_tables": 0, "08_nrf_attack": 0,
+          "12_three_definitions": -1}  # chapters that mask channels, and from which of the table's networks on
 Count = Annotated[int, BeforeValidator(_whole)]
 
 
@@ -122,18 +147,10 @@ class Parameters(BaseModel):
                                                                        description="their L2 length")
     relabel_steps: Count = Field(100, ge=1, le=100_000, description="steps that make an image of D_rand or D_det")
     pretrain_epochs: Count = Field(60, ge=1, le=10_000, description="passes of CL pre-training; others a share")
-    transfer_networks: Annotated[str, BeforeValidator(_networks)] = "small, vgg_small, wrn_small"
+    transfer_networks: Annotated[str, BeforeValidator(_ranked_networks)] = "small, vgg_small, wrn_small"
     transfer_epochs: Count = Field(4, ge=1, le=10_000, description="passes over the training images for these networks")
     costly_size: Count = Field(50, ge=4, le=1_000_000, description="test images under CW, FAB and AutoAttack, per seed")
     device: Annotated[str, BeforeValidator(_device)] = Field("auto", description="auto: cuda > mps > cpu")
-
-    @model_validator(mode="after")
-    def _enough_images(self) -> Parameters:
-        if self.attack_size > self.test_size:
-            raise ValueError(f"attack_size = {self.attack_size}: expected at most test_size = {self.test_size}")
-        if self.costly_size > self.attack_size:
-            raise ValueError(f"costly_size = {self.costly_size}: expected at most attack_size = {self.attack_size}")
-        return self
 
 
 IN_PROFILES = Parameters.model_fields.keys() - {"profile", "eps", "device"}
@@ -161,14 +178,16 @@ def _profile(name: Any) -> dict[str, Any]:
     return values
 
 
-def resolve(given: Mapping[str, Any], allowed: Collection[str]) -> Parameters:
+def resolve(given: Mapping[str, Any], allowed: Collection[str], chapter: str = "") -> Parameters:
     """All parameters of a run: those given, the rest from the profile.
 
     Args:
-        given: name -> value; None means "as the profile says". allowed: the names this chapter has.
+        given: name -> value; None means "as the profile says". allowed: the names this chapter has; sizes that it
+            lacks follow those that it has. chapter: its name, for what it alone needs.
 
     Raises:
-        ParameterError: unknown name (the nearest is suggested), wrong type, out of range, unknown profile.
+        ParameterError: unknown name (the nearest is suggested), wrong type, out of range, unknown profile, values that
+            do not go together.
     """
     for name in given:
         if name not in allowed:
@@ -176,13 +195,15 @@ def resolve(given: Mapping[str, Any], allowed: Collection[str]) -> Parameters:
             raise ParameterError(f"parameter {name!r}: this chapter has {has}"
                                  f"{did_you_mean(name, allowed)}")
     chosen = {name: value for name, value in given.items() if value is not None}
+    for name, value in chosen.items():
+        if not isinstance(value, (str, int, float)):
+            kind = type(value).__name__
+            raise ParameterError(f"{name} = {short_repr(value)}: expected a number or text, not a {kind}")
     profile = chosen.get("profile", "quick")
     try:
         parameters = Parameters(**{**_profile(profile), **chosen, "profile": profile})
     except ValidationError as error:
         first = error.errors()[0]
-        if not first["loc"]:  # two values that do not go together
-            raise ParameterError(first["msg"].removeprefix("Value error, ")) from None
         name = str(first["loc"][0])
         message = first["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
         where = "" if name in chosen else f" (from profile {profile!r})"
@@ -191,25 +212,65 @@ def resolve(given: Mapping[str, Any], allowed: Collection[str]) -> Parameters:
         message = re.sub(rf"^\w+ = {re.escape(repr(first['input']))}: ", "", message)  # as a function's argument
         if not message.startswith(f"{name} ="):
             message = f"{name} = {short_repr(first['input'])}: {message[0].lower()}{message[1:]}"
-        raise ParameterError(message + where) from None
+        raise ParameterError(" ".join((message + where).split())) from None
+    return _fitting(parameters, chosen, allowed, chapter)
+
+
+def _fitting(parameters: Parameters, chosen: Collection[str], allowed: Collection[str], chapter: str) -> Parameters:
+    """Parameters that go together: a size that the chapter lacks is cut to its bound; see `resolve`."""
+    for smaller, larger in AT_MOST:
+        value, bound = getattr(parameters, smaller), getattr(parameters, larger)
+        if value > bound and {smaller, larger} <= set(allowed):
+            where = "" if smaller in chosen else f" (from profile {parameters.profile!r})"
+            raise ParameterError(f"{smaller} = {value}{where}: expected at most {larger} = {bound}")
+        if value > bound and smaller not in allowed:
+            parameters = parameters.model_copy(update={smaller: bound})
+    if chapter in MASKED:
+        for name in parameters.table_networks.split(", ")[MASKED[chapter]:]:
+            if not _has_last_cut(name):
+                those = ", ".join(filter(_has_last_cut, networks.NETWORKS))
+                raise ParameterError(f"table_networks = {parameters.table_networks!r}: before the head of {name} "
+                                     f"stands no BatchNorm, where this chapter cuts; expected some of {those}")
     return parameters
 
 
+def _has_last_cut(name: str) -> bool:
+    try:
+        with torch.device("meta"):  # no weights are made
+            last_cut(networks.build(name))
+    except ValueError:
+        return False
+    return True
+
+
+def assigned(code: str) -> dict[str, ast.expr | None]:
+    """Name -> expression of what a cell assigns at its top level; raises SyntaxError."""
+    found = {}
+    for line in ast.parse(code).body:
+        for target in line.targets if isinstance(line, ast.Assign) else [getattr(line, "target", None)]:
+            if isinstance(target, ast.Name):
+                found[target.id] = getattr(line, "value", None)
+    return found
+
+
 def _set_by_papermill(namespace: Mapping[str, Any]) -> tuple[set[str], set[str]]:
-    """Names that papermill set, and those of them that no other cell sets.
+    """Names that papermill set, and those that cannot be parameters of this chapter: of papermill's those that no
+    other cell sets, and of the parameters cell, as it last ran, those that no chapter has.
 
     Papermill runs an unknown name without a word, so we look at the cell that it added.
     """
     names: dict[bool, set[str]] = {True: set(), False: set()}
+    typed: set[str] = set()
     for cell in namespace.get("In", ()):
         try:
-            lines = ast.parse(cell).body
+            found = assigned(cell)
         except SyntaxError:  # a cell that never ran
             continue
-        for node in lines:
-            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-            names[cell.startswith("# Parameters\n")] |= {name.id for name in targets if isinstance(name, ast.Name)}
-    return names[True], names[True] - names[False]
+        by_papermill = cell.startswith("# Parameters\n")
+        names[by_papermill] |= found.keys()
+        if next(iter(found), "") == "profile" and not by_papermill:
+            typed = set(found)
+    return names[True], names[True] - names[False] | typed - Parameters.model_fields.keys()
 
 
 def choose_device(wanted: str = "auto") -> torch.device:
@@ -238,13 +299,21 @@ def start(chapter: str, namespace: Mapping[str, Any]) -> Run:
         chapter: the notebook's name without ending. namespace: `globals()` of the notebook.
 
     Raises:
-        ParameterError: see `resolve`; also for names that papermill was given and the notebook does not have.
+        ParameterError: see `resolve`; also for names that papermill was given and the notebook does not have, for
+            names in the parameters cell that are none, and where that cell has not run.
     """
+    from nbutils.lab.chapters import committed  # here, because it imports this module
+
+    if "profile" not in namespace:
+        raise ParameterError("profile: not set; run the cell tagged 'parameters' first, without an error")
     injected, unknown = _set_by_papermill(namespace)
     allowed = set(Parameters.model_fields) & set(namespace) - unknown
-    given = {name: namespace[name] for name in allowed | injected}
-    parameters = resolve(given, allowed)
-    return Run(chapter, parameters, choose_device(parameters.device), tuple(sorted(injected - {"profile"})))
+    parameters = resolve({name: namespace.get(name) for name in allowed | injected | unknown}, allowed, chapter)
+    # Profiles leave eps to the chapters; any other value in a parameters cell is a change.
+    own = {name: value for name, value in committed(chapter).items() if name in allowed - IN_PROFILES}
+    usual = resolve({**own, "profile": parameters.profile}, allowed | {"profile"})
+    changed = (name for name in allowed - {"profile", "device"} if getattr(parameters, name) != getattr(usual, name))
+    return Run(chapter, parameters, choose_device(parameters.device), tuple(sorted(changed)))
 
 
 @dataclass

@@ -1,5 +1,8 @@
 """Which chapters run with which parameters, and how their last run is told."""
 
+import json
+import re
+import subprocess
 from pathlib import Path
 
 import nbformat
@@ -7,11 +10,17 @@ import pytest
 
 from nbutils.lab import chapters, results
 from nbutils.lab.runs import ParameterError
+from nbutils.machine import ROOT
 
 
 @pytest.mark.parametrize("wanted", ["01", "1", "01_known_features"])
 def test_a_chapter_is_chosen_by_number_or_name(wanted: str) -> None:
     assert [chapter.name for chapter in chapters.select("smoke", wanted)] == ["01_known_features"]
+
+
+def test_a_size_that_a_chapter_lacks_is_no_bound() -> None:
+    (words,) = chapters.select("smoke", "09", "test_size=40").values()
+    assert words[3:] == ["-p", "test_size", "40"]
 
 
 def test_settings_reach_the_chapters_that_have_them() -> None:
@@ -35,6 +44,11 @@ def test_settings_reach_the_chapters_that_have_them() -> None:
         (("smoke", "", "eps=1e999999999"), "eps = '1e999999999': expected a number or a fraction"),
         (("smoke", "", "train_size=1000000000"), "train_size = 1000000000: expected less than or equal to 1000000"),
         (("smoke", "", "steps='7"), "SET: No closing quotation"),
+        (("smoke", "09", "test_size=40 costly_size=4"), "SET = 'costly_size': no chosen chapter has"),
+        (("smoke", "10", "costly_size=101"), "10_.*: costly_size = 101: expected at most test_size = 100"),
+        (("smoke", "04", "transfer_networks=small"), "04_.*: transfer_networks = 'small': 1 name; expected 2 to 9"),
+        (("smoke", "08", "eps=0"), "08_nrf_attack: eps = 0: expected more than 0"),
+        (("smoke", "05", "table_networks=small,resnet18"), "05_.*: table_networks = .*: before the head of resnet18"),
         (("smok",), "profile = 'smok': .* did you mean 'smoke'?"),
     ],
 )
@@ -58,7 +72,53 @@ def test_parameter_names_come_from_the_tagged_cell() -> None:
     cell = nbformat.v4.new_code_cell('profile: str = "quick"  # which\neps: float | None = None\nsteps = 3')
     cell.metadata.tags = ["parameters"]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("other = 1"), cell])
-    assert chapters.parameter_names(notebook) == ["profile", "eps", "steps"]
+    assert chapters.parameter_names(notebook, "x") == ["profile", "eps", "steps"]
+
+
+def book_of(monkeypatch: pytest.MonkeyPatch, folder: Path, old: str, new: str) -> None:
+    """A book whose one chapter is 01 with another parameters cell."""
+    source = folder / "01_known_features.ipynb"
+    text = (ROOT / "notebooks" / source.name).read_text()
+    assert text.count(json.dumps(old)[1:-1]) == 1
+    source.write_text(text.replace(json.dumps(old)[1:-1], json.dumps(new)[1:-1]))
+    monkeypatch.setattr(chapters, "every", lambda profile: [chapters.Chapter(source, profile)])
+
+
+@pytest.mark.parametrize(("old", "new", "message"), [
+    ('= "8/255"', "= (1", "01_known_features: syntax error in line 8 of its parameters cell: '(' was never closed in"),
+    ('= "8/255"', '= "8/0"', "01_known_features: eps = '8/0': expected a number or a fraction"),
+    ("seeds: int = None", "seeds: int = [2]", "01_known_features: seeds = [2]: expected a number or text, not a list"),
+    ("seeds: int = None", "seeds: int = True", "01_known_features: seeds = True: expected a number"),
+    ("seeds: int = None", "seedz: int = 2", "01_known_features: its parameters cell sets 'seedz', which is no param"),
+    ("seeds: int = None", "seedz: int = 2", "did you mean 'seeds'?"),
+])
+def test_a_bad_parameters_cell_is_one_line_before_anything_runs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    book_of(monkeypatch, tmp_path, old, new)
+    with pytest.raises(ParameterError, match=re.escape(message)) as error:
+        chapters.select("smoke")
+    assert "\n" not in str(error.value)
+
+
+def test_a_cell_may_compute_its_value(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    book_of(monkeypatch, tmp_path, '= "8/255"', "= 8 / 255")
+    (chapter,) = chapters.select("smoke")
+    assert "eps" in chapter.parameters
+    assert "eps" not in chapter.defaults
+
+
+def test_committed_values_are_those_of_the_history(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    name, notebooks = "01_known_features", tmp_path / "notebooks"
+    before = (ROOT / "notebooks" / f"{name}.ipynb").read_text()
+    notebooks.mkdir()
+    book_of(monkeypatch, notebooks, '= "8/255"', '= "4/255"')
+    monkeypatch.setattr(chapters, "ROOT", tmp_path)
+    for shown, eps in ((before, "8/255"), ("", "4/255")):
+        done = subprocess.CompletedProcess([], 0, shown, "")
+        monkeypatch.setattr(chapters, "git", lambda *words, done=done: done)
+        assert chapters.committed(name)["eps"] == eps
+    assert chapters.committed("no_such_chapter") == {}
 
 
 def test_the_table_names_status_and_device(tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 """Runs: which parameters they get, from where, on which device, and what they record."""
 
 import functools
+import math
+import re
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -8,22 +11,25 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from IPython.core.formatters import DisplayFormatter
 from papermill.translators import PythonTranslator
 
 from nbutils import lab, networks
 from nbutils.features.bottleneck import Bottleneck, Distilled
 from nbutils.images import ImageSet
-from nbutils.lab import claims, results
+from nbutils.lab import chapters, claims, results
 from nbutils.lab.claims import Claim
 from nbutils.lab.evidence import evidence
 from nbutils.lab.results import Result
-from nbutils.lab.runs import ParameterError, Parameters, Run, choose_device, resolve, start
+from nbutils.lab.runs import MASKED, ParameterError, Parameters, Run, choose_device, resolve, start
 from nbutils.machine import ROOT
 from nbutils.networks import SplitClassifier
 from nbutils.robustness import PGD, ThreatModel, evaluate
 
 ALLOWED = tuple(Parameters.model_fields)
+ALLOWED_IN_PROFILES = set(ALLOWED) - {"profile", "eps", "device"}  # which a chapter or the machine gives
 
 
 CELL = """
@@ -70,7 +76,7 @@ def test_quick_is_the_profile_when_none_is_named() -> None:
 
 
 @pytest.mark.parametrize(("name", "value", "expected"), [
-    ("eps", "4/255", 4 / 255), ("eps", 0.03, 0.03), ("eps", "0.03", 0.03), ("eps", 0, 0.0), ("eps", 1, 1.0),
+    ("eps", "4/255", 4 / 255), ("eps", 0.03, 0.03), ("eps", "0.03", 0.03), ("eps", 1, 1.0),
     ("seeds", "3", 3), ("seeds", 3.0, 3), ("dataset", "digits", "digits"), ("device", "cuda:1", "cuda:1"),
 ])
 def test_values_are_read_as_people_write_them(name: str, value: object, expected: object) -> None:
@@ -94,7 +100,7 @@ def test_a_run_starts_from_the_notebooks_names() -> None:
     assert list(run.seeds) == [0, 1]
     assert run.device == torch.device("cpu")
     assert run.stamp.startswith("profile smoke with eps = 0.01569, cpu, ")
-    untouched = start("02_adversarial_training", notebook())
+    untouched = start("x", notebook())
     assert untouched.stamp.startswith("profile smoke, cpu, ")
 
 
@@ -103,10 +109,149 @@ def test_more_images_cannot_be_attacked_than_there_are() -> None:
         resolve({"profile": "smoke", "attack_size": 101, "test_size": 100}, {"profile", "attack_size", "test_size"})
 
 
+@pytest.mark.parametrize(("given", "allowed", "message"), [
+    ({"test_size": 99}, ("attack_size", "test_size"),
+     "attack_size = 100 (from profile 'smoke'): expected at most test_size = 99"),
+    ({"attack_size": 10, "costly_size": 11}, ("attack_size", "costly_size"),
+     "costly_size = 11: expected at most attack_size = 10"),
+    ({"test_size": 11, "costly_size": 12}, ("costly_size", "test_size"),
+     "costly_size = 12: expected at most test_size = 11"),
+    ({"construct_size": 201}, ("construct_size", "train_size"),
+     "construct_size = 201: expected at most train_size = 200"),
+])
+def test_sizes_that_do_not_go_together(given: dict[str, int], allowed: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ParameterError, match=re.escape(message)):
+        resolve({"profile": "smoke", **given}, {"profile", *allowed})
+
+
+def test_sizes_that_a_chapter_lacks_follow() -> None:
+    found = resolve({"profile": "quick", "test_size": 40, "train_size": 30}, {"profile", "test_size", "train_size"})
+    assert (found.attack_size, found.costly_size, found.construct_size) == (40, 40, 30)
+    kept = resolve({"profile": "quick", "test_size": 400}, {"profile", "test_size"})
+    assert (kept.attack_size, kept.costly_size) == (250, 50)
+
+
+@pytest.mark.parametrize(("given", "message"), [
+    ({"table_networks": "small,vgg16, small"}, "table_networks = 'small,vgg16, small': found small 2 times"),
+    ({"transfer_networks": "small, small"}, "transfer_networks = 'small, small': found small 2 times"),
+    ({"table_methods": "ADV,ADV"}, "table_methods = 'ADV,ADV': found ADV 2 times; expected each name once"),
+    ({"transfer_networks": "small"}, "transfer_networks = 'small': 1 name; expected 2 to 9"),
+    ({"transfer_networks": ",".join(list(networks.NETWORKS)[:10])}, "10 names; expected 2 to 9"),
+    ({"eps": 0}, "eps = 0: expected more than 0"),
+    ({"eps": "0/255"}, "eps = '0/255': expected more than 0"),
+    ({"seeds": [1, 2]}, "seeds = [1, 2]: expected a number or text, not a list"),
+    ({"dataset": {"a": 1}}, "dataset = {'a': 1}: expected a number or text, not a dict"),
+    ({"profile": ["smoke"]}, "profile = ['smoke']: expected a number or text, not a list"),
+])
+def test_what_no_chapter_can_run_with(given: dict[str, object], message: str) -> None:
+    with pytest.raises(ParameterError, match=re.escape(message)) as caught:
+        resolve({"profile": "smoke", **given}, ALLOWED)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("number", [2, 9])
+def test_architectures_that_can_be_ranked(number: int) -> None:
+    names = ", ".join(list(networks.NETWORKS)[:number])
+    assert resolve({"transfer_networks": names}, ALLOWED).transfer_networks == names
+
+
+MASKING = {chapter.name for chapter in chapters.every("") if "features.last_cut(" in chapter.source.read_text()}
+
+
+@pytest.mark.parametrize("chapter", sorted(MASKING))
+def test_chapters_that_mask_channels_name_the_networks_they_can_mask(chapter: str) -> None:
+    message = "table_networks = 'small, resnet18': before the head of resnet18 .*; expected some of small, .*121$"
+    with pytest.raises(ParameterError, match=message):
+        resolve({"table_networks": "small, resnet18"}, ALLOWED, chapter)
+    assert resolve({"table_networks": "small, densenet121"}, ALLOWED, chapter)
+    assert resolve({"table_networks": "small, resnet18"}, ALLOWED, "02_adversarial_training")
+
+
+def test_all_chapters_that_mask_channels_are_known() -> None:
+    assert set(MASKED) == MASKING
+    assert resolve({"table_networks": "resnet18, small"}, ALLOWED, "12_three_definitions")
+
+
+NUMBERS = [name for name, field in Parameters.model_fields.items() if field.annotation in (int, float)]
+NEAR_NUMBERS = st.from_regex(r"\A[-+ ]?[0-9_]{0,400}[.,/:]?[0-9]{0,30}(e[-+]?[0-9]{1,9})?[\n ]?\Z")
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@settings(max_examples=25)
+@given(text=st.text() | NEAR_NUMBERS | st.integers().map(str) | st.floats().map(str) | st.just("9" * 5000))
+def test_any_text_is_a_number_in_range_or_one_line(name: str, text: str) -> None:
+    began, message = time.process_time(), ""
+    try:
+        found = getattr(resolve({"profile": "smoke", name: text}, {"profile", name}), name)
+    except ParameterError as error:
+        found, message = 1, str(error)
+    assert math.isfinite(found)
+    assert 0 < found <= 1_000_000
+    assert not message or (message.startswith(f"{name} = ") and len(message.splitlines()) == 1)
+    assert time.process_time() - began < 1
+
+
+def test_the_numbers_are_most_parameters() -> None:
+    assert len(NUMBERS) == 17
+    assert {"eps", "match_step_size", "seeds"} <= set(NUMBERS)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "book" / "profiles").glob("*.yml")), ids=lambda path: path.stem)
+def test_every_profile_names_every_parameter_that_is_a_profiles(path: Path) -> None:
+    assert yaml.safe_load(path.read_text()).keys() - {"about"} == ALLOWED_IN_PROFILES
+
+
 def test_a_cell_that_never_ran_does_not_stop_the_next_start() -> None:
     names = notebook("unrelated = 2")
     names["In"].insert(2, "epz = (1")
     assert start("x", names).parameters.profile == "smoke"
+
+
+def typed(**values: object) -> dict[str, Any]:
+    """The names of notebook 01 after a reader typed values into its parameters cell."""
+    cells = (cell for cell in chapters.code_cells(chapters.read(ROOT / "notebooks" / "01_known_features.ipynb")))
+    code = next(cell.source for cell in cells if "parameters" in cell.metadata.get("tags", []))
+    names: dict[str, Any] = {}
+    code = "\n".join([code.replace('"quick"', '"smoke"'), *(f"{name} = {value!r}" for name, value in values.items())])
+    exec(code, names)
+    return names | {"In": ["", code]}
+
+
+@pytest.mark.parametrize(("values", "changes"), [
+    ({}, ()), ({"eps": "0.1", "train_size": 60}, ("eps", "train_size")), ({"eps": 8 / 255, "seeds": "2"}, ()),
+    ({"eps": "8/255", "train_size": 200}, ()), ({"device": "cpu", "epochs": 2}, ("epochs",)), ({"eps": None}, ()),
+])
+def test_what_is_typed_into_the_parameters_cell_is_a_change(values: dict[str, object],
+                                                            changes: tuple[str, ...]) -> None:
+    run = start("01_known_features", typed(**values))
+    assert run.changed == changes
+    for name in changes:
+        assert f"{name} = " in run.stamp
+    assert ("with" in run.stamp) == bool(changes)
+
+
+def test_a_chapters_own_value_is_no_change_and_the_profiles_given_again_is_none() -> None:
+    assert start("02_adversarial_training", notebook(eps="0.03", seeds=2)).changed == ()
+    assert start("02_adversarial_training", notebook(eps="8/255")).changed == ("eps",)
+    assert start("of no notebook", notebook(eps="8/255")).changed == ()
+
+
+def test_an_unknown_name_typed_into_the_parameters_cell_is_refused_until_it_is_mended() -> None:
+    names = typed(seedz=2)
+    with pytest.raises(ParameterError, match="parameter 'seedz'.*; did you mean 'seeds'"):
+        start("01_known_features", names)
+    names["In"].append(names["In"][-1].replace("seedz", "seeds"))
+    assert start("01_known_features", names | {"seeds": 2})
+
+
+def test_a_parameters_cell_that_did_not_run_is_named() -> None:
+    with pytest.raises(ParameterError, match="profile: not set; run the cell tagged 'parameters' first"):
+        start("01_known_features", {"In": ["", "profile: str = ("]})
+
+
+def test_a_list_in_the_parameters_cell_is_refused() -> None:
+    with pytest.raises(ParameterError, match=r"seeds = \[2\]: expected a number or text, not a list"):
+        start("x", notebook(seeds=[2]))
 
 
 def test_the_laboratory_offers_start() -> None:
