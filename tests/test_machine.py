@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,8 @@ from nbutils.lab import chapters, make, runs, stages
 from nbutils.machine import MARKER, ROOT
 from tests.helpers import assert_one_line
 
-HOSTILE = ['"; touch x; "', "'; touch x; '", "`touch x`", "$(touch x)", "$(shell touch x)", "; touch x #"]
+HOSTILE = ['"; touch x; "', "'; touch x; '", "`touch x`", "$(touch x)", "$$(touch x)", "$(shell touch x)",
+           "; touch x #"]
 VARIABLES = ["PROFILE", "CHAPTER", "SET", "EDITION", "STAGE", "PORT", "NBUTILS_BUILD", "PYTHON"]
 
 
@@ -117,9 +119,9 @@ def test_windows_and_old_pythons_are_told_in_one_line(monkeypatch: pytest.Monkey
     with monkeypatch.context() as patch:
         patch.setattr(machine.sys, "version_info", (3, 9, 2))
         assert_one_line(machine.environment, ["Python 3.9", "3.11 to 3.13"])
-    code = "import sys; sys.modules['resource'] = None; import nbutils.lab.runs"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert "run this in WSL" in done.stderr.splitlines()[-1]
+    monkeypatch.setitem(sys.modules, "resource", None)
+    with pytest.raises(ImportError, match="^Windows: .*run this in WSL$"):
+        runpy.run_path(runs.__file__)
 
 
 def test_clean_deletes_only_what_is_marked(own_build: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,28 +201,43 @@ def test_git_knows_this_repository_only(tmp_path: Path, monkeypatch: pytest.Monk
     assert re.fullmatch("[0-9a-f]{7,}", runs.present_commit())
 
 
-def test_tests_see_no_variables_of_gits(tmp_path: Path) -> None:
-    code = "import os, tests.conftest; print([name for name in os.environ if name.startswith('GIT_')])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True,
-                          env={**os.environ, "GIT_DIR": str(tmp_path), "GIT_INDEX_FILE": str(tmp_path / "i")})
-    assert done.stdout.strip() == "[]"
+def test_tests_see_no_variables_of_gits(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("GIT_DIR", "GIT_INDEX_FILE"):
+        monkeypatch.setenv(name, "/nowhere")
+    runpy.run_path(str(ROOT / "tests" / "conftest.py"))
+    assert not [name for name in os.environ if name.startswith("GIT_")]
 
 
-def snake(**variables: str) -> subprocess.CompletedProcess[str]:
-    """`make book` as far as its plan; what it would run is not run."""
-    code = "import sys; from nbutils.lab import make; "
-    code += "sys.exit(make.main(['book']))"
-    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120,
-                          env={**os.environ, "PROFILE": "smoke", **variables})  # fmt: skip
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """The variables of `make book PROFILE=smoke`, and no others."""
+    for name in VARIABLES[1:-2]:
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("PROFILE", "smoke")
+    return monkeypatch
 
 
-@pytest.mark.parametrize("variables", [{"CHAPTER": "99"}, {"SET": "steps", "SNAKEMAKE_PROFILE": "/nowhere"},
-                                       {"EDITION": "quick", "CHAPTER": "01"}, {"EDITION": "../x"}])  # fmt: skip
-def test_what_ends_a_build_before_it_begins_is_one_line(variables: dict[str, str]) -> None:
-    done = snake(**variables)
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert next(iter(variables)) in done.stderr
+@pytest.mark.parametrize("variables", [{"EDITION": "quick", "CHAPTER": "01"}, {"EDITION": "quick", "SET": "steps=7"}])
+def test_an_edition_takes_no_choices(plain: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
+    for name, value in variables.items():
+        plain.setenv(name, value)
+    assert_one_line(make.book, ["EDITION shows whole recorded runs"])
+
+
+def test_no_such_edition_is_one_line(plain: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    plain.setenv("EDITION", "../x")
+    assert make.book() == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "EDITION = '../x'" in said
+
+
+def test_what_ends_the_plan_is_one_line(plain: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The Snakefile's own line passes through the engine, whatever profile of the engine's the user has."""
+    plain.setenv("SET", "steps")
+    plain.setenv("SNAKEMAKE_PROFILE", "/nowhere")
+    assert make.book() == 2
+    assert capsys.readouterr().err == "SET = 'steps': expected name=value, such as eps=8/255\n"
 
 
 def test_the_cause_of_the_engine_is_shown() -> None:

@@ -99,6 +99,7 @@ def _run(source: Path, partial: Path, given: Mapping[str, Any], progress: Progre
             on_cell_start=progress,
             coalesce_streams=True,  # a carriage return covers what stood before it, as on a screen
             stderr_file=sys.stderr if sys.stderr.isatty() else None,  # progress bars, for who is watching
+            shutdown_kernel="immediate",  # one that is asked to end in the middle of a cell prints tracebacks
             config=Config({"KernelManager": {"transport_encryption": "auto"}}),
         )
     except PapermillExecutionError as error:

@@ -102,8 +102,9 @@ def render(strict: str = "") -> int:
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ValueError(chapters.one_line("_config.yml", f"cannot be read: {error}")) from None
     # --all reads every page anew: an incremental build would not repeat the warnings of pages it skips.
-    words = [sys.executable, "-m", "jupyter_book", "build", ".", "--path-output", str(build_dir()), "--all",
-             "--keep-going", "-q", *strict.split()]  # fmt: skip
+    program = "from jupyter_book.cli.main import main; main()"  # its script would name the folder it was made in
+    words = [sys.executable, "-c", program, "build", ".", "--path-output", str(build_dir()), "--all", "--keep-going",
+             "-q", *strict.split()]  # fmt: skip
     done = subprocess.run(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     print(TRACEBACK.sub("", done.stderr), end="", file=sys.stderr)
     if done.returncode:

@@ -135,3 +135,16 @@ def test_the_table_names_status_and_device(tmp_path: Path) -> None:
     assert chapters.table([chapter]).splitlines()[1].split() == ["01_x", "1.5", "cpu,", "2", "threads", "ok"]
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("2")]), source)
     assert chapter.state().status == "stale"
+
+
+@pytest.mark.parametrize("kept", [0, 0.5])
+@pytest.mark.parametrize("which", ["twin", "partial"])
+def test_a_notebook_cut_off_counts_as_not_run(tmp_path: Path, which: str, kept: float) -> None:
+    notebook = nbformat.writes(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1")]))
+    (tmp_path / "01_x.ipynb").write_text(notebook)
+    chapter = chapters.Chapter(tmp_path / "01_x.ipynb", "smoke")
+    chapter.twin.parent.mkdir(parents=True)
+    path: Path = getattr(chapter, which)
+    path.write_text(notebook[: int(kept * len(notebook))])
+    assert chapter.state().status == "not run"
+    assert chapter.header == {}
