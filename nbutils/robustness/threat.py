@@ -22,7 +22,7 @@ def parse_eps(value: str | float) -> float:
         ValueError: neither a number nor a fraction, negative or not finite.
     """
     try:
-        if isinstance(value, str) and not re.fullmatch(rf" *-?{DECIMAL}( */ *{DECIMAL})? *", value):
+        if isinstance(value, str) and not re.fullmatch(rf" *-?{DECIMAL}(e-?[0-9]{{1,2}}| */ *{DECIMAL})? *", value):
             raise ValueError
         parts = [Fraction(part.strip()) for part in value.split("/")] if isinstance(value, str) else [value]
         eps = float(parts[0] / parts[1]) if len(parts) > 1 else float(parts[0])
