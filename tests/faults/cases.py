@@ -611,7 +611,5 @@ def _(book: Book) -> str:
         "-y",
         "{profile: smoke, seeds: [1, 2]}",
     )
-    last = Run(
-        run.status, run.output.splitlines()[-1] if run.output.strip() else ""
-    )  # papermill prints its own traceback
+    last = Run(run.status, (run.output.strip().splitlines() or [""])[-1])  # papermill prints its own traceback
     return "one line" if run.status and "seeds" in last.output else f"exit {run.status}: {last.output}"
