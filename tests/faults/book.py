@@ -86,7 +86,7 @@ class Book:
 
     def folder(self, settings: str = "", chapter: str = "02", name: str = "mine") -> Run:
         """The same on the images of a folder."""
-        return self.set(f"'dataset=folder:{self.root / name}' train_size=20 test_size=10 {settings}", chapter)
+        return self.set(f"'dataset=folder:{self.root / name}' {settings}", chapter)
 
     def python(self, code: str, **changes: str) -> Run:
         return self.run(sys.executable, "-c", code, **changes)
@@ -123,7 +123,7 @@ class Book:
         self,
         classes: tuple[str, ...] = ("cat", "dog", "frog", "owl"),
         size: tuple[int, int] = (32, 32),
-        each: int = 30,
+        each: int = 0,
         name: str = "mine",
         mode: str = "RGB",
     ) -> Path:
@@ -133,7 +133,7 @@ class Book:
             for c, word in enumerate(classes):
                 place = self.root / name / split / word
                 place.mkdir(parents=True)
-                for k in range(each):
+                for k in range(each or 240 // len(classes)):
                     pixels = noise.normal(40 + 170 * c / len(classes), 20, (size[1], size[0], 3)).clip(0, 255)
                     Image.fromarray(pixels.astype(np.uint8)).convert(mode).save(place / f"{k:03}.png")
         return self.root / name
