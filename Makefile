@@ -30,7 +30,7 @@ test: $(env)
 	@status=0; \
 	$(python) -m ruff check . || status=1; \
 	$(python) -m mypy || status=1; \
-	$(python) -m pytest || status=1; \
+	OMP_NUM_THREADS=1 $(python) -m pytest -n auto --maxprocesses 4 --dist worksteal || status=1; \
 	exit $$status
 
 clean:
