@@ -1,34 +1,32 @@
 """Editions: runs that the book keeps, in ``book/editions/<edition>``, so that nobody has to make them again.
 
-    python -m nbutils.lab.editions planted     keep the last runs at profile planted
+    python -m book.press keep planted          keep the last runs at profile planted
     make book EDITION=planted                  render the book from what is kept; nothing is run
 
-Of each chapter there is a record of results, which other runs are compared with (see `nbutils.compare`), and a compact
+Of each chapter there is a record of results, which other runs are compared with (see `book.press.compare`), and a compact
 executed notebook: code and outputs, without text, timings and progress bars. The notebook carries a stamp, which tells
 whether either file was changed by hand, which stops the build, and whether the chapter's code, parameters or criteria
 have changed since, which its page says.
-How an expensive edition is made, see `nbutils.lab.stages`.
+How an expensive edition is made, see `book.press.stages`.
 """
 
-import argparse
 import ast
 import hashlib
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 import nbformat
 
-from nbutils.identity import code_version, imports
+from book.press.chapters import Chapter, every, read, recorded, written
+from book.press.files import write
+from book.press.stages import EDITIONS, NOT_RUN, Stage, differing, fault, stages
 from nbutils.lab import claims, results
-from nbutils.lab.chapters import Chapter, every, read, recorded, written
-from nbutils.lab.results import literal, literal_code
-from nbutils.lab.stages import EDITIONS, NOT_RUN, Stage, differing, fault, stages
 from nbutils.machine import ROOT, build_dir
 from nbutils.messages import did_you_mean, read_project_file
+from nbutils.modules import code_version, imports
 
 DEFAULT = "quick"  # the run that the text speaks of
 BEST = "best"  # of each chapter the first edition in book/editions/order.yml that has it
@@ -97,7 +95,7 @@ def keep(profile: str) -> tuple[list[Path], list[str]]:
         except ValueError as error:
             faults.append(f"{chapter.name}: {error}; left as it was")
             continue
-        results.write(files)
+        write(files)
         kept_now += files
     if not kept_now and not faults:
         raise ValueError(f"no chapter has run at profile {profile!r}; run `make book PROFILE={profile}` first")
@@ -158,7 +156,7 @@ def show(name: str) -> None:
         notebook, record = read(path), path.with_suffix(".json").read_text()
         [*_, last] = (output.data for cell in notebook.cells for output in cell.outputs if "data" in output)
         last[results.MIME] = record  # where every executed notebook has it
-        results.write({executed / name / path.name: nbformat.writes(notebook)})
+        write({executed / name / path.name: nbformat.writes(notebook)})
         shutil.copystat(path, executed / name / path.name)  # what has not changed is not rendered again
 
 
@@ -180,6 +178,16 @@ def banner(chapter: Chapter, stamp: dict[str, Any]) -> str:
     if differs := differing(chapter, profile, set_then, header):
         words.append(f"Its parameters have changed since: it ran with {literal(differs)} now.")
     return " ".join(words)
+
+
+def literal(text: object) -> str:
+    """Text that stands in MyST for itself, whatever markup it holds."""
+    return re.sub(r"([\\`*_{}\[\]<>|$&])", r"\\\1", " ".join(str(text).split()))
+
+
+def literal_code(text: object) -> str:
+    """The same, set as code."""
+    return f"`{' '.join(str(text).replace('`', chr(39)).split())}`"
 
 
 def _compact(twin: nbformat.NotebookNode) -> nbformat.NotebookNode:
@@ -233,26 +241,3 @@ def _harm(path: Path) -> str:
     except (ValueError, OSError, KeyError, AttributeError, nbformat.ValidationError):
         return f"{path.parent.name}/{notebook.name}: changed by hand since it was recorded; {RESTORE}, or {AGAIN}"
     return ""
-
-
-def main(words: list[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="nbutils.lab.editions", description="Keep the last runs as an edition.")
-    parser.add_argument("edition", help="for example quick")
-    parser.add_argument("--show", action="store_true", help="lay out what is kept, for `make book EDITION=...`")
-    arguments = parser.parse_args(words)
-    try:
-        if arguments.show:
-            show(arguments.edition)
-            return 0
-        paths, faults = keep(arguments.edition)
-    except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    print("\n".join(f"{path.relative_to(ROOT)}  {path.stat().st_size / 1000:.0f} kB" for path in paths))
-    print("".join(f"{line}\n" for line in faults), end="", file=sys.stderr)
-    return 1 if faults else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
