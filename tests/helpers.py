@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nbutils.lab.chapters import every, read
+from book.press.chapters import every, read
 from nbutils.machine import ROOT
 
 

@@ -4,7 +4,7 @@
 
 It ends with exit status 0 where no more numbers differ than chance explains, 1 where they do, 2 where the file
 cannot be compared.
-Our run is the edition (see `book.press.editions`) of your run's profile, or else the edition of profile quick.
+Our run is the edition (see `editions`) of your run's profile, or else the edition of profile quick.
 """
 
 from __future__ import annotations

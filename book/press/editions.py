@@ -3,11 +3,10 @@
     python -m book.press keep planted          keep the last runs at profile planted
     make book EDITION=planted                  render the book from what is kept; nothing is run
 
-Of each chapter there is a record of results, which other runs are compared with (see `book.press.compare`), and a compact
-executed notebook: code and outputs, without text, timings and progress bars. The notebook carries a stamp, which tells
-whether either file was changed by hand, which stops the build, and whether the chapter's code, parameters or criteria
-have changed since, which its page says.
-How an expensive edition is made, see `book.press.stages`.
+Of each chapter there is a record of results, which other runs are compared with (see `compare`), and a compact executed
+notebook: code and outputs, without text, timings and progress bars. The notebook carries a stamp, which tells whether
+either file was changed by hand, which stops the build, and whether the chapter's code, parameters or criteria have
+changed since, which its page says. How an expensive edition is made, see `stages`.
 """
 
 import ast

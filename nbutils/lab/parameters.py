@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import Annotated, Any
 
@@ -217,8 +217,9 @@ def _fitting(parameters: Parameters, chosen: Collection[str], allowed: Collectio
     if chapter in MASKED:
         for name in parameters.table_networks.split(", ")[MASKED[chapter]:]:
             if name not in CUTTABLE:
-                raise ParameterError(f"table_networks = {parameters.table_networks!r}: before the head of {name} stands "
-                                     f"no BatchNorm, where this chapter cuts; expected some of {', '.join(CUTTABLE)}")
+                raise ParameterError(f"table_networks = {parameters.table_networks!r}: before the head of {name} "
+                                     "stands no BatchNorm, where this chapter cuts; expected some of "
+                                     + ", ".join(CUTTABLE))
     return parameters
 
 
