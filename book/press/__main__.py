@@ -11,12 +11,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from book.press import compare, editions, execute, make, stages
-from book.press.chapters import parse
 from nbutils.machine import ROOT
 
 
 def run_chapter(source: Path, output: Path, given: Sequence[tuple[str, str]]) -> int:
-    execute.execute(source, output, {name: parse(value) for name, value in given})
+    execute.execute(source, output, dict(given))
     return 0
 
 

@@ -14,6 +14,7 @@ import hashlib
 import json
 import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,6 @@ from nbutils.modules import code_version, imports
 
 DEFAULT = "quick"  # the run that the text speaks of
 BEST = "best"  # of each chapter the first edition in book/editions/order.yml that has it
-AGAIN, RESTORE = "run its stage again and keep it", "restore it with git checkout"
 SILENT = {"engine": "the code of `nbutils`", "published": "the table of published numbers"}  # the page says it, no more
 CHANGED = {"code": "The chapter's code has changed since; shown is the code that ran.",
            "criteria": "Criteria of its claims have changed since; verdicts on this page are by those of then."}
@@ -66,9 +66,7 @@ def kept() -> dict[str, dict[str, results.Record]]:
         ValueError: files changed by hand, one line for each.
     """
     paths = {edition: sorted((EDITIONS / edition).glob("*.json")) for edition in reversed(order())}
-    stamped = [path for found in paths.values() for path in found if list(path.parent.glob("*.ipynb"))]
-    if problems := [problem for path in stamped if (problem := _harm(path))]:
-        raise ValueError("\n".join(problems))
+    _check(path for found in paths.values() for path in found if list(path.parent.glob("*.ipynb")))
     return {edition: {path.stem: results.read(path) for path in found} for edition, found in paths.items()}
 
 
@@ -147,8 +145,7 @@ def show(name: str) -> None:
             shown[chapter] = path
     if not shown and list((EDITIONS / name).glob("*.json")):
         raise ValueError(f"edition {name!r} holds records alone; `make book PROFILE={name}` makes its pages")
-    if problems := [problem for path in shown.values() if (problem := _harm(path))]:
-        raise ValueError("\n".join(problems))
+    _check(shown.values())
     executed = build_dir() / "editions" / name / "executed"
     shutil.rmtree(executed, ignore_errors=True)
     for path in shown.values():
@@ -228,15 +225,19 @@ def _replaced(text: str, words: dict[str, str]) -> str:
     return text
 
 
-def _harm(path: Path) -> str:
-    """Why the two files of a kept chapter are not what was kept, in one line, or nothing."""
-    notebook, record = path.with_suffix(".ipynb"), path.with_suffix(".json")
-    try:
-        kept_then = read(notebook)
-        stamp = dict(kept_then.metadata["edition"])
-        if stamp.pop("content") != _hash([stamp, kept_then.cells, record.read_text()]):
-            raise ValueError
-        results.read(record)
-    except (ValueError, OSError, KeyError, AttributeError, nbformat.ValidationError):
-        return f"{path.parent.name}/{notebook.name}: changed by hand since it was recorded; {RESTORE}, or {AGAIN}"
-    return ""
+def _check(paths: Iterable[Path]) -> None:
+    """Raise a ValueError that names each kept chapter whose two files are not what was kept, one line for each."""
+    harmed = []
+    for path in paths:
+        notebook, record = path.with_suffix(".ipynb"), path.with_suffix(".json")
+        try:
+            kept_then = read(notebook)
+            stamp = dict(kept_then.metadata["edition"])
+            if stamp.pop("content") != _hash([stamp, kept_then.cells, record.read_text()]):
+                raise ValueError
+            results.read(record)
+        except (ValueError, OSError, KeyError, AttributeError, nbformat.ValidationError):
+            harmed.append(f"{path.parent.name}/{notebook.name}: changed by hand since it was recorded; restore it with "
+                          "git checkout, or run its stage again and keep it")
+    if harmed:
+        raise ValueError("\n".join(harmed))

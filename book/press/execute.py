@@ -20,7 +20,7 @@ import papermill
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from book.press.chapters import code_cells, one_line, read, readable
+from book.press.chapters import code_cells, one_line, parse, read, readable
 from book.press.files import alone, write
 from nbutils.lab.parameters import resolve, set_in
 from nbutils.machine import ROOT
@@ -48,16 +48,15 @@ class Progress:
         return f"{minutes:3d}:{seconds:02d}"
 
 
-def execute(source: Path, output: Path, given: Mapping[str, Any]) -> None:
-    """Run ``source`` with parameters ``given`` and write the executed notebook to ``output``.
+def execute(source: Path, output: Path, settings: Mapping[str, str]) -> None:
+    """Run ``source`` with parameters set to these words, and write the executed notebook to ``output``.
 
     Raises ParameterError before anything has run, and ChapterFailed if the chapter does not reach its end.
     """
     source, output = source.resolve(), output.resolve()
-    notebook = read(source)
+    notebook, given = read(source), {name: parse(value) for name, value in settings.items()}
     resolve(given, set_in(notebook, source.stem), source.stem)
     partial = output.with_suffix(".partial.ipynb")
-    output.parent.mkdir(parents=True, exist_ok=True)
     with alone(output.with_suffix(".lock"), f"another process is running {source.stem}"):
         progress = Progress(source.stem, len(code_cells(notebook)) + bool(given))  # papermill adds a cell for `given`
         reason = _run(source, partial, given, progress)

@@ -31,6 +31,7 @@ def write(files: Mapping[Path, str]) -> None:
 @contextmanager
 def alone(path: Path, others: str) -> Iterator[None]:
     """Hold the lock at `path`; where somebody else does, wait for their end. others: who that may be, as printed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)

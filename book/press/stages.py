@@ -17,11 +17,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
 from book.press.chapters import Chapter, aligned, assignments, every, parse, recorded, select
 from book.press.execute import execute
+from book.press.files import alone
 from nbutils.lab.history import git, present_commit
 from nbutils.lab.parameters import profiles, resolve, short
 from nbutils.lab.results import first_fault
@@ -126,8 +126,8 @@ def run(edition: str, number: str, tiny: bool = False) -> None:
     The variable SET changes parameters of every stage, for example the place of the images.
 
     Raises:
-        ValueError: no such edition or stage, a stage that is running already, parameters that its chapter refuses, or
-            changed files that are not committed, since their run could not be kept.
+        ValueError: no such edition or stage, parameters that its chapter refuses, or changed files that are not
+            committed, since their run could not be kept.
         execute.ChapterFailed: it did not reach its end.
     """
     rows = stages(edition)
@@ -140,18 +140,13 @@ def run(edition: str, number: str, tiny: bool = False) -> None:
     changed = replace(stage, set=shlex.join(f"{name}={value}" for name, value in settings.items()))
     [(chapter, given)] = select("smoke" if tiny else edition, stage.chapter, changed.set).items()
     chapter = stage.of(chapter)
-    chapter.twin.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(chapter.twin.with_suffix(".stage.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ValueError(f"stage {number} of edition {edition!r} is running already; wait for its end") from None
-    with lock:
+    name = f"stage {number} of edition {edition!r}"
+    with alone(chapter.twin.with_suffix(".stage.lock"), f"{name} is running already"):
         done = chapter.state().status == "ok" if tiny else not fault(chapter, edition, changed.given)
         if done:
-            print(f"stage {number} of edition {edition!r} is done")
+            print(f"{name} is done")
         else:
-            execute(chapter.source, chapter.twin, {name: parse(value) for name, value in given.items()})
+            execute(chapter.source, chapter.twin, given)
 
 
 def changed_since(commit: str) -> bool:

@@ -13,9 +13,9 @@ from book.press.pages.executed import merged
 from nbutils.lab import results
 from nbutils.lab.results import MIME
 from nbutils.machine import ROOT
+from tests.helpers import WITHOUT_TORCH
 
-CONF = f"""
-import sys
+CONF = f"""{WITHOUT_TORCH}
 sys.path.append({str(ROOT)!r})
 extensions = ["myst_nb", "book.press.pages.executed"]
 nb_execution_mode = "off"

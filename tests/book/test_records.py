@@ -16,10 +16,10 @@ from book.press.pages import records
 from nbutils.lab import results
 from nbutils.lab.results import Result, Table
 from nbutils.machine import ROOT
+from tests.helpers import WITHOUT_TORCH
 
 NAME = "01_known_features"  # a chapter that exists: pages are made for chapters only
-CONF = f"""
-import sys
+CONF = f"""{WITHOUT_TORCH}
 sys.path.append({str(ROOT)!r})
 extensions = ["myst_nb", "book.press.pages.ledger", "book.press.pages.records"]
 nb_execution_mode = "off"

@@ -10,17 +10,8 @@ import pytest
 
 from book.press.__main__ import main
 from nbutils.machine import ROOT
+from tests.helpers import WITHOUT_TORCH
 
-WITHOUT_TORCH = """
-import sys
-
-class NoTorch:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "torch":
-            raise ImportError(f"{name} is imported")
-
-sys.meta_path.insert(0, NoTorch())
-"""
 PRESS = sorted(path for path in (ROOT / "book" / "press").rglob("*.py") if path.stem != "__init__")
 
 
