@@ -4,6 +4,7 @@ A chapter's source is ``notebooks/<name>.ipynb``. Its executed twin is ``execute
 build folder; ``<name>.partial.ipynb`` beside it is a run under way, or what is left of one that failed.
 """
 
+import ast
 import json
 import re
 import shlex
@@ -136,9 +137,16 @@ def is_injected(cell: nbformat.NotebookNode) -> bool:
 
 
 def written(notebook: nbformat.NotebookNode) -> list[tuple[str, list[str]]]:
-    """The code that the author wrote, and its tags. The text is no part of a run."""
+    """What the author's code does, and its tags: neither the text nor the layout of the code is part of a run."""
     code = [cell for cell in notebook.cells if cell.cell_type == "code" and not is_injected(cell)]
-    return [(cell.source, cell.metadata.get("tags", [])) for cell in code]
+    return [(_tree(cell.source), cell.metadata.get("tags", [])) for cell in code]
+
+
+def _tree(code: str) -> str:
+    try:
+        return ast.dump(ast.parse(code))
+    except SyntaxError:  # a command of IPython's
+        return code
 
 
 def recorded(path: Path) -> results.Record:

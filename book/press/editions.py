@@ -20,7 +20,7 @@ from typing import Any
 
 import nbformat
 
-from book.press.chapters import Chapter, every, read, recorded, written
+from book.press.chapters import Chapter, code_cells, every, read, recorded, written
 from book.press.files import write
 from book.press.stages import EDITIONS, NOT_RUN, Stage, differing, fault, stages
 from nbutils.lab import claims, results
@@ -203,13 +203,13 @@ def _compact(twin: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 def _sources(chapter: Chapter) -> dict[str, str]:
     """Hashes of what a page rests on: the chapter's code, its claims' criteria, the engine, the published numbers."""
-    code = written(read(chapter.source))
+    notebook = read(chapter.source)
     criteria = sorted([claim.id, claim.statistic, str(claim.criterion), claim.least_n, claim.least_seeds, claim.threat]
                       for claim in claims.load().values() if claim.chapter == chapter.name and not claim.setting)
-    modules = imports(ast.parse("\n".join(source for source, _ in code)))
+    modules = imports(ast.parse("\n".join(cell.source for cell in code_cells(notebook))))
     published = [path.read_text() for path in sorted((ROOT / "book" / "published").glob("*.csv"))]
-    parts = {"code": code, "criteria": criteria, "engine": [code_version(module) for module in sorted(modules)],
-             "published": published}  # fmt: skip
+    parts = {"code": written(notebook), "criteria": criteria, "published": published,
+             "engine": [code_version(module) for module in sorted(modules)]}  # fmt: skip
     return {name: _hash(part) for name, part in parts.items()}
 
 

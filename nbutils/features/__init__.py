@@ -10,6 +10,7 @@ from nbutils.features.bottleneck import (
     features_at,
     global_mask,
     last_cut,
+    masked,
     masked_logits,
     masked_predictions,
     parts,

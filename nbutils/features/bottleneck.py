@@ -214,6 +214,11 @@ def masked_predictions(model: SplitClassifier, images: ImageSet | Tensor, mask: 
     return masked_logits(model, images, mask, at, batch_size).argmax(1)
 
 
+def masked(mask: Tensor, at: str) -> Callable[[SplitClassifier, Tensor], Tensor]:
+    """Reads an answer off masked features, for `evaluate(read=...)`; of a mask per image the first ones serve fewer."""
+    return lambda model, x: masked_predictions(model, x, mask[: len(x)] if mask.ndim == 2 else mask, at)
+
+
 # --- controls: other labels, other masks ------------------------------------------------------------------------------
 
 def wrong_labels(y: Tensor, num_classes: int, seed: int = 0) -> Tensor:

@@ -79,27 +79,27 @@ class ConstructedSet(ImageSet):
         return replace(self, **{part: getattr(self, part)[chosen] for part in parts})
 
 
-def D_R(images: ImageSet, model: SplitClassifier, **options: Any) -> ConstructedSet:
+def D_R(images: ImageSet, model: SplitClassifier, seed: int = 0, **options: Any) -> ConstructedSet:
     """`matched` with a robust teacher: images that hold what it represents, the robust features (section 3.1).
 
     Args and Raises: those of `matched`, as for the other three.
     """
-    return matched(images, model, "D_R", **options)
+    return matched(images, model, "D_R", seed=seed, **options)
 
 
-def D_NR(images: ImageSet, model: SplitClassifier, **options: Any) -> ConstructedSet:
+def D_NR(images: ImageSet, model: SplitClassifier, seed: int = 0, **options: Any) -> ConstructedSet:
     """`matched` with a standard teacher, the control for D_R: non-robust features count too (section 3.1)."""
-    return matched(images, model, "D_NR", **options)
+    return matched(images, model, "D_NR", seed=seed, **options)
 
 
-def D_rand(images: ImageSet, model: SplitClassifier, **options: Any) -> ConstructedSet:
+def D_rand(images: ImageSet, model: SplitClassifier, seed: int = 0, **options: Any) -> ConstructedSet:
     """`relabelled` with uniform classes: only the perturbation tells the label (section 3.2)."""
-    return relabelled(images, model, "D_rand", "uniform", **options)
+    return relabelled(images, model, "D_rand", "uniform", seed=seed, **options)
 
 
-def D_det(images: ImageSet, model: SplitClassifier, **options: Any) -> ConstructedSet:
+def D_det(images: ImageSet, model: SplitClassifier, seed: int = 0, **options: Any) -> ConstructedSet:
     """`relabelled` with t = y + 1 mod C: what the image shows tells the wrong label (section 3.2)."""
-    return relabelled(images, model, "D_det", "next", **options)
+    return relabelled(images, model, "D_det", "next", seed=seed, **options)
 
 
 def matched(images: ImageSet, model: nn.Module, name: str, objective: Objective | None = None, *, steps: int = 1000,

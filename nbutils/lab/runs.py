@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import inspect
 import operator
 import platform
 import sys
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from torch import Tensor
 
 import nbutils
 from nbutils.console import progress
+from nbutils.images.imageset import ImageSet
 from nbutils.lab import claims, results
 from nbutils.lab.claims import Verdict, Verdicts
 from nbutils.lab.evidence import evidence
@@ -24,7 +27,8 @@ from nbutils.lab.history import present_commit
 from nbutils.lab.parameters import IN_PROFILES, ParameterError, Parameters, assigned, committed, resolve, short
 from nbutils.lab.results import Published, Result, Table
 from nbutils.messages import did_you_mean
-from nbutils.robustness.evaluate import Outcome
+from nbutils.robustness.attacks import Attack
+from nbutils.robustness.evaluate import Outcome, accuracy_curve, evaluate
 
 try:
     import resource
@@ -102,6 +106,7 @@ class Run:
     device: torch.device
     changed: tuple[str, ...] = ()
     found: dict[str, Result] = field(default_factory=dict)
+    outcomes: dict[str, list[Outcome]] = field(default_factory=dict)
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     began: float = field(default_factory=time.monotonic)
 
@@ -125,12 +130,70 @@ class Run:
         changes = ", ".join(f"{name} = {short(values[name])}" for name in self.changed)
         return f"profile {self.parameters.profile}{' with ' * bool(changes)}{changes}, {self.device_name}"
 
+    def each(self, f: Callable[..., Any], *inputs: Any, first_seed: int = 0, **settings: Any) -> list[Any]:
+        """What `f` gives for each seed, in a list, with progress.
+
+        Args:
+            inputs, settings: arguments of f; a list has one entry per seed, of a `Result` f gets the value of each
+                seed, and anything else, a tuple for example, is the same for all seeds. Where f has an argument
+                `seed` or `device` that is not among them, it gets the seed and the device of this run.
+            first_seed: added to the seeds, 100 for example, so that students share nothing with their teachers.
+
+        Raises:
+            ValueError: lists of different lengths.
+        """
+        of_f = inspect.signature(f)
+        missing = of_f.parameters.keys() - of_f.bind_partial(*inputs, **settings).arguments.keys()
+        found = []
+        rows = _by_seed(getattr(f, "__name__", repr(f)), [*inputs, *settings.values()], len(self.seeds))
+        for k, row in enumerate(progress(rows, "seeds")):
+            named = dict(zip(settings, row[len(inputs):], strict=True))
+            context = {"seed": first_seed + k, "device": self.device}
+            named |= {name: value for name, value in context.items() if name in missing}
+            found.append(f(*row[: len(inputs)], **named))
+        return found
+
+    def accuracies(self, id: str, models: Any, images: Any, attacks: Any = None, **settings: Any) -> Any:
+        """Record accuracies: of each model, on each kind of images, under each attack that there is.
+
+        Args:
+            id: of the result; every mapping below adds a level to it, and to what is returned, in this order.
+            models, images, attacks: a list with one entry per seed (one attack, or None for clean images, serves all
+                seeds), or a mapping of names to such. A mapping of images or of both has the columns of a table; with
+                both, images are looked up by the attack's name.
+            settings: `source`, `read` and the others of `evaluate`.
+
+        Returns:
+            A `Result`, or mappings of them: name of the model -> name of the column -> Result, as `table` takes them.
+            Their outcomes, one per seed, are kept in `outcomes` under their ids.
+        """
+        if isinstance(models, Mapping):
+            return {name: self.accuracies(f"{id}.{dotted(name)}", members, images, attacks, **settings)
+                    for name, members in models.items()}
+        if isinstance(images, Mapping) or isinstance(attacks, Mapping):
+            columns = attacks if isinstance(attacks, Mapping) else images
+            return {name: self.accuracies(f"{id}.{dotted(name)}", models,
+                                          images[name] if isinstance(images, Mapping) else images,
+                                          attacks[name] if isinstance(attacks, Mapping) else attacks, **settings)
+                    for name in columns}
+        found = self.each(evaluate, models, images[: len(models)], attacks, **settings)
+        return self.measure(id, f"accuracy, {id.rpartition('.')[2]}", found)
+
+    def curve(self, id: str, models: Sequence[Any], images: Sequence[ImageSet],
+              attacks: Iterable[Attack | None]) -> list[Result]:
+        """Record one accuracy for each attack, see `robustness.accuracy_curve`, under "<id>.<attack>"."""
+        attacks = tuple(attacks)
+        rows = self.each(accuracy_curve, models, images[: len(models)], attacks)
+        return [self.measure(f"{id}.{attack!r}", "accuracy", outcomes)
+                for attack, outcomes in zip(attacks, zip(*rows, strict=True), strict=True)]
+
     def measure(self, id: str, what: str, outcomes: Sequence[Outcome]) -> Result:
         """Record the accuracy of one outcome per seed, with all that the outcomes say of themselves.
 
         Raises:
             ValueError: none, or outcomes of different attacks, threat models, models or data.
         """
+        self.outcomes[id] = list(outcomes)
         return self._record(Result.of(id, what, outcomes))
 
     def number(self, id: str, what: str, f: Callable[..., float | Tensor], *inputs: Any,
@@ -149,15 +212,8 @@ class Run:
         Raises:
             ValueError: an input with an entry for another number of seeds; nothing that depends on seeds.
         """
-        lists = [each.values if isinstance(each, Result) else each for each in inputs]
-        by_seed = [isinstance(each, (list, Result)) for each in inputs]
-        counts = {len(each) for each, varies in zip(lists, by_seed, strict=True) if varies}
-        if len(counts) != 1:
-            found = ", ".join(map(str, sorted(counts))) or "no"
-            raise ValueError(f"{id}: inputs of {found} seeds; expected lists or results of one number of seeds")
         began = time.monotonic()
-        values = [float(f(*(each[k] if varies else each for each, varies in zip(lists, by_seed, strict=True))))
-                  for k in range(counts.pop())]
+        values = [float(f(*row)) for row in _by_seed(id, inputs)]
         context = evidence(*inputs).context
         context["seconds"] += time.monotonic() - began
         return self._record(Result.of(id, what, values, unit=unit, **context))
@@ -169,6 +225,11 @@ class Run:
             ValueError: the two have different numbers of seeds.
         """
         return self.number(id, what, operator.sub, first, second, unit="points")
+
+    def mean(self, id: str, what: str, results: Iterable[Result]) -> Result:
+        """Record the mean of some results, of architectures for example, taken per seed first."""
+        parts = list(results)
+        return self.number(id, what, lambda *values: fmean(values), *parts, unit=parts[0].unit)
 
     def _record(self, result: Result) -> Result:
         result = replace(result, profile=self.parameters.profile, device=self.device_name)
@@ -225,6 +286,25 @@ class Run:
     def _rows(self) -> list[dict[str, str]]:
         return [{"claim": name, "held": verdict.held, "words": verdict.words, "result": verdict.result.id}
                 for name, verdict in self.verdicts.items()]
+
+
+def _by_seed(what: str, inputs: Sequence[Any], *seeds: int) -> list[list[Any]]:
+    """The inputs for each seed: of a list its entry, of a result its value; anything else is the same for all.
+
+    Raises:
+        ValueError: lists of different lengths, or none where nothing says how many seeds there are.
+    """
+    lists = [list(each.values) if isinstance(each, Result) else each for each in inputs]
+    counts = {len(each) for each in lists if isinstance(each, list)} or set(seeds)
+    if len(counts) != 1:
+        found = ", ".join(map(str, sorted(counts))) or "no"
+        raise ValueError(f"{what}: inputs of {found} seeds; expected lists or results of one number of seeds")
+    return [[each[k] if isinstance(each, list) else each for each in lists] for k in range(counts.pop())]
+
+
+def dotted(name: Any) -> str:
+    """The key of a table's row as part of an id; of a tuple its parts."""
+    return ".".join(map(str, name)) if isinstance(name, tuple) else str(name)
 
 
 @dataclass(frozen=True)

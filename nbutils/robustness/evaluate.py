@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -20,6 +20,7 @@ from nbutils.robustness.minimum_norm import CW
 from nbutils.robustness.threat import ThreatModel
 
 SLACK = 1e-6  # rounding allowed when a perturbation is held against its threat model
+Reader = Callable[[SplitClassifier, Tensor], Tensor]
 COSTLY = (AutoAttack, FAB, CW)  # up to minutes for one model: what they find is kept in the store
 
 
@@ -107,7 +108,7 @@ def predict(model: nn.Module, x: Tensor, batch_size: int = 256) -> Tensor:
 
 
 def evaluate(model: SplitClassifier, images: ImageSet, attack: Attack | None = None, *, source: nn.Module | None = None,
-             seed: int = 0, batch_size: int = 256, precision: str = "float32") -> Outcome:
+             read: Reader | None = None, seed: int = 0, batch_size: int = 256, precision: str = "float32") -> Outcome:
     """Attack every image once and score the result, in float32 whatever the precision of the attack.
 
     The outcome of a costly attack (AutoAttack, FAB, CW) is kept in the store, so that a run that was killed does not
@@ -117,6 +118,9 @@ def evaluate(model: SplitClassifier, images: ImageSet, attack: Attack | None = N
         model: the classifier that is scored. images: N images with labels. attack: None scores the clean images.
         source: the model that the attack sees; None means `model` itself (white box), another one makes this a
             transfer attack.
+        read: how an answer is read off the model: (model, x (N, 3, H, W) on the CPU) -> (N,) classes; None means the
+            largest logit. The attack sees the whole model all the same; its images are kept in the store, since one
+            attack is often read in several ways.
         seed, batch_size, precision: see `attacked`.
 
     Raises:
@@ -125,25 +129,29 @@ def evaluate(model: SplitClassifier, images: ImageSet, attack: Attack | None = N
     if len(images) == 0:
         raise ValueError("evaluate: the image set is empty; expected at least one image")
     search = attack
-    if isinstance(attack, PGD) and attack.keep_best and source is None:
+    if isinstance(attack, PGD) and attack.keep_best and source is None and read is None:
         # A verdict needs no more than a first error; a transferred attack cannot know whether it has made one.
         search = replace(attack, early_exit=True)
 
+    def moved() -> Tensor:
+        return attacked(source or model, images, search, seed, batch_size, precision).x if search else images.x
+
     def found() -> dict[str, Tensor]:
-        if search is None:
-            return _found(model, images, images.x)
-        return _found(model, images, attacked(source or model, images, search, seed, batch_size, precision).x)
+        return _found(model, images, moved())
 
     seen = [model] if source is None else [model, source]
-    if type(attack) in COSTLY:
-        recipe = {"attack": attack, "models": [store.fingerprint(part) for part in seen], "images": images.fingerprint,
-                  "seed": seed, "batch_size": batch_size, "precision": precision,
-                  "device": next(model.parameters()).device.type}
+    recipe = {"attack": attack, "models": [store.fingerprint(part) for part in seen], "images": images.fingerprint,
+              "seed": seed, "batch_size": batch_size, "precision": precision,
+              "device": next(model.parameters()).device.type}
+    began = time.monotonic()
+    if read is not None and attack is not None:
+        made = store.load_or_build("attacked", recipe, lambda: {"x": moved()})
+        tensors, seconds = _found(model, images, made.tensors["x"], read), made.seconds
+    elif type(attack) in COSTLY:
         artifact = store.load_or_build("outcome", recipe, found)
         tensors, seconds = artifact.tensors, artifact.seconds
     else:
-        began = time.monotonic()
-        tensors, seconds = found(), time.monotonic() - began
+        tensors, seconds = _found(model, images, moved(), read), time.monotonic() - began
     return replace(_outcome(model, images, attack, source is not None, tensors), seconds=seconds)
 
 
@@ -155,13 +163,13 @@ def scored(model: SplitClassifier, images: ImageSet, attack: Attack | None, x_ad
         images: N images before the attack. attack: None if there was none. x_adv: (N, 3, H, W) what it made of them.
         prediction: (N,) classes given to x_adv by a part of the model; by default those of the whole.
     """
-    return _outcome(model, images, attack, False, _found(model, images, x_adv, prediction))
+    read = None if prediction is None else lambda *_: prediction
+    return _outcome(model, images, attack, False, _found(model, images, x_adv, read))
 
 
-def _found(model: SplitClassifier, images: ImageSet, x_adv: Tensor,
-           prediction: Tensor | None = None) -> dict[str, Tensor]:
+def _found(model: SplitClassifier, images: ImageSet, x_adv: Tensor, read: Reader | None = None) -> dict[str, Tensor]:
     delta = (x_adv - images.x).detach().flatten(1)
-    said = predict(model, x_adv) if prediction is None else prediction
+    said = predict(model, x_adv) if read is None else read(model, x_adv)
     return {"prediction": said, "l2": delta.norm(dim=1), "linf": delta.abs().amax(1)}
 
 

@@ -29,7 +29,7 @@ from nbutils.lab.runs import Run, choose_device, start
 from nbutils.machine import ROOT
 from nbutils.networks import SplitClassifier
 from nbutils.paradigms.recipes import SIZES
-from nbutils.robustness import PGD, ThreatModel, autoattack, evaluate, parse_eps
+from nbutils.robustness import PGD, Noise, ThreatModel, autoattack, evaluate, parse_eps
 
 ALLOWED = tuple(Parameters.model_fields)
 ALLOWED_IN_PROFILES = set(ALLOWED) - {"profile", "eps", "device"}  # which a chapter or the machine gives
@@ -488,6 +488,46 @@ def test_norms_are_those_of_unbounded_attacks_alone() -> None:
     assert evidence(*results).context["norms"] == pytest.approx((4.0, 0.4))  # the mean of both medians
     assert evidence(free).context["norms"] is None  # a number of one's own is no accuracy under attack
     assert evidence(Result.of("a", "w", [replace(free, threat="L_inf 0.5")])).context["norms"] is None
+
+
+def test_each_gives_every_seed_its_own(own_build: Path) -> None:
+    run = start("x", notebook(seeds=2))
+
+    def f(data: str, both: object, *, value: float, seed: int = 0, device: object = 0) -> tuple[object, ...]:
+        return data, both, value, seed, device
+
+    measured = Result.of("a", "w", [0.25, 0.75])
+    assert run.each(f, ["a", "b"], (1, 2), value=measured) == [("a", (1, 2), 0.25, 0, run.device),
+                                                               ("b", (1, 2), 0.75, 1, run.device)]
+    assert [row[3] for row in run.each(f, ["a", "b"], (), value=1.0, first_seed=100)] == [100, 101]
+    assert [row[3] for row in run.each(f, ["a", "b"], (), value=1.0, seed=[7, 9])] == [7, 9]
+    assert run.each(f, "a", (), value=1.0, device="here") == [("a", (), 1.0, 0, "here"), ("a", (), 1.0, 1, "here")]
+    assert run.each(f, ["a"], (), value=1.0) == [("a", (), 1.0, 0, run.device)]  # a control of one seed
+    with pytest.raises(ValueError, match="^f: inputs of 1, 2 seeds; expected"):
+        run.each(f, ["a", "b"], [()], value=1.0)
+
+
+def test_accuracies_are_those_of_evaluate_in_rows_and_columns(own_build: Path) -> None:
+    run = start("x", notebook(seeds=2))
+    models = {"one": [network("one", "m1"), network("one", "m2")], ("two", "b"): [network("two", "m3")]}
+    data = [ImageSet(torch.full((9, 3, 16, 16), 0.5), torch.arange(9) % 2, ("a", "b"), "dots")] * 2
+    attacks = {"clean": None, "noise": Noise(ThreatModel("Linf", "8/255"))}
+    table = run.accuracies("a", models, data, attacks)
+    assert set(run.found) == {"a.one.clean", "a.one.noise", "a.two.b.clean", "a.two.b.noise"}
+    assert table["one"]["noise"] is run.found["a.one.noise"]
+    for seed, outcome in enumerate(run.outcomes["a.one.noise"]):
+        expected = evaluate(models["one"][seed], data[seed], attacks["noise"], seed=seed)
+        assert torch.equal(outcome.correct, expected.correct)
+    assert table["two", "b"]["clean"].interval == "this model"  # one network: the first images
+    views = run.accuracies("v", models["one"], {"all": data, "few": [each.take(4) for each in data]})
+    assert (views["all"].n, views["few"].n, views["all"].what) == (9, 4, "accuracy, all")
+    first = run.accuracies("r", models["one"], data, read=lambda model, x: torch.zeros(len(x), dtype=torch.long))
+    assert first.values == tuple((each.y == 0).double().mean().item() for each in data)
+    line = run.curve("c", models["one"], data, [None, Noise(ThreatModel("Linf", 0.5))])
+    assert [each.id for each in line] == ["c.None", "c.Noise(L_inf 0.5)"]
+    assert line[0].values == table["one"]["clean"].values
+    assert run.mean("m", "w", table["one"].values()).value == pytest.approx(
+        (table["one"]["clean"].value + table["one"]["noise"].value) / 2)
 
 
 @pytest.mark.parametrize("inputs", [([1.0, 2.0], [1.0]), (3.0,), ()])

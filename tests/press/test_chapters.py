@@ -133,6 +133,8 @@ def test_the_table_names_status_and_device(tmp_path: Path) -> None:
     twin.cells[0].outputs = [nbformat.v4.new_output("display_data", {results.MIME: card})]
     nbformat.write(twin, chapter.twin)
     assert chapters.table([chapter]).splitlines()[1].split() == ["01_x", "1.5", "cpu,", "2", "threads", "ok"]
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("(\n    1\n)  # in other words")]), source)
+    assert chapter.state().status == "ok"
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("2")]), source)
     assert chapter.state().status == "stale"
 

@@ -5,6 +5,7 @@ import functools
 import operator
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -114,6 +115,22 @@ def test_images_that_are_attacked_already_are_scored_as_evaluated(network_pair: 
     assert part.accuracy == 1
     assert torch.equal(part.l2, found.l2)
     assert (part.attack, part.inputs) == (found.attack, found.inputs)
+
+
+def test_an_answer_may_be_read_off_otherwise(network_pair: Pair, planted_test: PlantedSet, own_build: Path) -> None:
+    model, attack, calls = network_pair[0], PGD(LINF, 2), []
+
+    def last(model: SplitClassifier, x: torch.Tensor) -> torch.Tensor:
+        calls.append(x)
+        return torch.full((len(x),), 9)
+
+    found = evaluate(model, planted_test, attack, read=last, seed=3)
+    assert torch.equal(found.correct, planted_test.y == 9)
+    assert torch.equal(calls[0], attacked(model, planted_test, attack, seed=3).x)  # no early exit: the whole attack
+    again = evaluate(model, planted_test, attack, read=lambda model, x: calls.append(x) or last(model, x), seed=3)
+    assert torch.equal(calls[1], calls[0])
+    assert (again.attack, again.threat, again.inputs) == (repr(attack), str(LINF), found.inputs)
+    assert len(list((own_build / "store" / "attacked").glob("attacked-*/record.json"))) == 1
 
 
 def test_model_is_scored_in_evaluation_mode_and_left_as_it_was(network_pair: Pair, planted_test: PlantedSet) -> None:
