@@ -21,10 +21,10 @@ python := .venv/bin/python
 .PHONY: book stage test oracles serve clean
 
 book oracles serve: $(env)
-	@exec $(python) -m nbutils.lab.make $@
+	@exec $(python) -m book.press $@
 
 stage: $(env)
-	@exec $(python) -m nbutils.lab.stages -- "$$EDITION" $${STAGE:+"$$STAGE"}
+	@exec $(python) -m book.press stage -- "$$EDITION" $${STAGE:+"$$STAGE"}
 
 test: $(env)
 	@status=0; \

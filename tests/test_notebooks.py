@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from nbutils.lab.chapters import Chapter, every, recorded
-from nbutils.lab.execute import execute
+from book.press.chapters import Chapter, every, recorded
+from book.press.execute import execute
 from tests.helpers import pages
 
 

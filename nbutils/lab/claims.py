@@ -15,6 +15,7 @@ import pybtex.database as bibtex
 from pybtex.exceptions import PybtexError
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from nbutils.lab.parameters import Parameters, resolve
 from nbutils.lab.results import Result, address, first_fault, published
 from nbutils.machine import ROOT
 from nbutils.messages import did_you_mean, read_project_file
@@ -62,8 +63,6 @@ class Change(BaseModel):
 
 def _setting(given: dict[str, Any]) -> dict[str, Any]:
     """The parameters in the form in which a run records them."""
-    from nbutils.lab.runs import Parameters, resolve  # which imports this module
-
     if given.get("dataset", "planted") == "planted":
         raise ValueError("expected the dataset of the paper among them")
     for name in given:

@@ -10,7 +10,7 @@ import html
 import io
 from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
@@ -19,9 +19,11 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
-from torch import Tensor
 
 from nbutils.lab.results import Result, address, intervals
+
+if TYPE_CHECKING:  # only its type is needed: pages are made where there is no torch
+    from torch import Tensor
 
 # Okabe and Ito's colours in an order of falling contrast in grey; marker and line differ as well.
 SERIES = (("#000000", "o", "-"), ("#D55E00", "s", "--"), ("#0072B2", "^", "-."), ("#E69F00", "D", ":"),

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from nbutils.lab.chapters import Chapter, code_cells, every, read
-from nbutils.lab.runs import Parameters, resolve
+from book.press.chapters import Chapter, code_cells, every, read
+from nbutils.lab.parameters import Parameters, resolve
 from nbutils.machine import ROOT
 
 CHAPTERS = every("smoke")

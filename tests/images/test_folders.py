@@ -20,7 +20,7 @@ from nbutils import networks
 from nbutils.features.constructed import D_det
 from nbutils.images import DataError, folders, load
 from nbutils.images.sources import check_dataset, class_names
-from nbutils.lab.runs import Parameters, resolve
+from nbutils.lab.parameters import Parameters, resolve
 from nbutils.paradigms.encoder import untrained
 from nbutils.paradigms.recipes import SIZES, recipes
 

@@ -11,8 +11,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from book.press.chapters import Chapter
 from nbutils.lab import claims
-from nbutils.lab.chapters import Chapter
 from nbutils.lab.claims import Claim, Criterion, judge
 from nbutils.lab.results import Result
 from nbutils.machine import ROOT

@@ -16,17 +16,20 @@ from hypothesis import strategies as st
 from IPython.core.formatters import DisplayFormatter
 from papermill.translators import PythonTranslator
 
-from nbutils import lab, networks
+from book.press import chapters
+from nbutils import features, lab, networks
 from nbutils.features.bottleneck import Bottleneck, Distilled
-from nbutils.images import ImageSet
-from nbutils.lab import chapters, claims, results
+from nbutils.images import ImageSet, sources
+from nbutils.lab import claims, parameters, results
 from nbutils.lab.claims import Claim
 from nbutils.lab.evidence import evidence
+from nbutils.lab.parameters import MASKED, ParameterError, Parameters, resolve
 from nbutils.lab.results import Result
-from nbutils.lab.runs import MASKED, ParameterError, Parameters, Run, choose_device, resolve, start
+from nbutils.lab.runs import Run, choose_device, start
 from nbutils.machine import ROOT
 from nbutils.networks import SplitClassifier
-from nbutils.robustness import PGD, Noise, ThreatModel, evaluate
+from nbutils.paradigms.recipes import SIZES
+from nbutils.robustness import PGD, Noise, ThreatModel, autoattack, evaluate, parse_eps
 
 ALLOWED = tuple(Parameters.model_fields)
 ALLOWED_IN_PROFILES = set(ALLOWED) - {"profile", "eps", "device"}  # which a chapter or the machine gives
@@ -153,6 +156,26 @@ def test_what_no_chapter_can_run_with(given: dict[str, object], message: str) ->
 def test_architectures_that_can_be_ranked(number: int) -> None:
     names = ", ".join(list(networks.NETWORKS)[:number])
     assert resolve({"transfer_networks": names}, ALLOWED).transfer_networks == names
+
+
+def test_the_names_of_parameters_are_those_of_the_engine() -> None:
+    def has_a_cut(name: str) -> bool:
+        try:
+            with torch.device("meta"):  # no weights are made
+                return bool(features.last_cut(networks.build(name)))
+        except ValueError:
+            return False
+
+    assert sorted(parameters.NETWORKS) == sorted(networks.NETWORKS)
+    assert sorted(parameters.CUTTABLE) == sorted(filter(has_a_cut, networks.NETWORKS))
+    assert (parameters.DATASETS, parameters.ENCODER_SIZES) == (sources.DATASETS, SIZES)
+    assert tuple(autoattack.VERSIONS) == parameters.AUTOATTACKS
+
+
+@given(st.integers(1, 99) | st.floats(0, 1, exclude_min=True))
+def test_a_usual_radius_is_what_the_engine_reads(levels: float) -> None:
+    text = f"{levels}/255" if isinstance(levels, int) else levels
+    assert resolve({"eps": text}, ALLOWED).eps == ThreatModel("Linf", parse_eps(text)).eps
 
 
 MASKING = {chapter.name for chapter in chapters.every("") if "features.last_cut(" in chapter.source.read_text()}

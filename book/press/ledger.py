@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from nbutils.lab import claims, results, runs
-from nbutils.lab.chapters import recorded
+from book.press.chapters import recorded
+from nbutils.lab import claims, history, results
 from nbutils.lab.claims import Claim, Verdict
 from nbutils.machine import ROOT, build_dir
 
@@ -122,7 +122,7 @@ def criterion_commits(path: Path = CLAIMS) -> dict[str, Commit]:
     """
     @cache
     def git(*words: str) -> str:
-        return runs.git(*words, folder=path.parent).stdout
+        return history.git(*words, folder=path.parent).stdout
 
     try:
         blame = git("blame", "--line-porcelain", path.name)
