@@ -9,6 +9,7 @@ from nbutils.robustness.evaluate import (
     evaluate,
     health_checks,
     predict,
+    right_before,
     scored,
     transfer_matrix,
     transfer_rate,

@@ -194,8 +194,12 @@ def transfer_matrix(models: Sequence[SplitClassifier], images: ImageSet, attack:
     return rows
 
 
-def transfer_rate(clean: Outcome, under: Outcome) -> float:
-    """Share, in [0, 1], of the images that were right before an attack which are wrong under it; 0 if none was right.
+def right_before(clean: Outcome, under: Outcome) -> tuple[Outcome, Outcome]:
+    """Both outcomes, of the images that the model had right before the attack: those that a transfer rate counts.
+
+    Only these can be broken, so networks of unlike clean accuracy can be compared. None of the papers says which images
+    a rate counts: Ilyas et al. (2019, figure 3) plot one without its definition, and Li et al. (2023, figure 3) print
+    the accuracy on all attacked images instead, clean errors included, which is `under.accuracy`.
 
     Args:
         clean, under: outcomes of one model on the same images in the same order, without and with the attack.
@@ -204,10 +208,18 @@ def transfer_rate(clean: Outcome, under: Outcome) -> float:
         ValueError: different models or numbers of images.
     """
     if (clean.model, len(clean)) != (under.model, len(under)):
-        raise ValueError(f"transfer_rate: {len(clean)} images of {clean.model!r} and {len(under)} of {under.model!r}: "
+        raise ValueError(f"transfer rate: {len(clean)} images of {clean.model!r} and {len(under)} of {under.model!r}: "
                          "expected one model on the same images")
-    broken = clean.correct & ~under.correct
-    return broken.sum().item() / max(1, clean.correct.sum().item())
+    return clean.take(clean.correct), under.take(clean.correct)
+
+
+def transfer_rate(clean: Outcome, under: Outcome) -> float:
+    """Share, in [0, 1], of the images that were right before an attack which are wrong under it; 0 if none was right.
+
+    Args, Raises: those of `right_before`, which may have been called already.
+    """
+    _, judged = right_before(clean, under)
+    return (~judged.correct).sum().item() / max(1, len(judged))
 
 
 def _check_promise(attack: Attack, x_adv: Tensor, delta: Tensor) -> None:
