@@ -72,6 +72,12 @@ def suited(x: Tensor, model: nn.Module) -> Tensor:
     return x.to(next(model.parameters())).contiguous(memory_format=torch.channels_last)
 
 
+def artifacts(*models: nn.Module) -> tuple[str, ...]:
+    """Keys of the artifacts that these are or hold, each once; none of a network that was never trained."""
+    keys = (getattr(part, "key", "") for model in models for part in model.modules())
+    return tuple(dict.fromkeys(key for key in keys if key and isinstance(key, str)))
+
+
 class GlobalAveragePool(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         return z.mean((2, 3))

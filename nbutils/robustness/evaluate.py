@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from nbutils import store
 from nbutils.console import counter
 from nbutils.images.imageset import ImageSet
-from nbutils.networks import SplitClassifier
+from nbutils.networks import SplitClassifier, artifacts
 from nbutils.robustness.attacks import FGSM, PGD, Attack, frozen, mixed_precision
 from nbutils.robustness.autoattack import FAB, AutoAttack
 from nbutils.robustness.minimum_norm import CW
@@ -35,7 +35,8 @@ class Outcome:
         attack: label of the attack, "none" for clean images.
         threat: its threat model, "none" for clean images, "unbounded" for minimum-norm attacks.
         model, data: names.
-        inputs: key of the model's artifact and fingerprint of the images.
+        inputs: keys of the artifacts behind the model, then behind the one that the attack saw, and the fingerprint of
+            the images.
         seconds: computing time.
     """
 
@@ -134,17 +135,16 @@ def evaluate(model: SplitClassifier, images: ImageSet, attack: Attack | None = N
             return _found(model, images, images.x)
         return _found(model, images, attacked(source or model, images, search, seed, batch_size, precision).x)
 
-    seen = [model] if source is None else [model, source]
     if type(attack) in COSTLY:
-        recipe = {"attack": attack, "models": [store.fingerprint(part) for part in seen], "images": images.fingerprint,
-                  "seed": seed, "batch_size": batch_size, "precision": precision,
+        recipe = {"attack": attack, "models": [store.fingerprint(part) for part in (model, source) if part is not None],
+                  "images": images.fingerprint, "seed": seed, "batch_size": batch_size, "precision": precision,
                   "device": next(model.parameters()).device.type}
         artifact = store.load_or_build("outcome", recipe, found)
         tensors, seconds = artifact.tensors, artifact.seconds
     else:
         began = time.monotonic()
         tensors, seconds = found(), time.monotonic() - began
-    return replace(_outcome(model, images, attack, source is not None, tensors), seconds=seconds)
+    return replace(_outcome(model, images, attack, source or model, tensors), seconds=seconds)
 
 
 def scored(model: SplitClassifier, images: ImageSet, attack: Attack | None, x_adv: Tensor,
@@ -155,7 +155,7 @@ def scored(model: SplitClassifier, images: ImageSet, attack: Attack | None, x_ad
         images: N images before the attack. attack: None if there was none. x_adv: (N, 3, H, W) what it made of them.
         prediction: (N,) classes given to x_adv by a part of the model; by default those of the whole.
     """
-    return _outcome(model, images, attack, False, _found(model, images, x_adv, prediction))
+    return _outcome(model, images, attack, model, _found(model, images, x_adv, prediction))
 
 
 def _found(model: SplitClassifier, images: ImageSet, x_adv: Tensor,
@@ -165,12 +165,12 @@ def _found(model: SplitClassifier, images: ImageSet, x_adv: Tensor,
     return {"prediction": said, "l2": delta.norm(dim=1), "linf": delta.abs().amax(1)}
 
 
-def _outcome(model: SplitClassifier, images: ImageSet, attack: Attack | None, transferred: bool,
+def _outcome(model: SplitClassifier, images: ImageSet, attack: Attack | None, source: nn.Module,
              found: dict[str, Tensor]) -> Outcome:
     threat = "none" if attack is None else str(attack.threat or "unbounded")
-    label = "none" if attack is None else f"{'transferred ' * transferred}{attack!r}"
+    label = "none" if attack is None else f"{'transferred ' * (source is not model)}{attack!r}"
     return Outcome(found["prediction"] == images.y, found["prediction"], found["l2"], found["linf"], label, threat,
-                   model.name, images.name, (model.key, images.fingerprint))
+                   model.name, images.name, (*artifacts(model, source), images.fingerprint))
 
 
 def transfer_matrix(models: Sequence[SplitClassifier], images: ImageSet, attack: Attack, seed: int = 0,
@@ -189,7 +189,7 @@ def transfer_matrix(models: Sequence[SplitClassifier], images: ImageSet, attack:
     rows = []
     for source in models:
         x_adv = attacked(source, images, attack, seed).x
-        rows.append([_outcome(model, images, attack, model is not source, _found(model, images, x_adv))
+        rows.append([_outcome(model, images, attack, source, _found(model, images, x_adv))
                      for model in columns])
     return rows
 
@@ -259,7 +259,8 @@ def _allows_more(threat: ThreatModel | None, smaller: ThreatModel | None) -> boo
 def worst_case(outcomes: Sequence[Outcome]) -> Outcome:
     """Per image, whether it survived every attack: never the minimum of averages.
 
-    The norms and prediction are those of the first attack that broke the image, else of the last one.
+    The norms and prediction are those of the first attack that broke the image, else of the last one. Inputs and
+    seconds are those of all.
 
     Raises:
         ValueError: no outcomes, or outcomes of different models, images or threat models.
@@ -276,6 +277,7 @@ def worst_case(outcomes: Sequence[Outcome]) -> Outcome:
             raise ValueError(f"worst_case: {len(worst)} and {len(other)} images: expected the same images")
         keep = ~worst.correct
         worst = replace(worst, correct=worst.correct & other.correct, attack=f"{worst.attack} + {other.attack}",
+                        inputs=tuple(dict.fromkeys(worst.inputs + other.inputs)), seconds=worst.seconds + other.seconds,
                         prediction=torch.where(keep, worst.prediction, other.prediction),
                         l2=torch.where(keep, worst.l2, other.l2), linf=torch.where(keep, worst.linf, other.linf))
     return worst
