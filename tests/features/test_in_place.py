@@ -1,8 +1,6 @@
-"""A network that works in place is one that a reader may bring: it changes nobody's images, and gives what its twin does
-that works on copies."""
+"""A reader's network may work in place: it changes no images, and gives what its twin gives that works on copies."""
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 import torch
@@ -22,12 +20,11 @@ from nbutils.features import (
     masked_logits,
     matched,
     robust_channel_usefulness,
-    untrained,
     usefulness,
 )
 from nbutils.images import ImageSet, PlantedSet
 from nbutils.networks import GlobalAveragePool, Normalize, SplitClassifier
-from nbutils.paradigms import Alignment, Backbone, SimCLR
+from nbutils.paradigms import Alignment, Backbone
 from nbutils.paradigms.probe import extract, linear_probe
 from nbutils.robustness import CW, PGD, ThreatModel, evaluate, predict
 from nbutils.training import TRADES
