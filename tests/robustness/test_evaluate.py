@@ -24,6 +24,7 @@ from nbutils.robustness import (
     FGSM,
     PGD,
     AutoAttack,
+    Noise,
     Outcome,
     ThreatModel,
     accuracy_curve,
@@ -171,6 +172,8 @@ def test_an_attack_without_radius_is_unbounded(network_pair: Pair, planted_test:
     outcome = evaluate(network_pair[0], planted_test.view("pattern_only"), Returns(None, 0.001))
     assert outcome.threat == "unbounded"
     torch.testing.assert_close(outcome.linf, torch.full((100,), 0.001), rtol=0, atol=1e-6)
+    darker = scored(network_pair[0], planted_test, None, planted_test.x - 0.001)
+    torch.testing.assert_close(darker.linf, torch.full((100,), 0.001), rtol=0, atol=1e-6)
 
 
 def test_attacked_images_keep_their_labels_and_truth(network_pair: Pair, planted_test: PlantedSet) -> None:
@@ -185,6 +188,12 @@ def test_attacked_images_keep_their_labels_and_truth(network_pair: Pair, planted
     assert (distance > 0).all()
     score = evaluate(network_pair[0], planted_test, attack, seed=4, batch_size=32)
     assert torch.equal(predict(network_pair[0], found.x, batch_size=9) == found.y, score.correct)
+
+
+def test_every_batch_has_random_starts_of_its_own(network_pair: Pair, planted_test: PlantedSet) -> None:
+    twice = planted_test.take(torch.arange(4) % 2)
+    found = attacked(network_pair[0], twice, Noise(LINF), seed=4, batch_size=2).x
+    assert not torch.equal(found[:2], found[2:])
 
 
 # --- precision ----------------------------------------------------------------------------------------------------
@@ -557,7 +566,8 @@ def test_what_a_costly_attack_finds_is_kept_and_read_again(network_pair: Pair, p
     assert again.seconds == first.seconds > 0
 
 
-@pytest.mark.parametrize("change", ["attack", "seed", "images", "weights", "source", "batch_size"])
+@pytest.mark.parametrize("change", ["attack", "seed", "images", "weights", "source", "batch_size",
+                                    "precision"])
 def test_another_attack_seed_image_or_weight_is_another_outcome(change: str, network_pair: Pair,
                                                               planted_test: PlantedSet) -> None:
     model, images, attack = copy.deepcopy(network_pair[0]), planted_test.take(8), CW(steps=2)
@@ -569,7 +579,8 @@ def test_another_attack_seed_image_or_weight_is_another_outcome(change: str, net
             next(model.parameters()).add_(0.01)
     evaluate(model, images.take(7) if change == "images" else images, CW(steps=3) if change == "attack" else attack,
              source=network_pair[1] if change == "source" else None, seed=int(change == "seed"),
-             batch_size=8 if change == "batch_size" else 256)
+             batch_size=8 if change == "batch_size" else 256,
+             precision="bfloat16" if change == "precision" else "float32")
     assert len({path.name for path in kept.iterdir() if path.is_dir()} - before) == 1
 
 
