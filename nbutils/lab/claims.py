@@ -92,6 +92,7 @@ class Claim(BaseModel):
     threat: str = ""
     needs: tuple[str, ...] = ()
     bound: Literal["", "upper"] = ""
+    classes: int | None = Field(None, ge=2)
     planted: bool = False
     setting: Annotated[dict[str, Any], AfterValidator(_setting)] = Field({}, min_length=1)
     value: tuple[dict[str, str], ...] = Field((), min_length=1, max_length=2)
@@ -246,14 +247,18 @@ def has_learned(result: Result) -> bool:
     return result.low is not None and result.low > LEAST_LEARNED
 
 
-def judge(claim: Claim, result: Result, parameters: Mapping[str, Any], beside: Iterable[Result] = ()) -> Verdict:
+def judge(claim: Claim, result: Result, parameters: Mapping[str, Any], beside: Iterable[Result] = (),
+          classes: int | None = None) -> Verdict:
     """Hold a result against a claim, by the claim's own criterion.
 
     Args:
         parameters: those of the run that measured it. beside: the results of this run, for what the claim needs.
+        classes: how many its images have; None where an older record does not say.
     """
     if not claim.fits(parameters):
         return Verdict(claim, result, "not comparable", "measured outside the paper's setting")
+    if classes and claim.classes and classes != claim.classes:
+        return Verdict(claim, result, "not comparable", f"{classes} classes, the bound is for {claim.classes}")
     if len(result.values) < claim.least_seeds:
         found = len(result.values)
         few = f"{found} seed{'s' * (found > 1)}, the claim asks for {claim.least_seeds}"

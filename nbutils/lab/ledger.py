@@ -107,7 +107,8 @@ def entries(profile: str, records: Records) -> list[Entry]:
     for claim in claims.load().values():
         runs = [chapters[claim.chapter] for name, chapters in records.items()
                 if claim.chapter in chapters and (claim.setting or name == profile)]
-        judged = [(run, claims.judge(claim, result, run["parameters"], measured)) for run, measured in runs
+        judged = [(run, claims.judge(claim, result, run["parameters"], measured, run.get("classes")))
+                  for run, measured in runs
                   if claim.fits(run["parameters"]) for result in measured if result.id == claim.statistic]
         run, verdict = max(judged, key=lambda one: (one[1].held != "not comparable", one[0]["finished"]),
                            default=({}, None))

@@ -25,7 +25,8 @@ import nbutils
 from nbutils import networks
 from nbutils.console import progress
 from nbutils.features.bottleneck import last_cut
-from nbutils.images.sources import check_dataset
+from nbutils.images.folders import SPLITS, tree
+from nbutils.images.sources import check_dataset, class_names
 from nbutils.lab import claims, results
 from nbutils.lab.claims import Verdict, Verdicts
 from nbutils.lab.evidence import evidence
@@ -218,6 +219,13 @@ def resolve(given: Mapping[str, Any], allowed: Collection[str], chapter: str = "
 
 def _fitting(parameters: Parameters, chosen: Collection[str], allowed: Collection[str], chapter: str) -> Parameters:
     """Parameters that go together: a size that the chapter lacks is cut to its bound; see `resolve`."""
+    for split in SPLITS if parameters.dataset.startswith("folder:") else ():
+        found, name = tree(parameters.dataset), f"{split}_size"
+        value, bound = getattr(parameters, name), len(found.files[split])
+        if value > bound and {name, "dataset"} <= set(allowed):
+            where = "" if name in chosen else f" (from profile {parameters.profile!r})"
+            raise ParameterError(f"{name} = {value}{where}: {found.root / split} holds {bound} images; expected at "
+                                 f"most that many")
     for smaller, larger in AT_MOST:
         value, bound = getattr(parameters, smaller), getattr(parameters, larger)
         if value > bound and {smaller, larger} <= set(allowed):
@@ -231,6 +239,12 @@ def _fitting(parameters: Parameters, chosen: Collection[str], allowed: Collectio
                 those = ", ".join(filter(_has_last_cut, networks.NETWORKS))
                 raise ParameterError(f"table_networks = {parameters.table_networks!r}: before the head of {name} "
                                      f"stands no BatchNorm, where this chapter cuts; expected some of {those}")
+    if chapter == "06_feature_visualization" and parameters.seeds == 1 and "," not in parameters.table_networks:
+        raise ParameterError(f"table_networks = {parameters.table_networks!r}, seeds = 1: expected two of either, for "
+                             "another network reads the pictures")
+    if chapter == "08_nrf_attack" and parameters.costly_size == parameters.test_size:
+        raise ParameterError(f"costly_size = {parameters.costly_size}: expected less than test_size = "
+                             f"{parameters.test_size}, for attacks are tuned on the test images that are left")
     return parameters
 
 
@@ -313,7 +327,8 @@ def start(chapter: str, namespace: Mapping[str, Any]) -> Run:
     own = {name: value for name, value in committed(chapter).items() if name in allowed - IN_PROFILES}
     usual = resolve({**own, "profile": parameters.profile}, allowed | {"profile"})
     changed = (name for name in allowed - {"profile", "device"} if getattr(parameters, name) != getattr(usual, name))
-    return Run(chapter, parameters, choose_device(parameters.device), tuple(sorted(changed)))
+    device = choose_device(parameters.device)
+    return Run(chapter, parameters, device, tuple(sorted(changed)), len(class_names(parameters.dataset)))
 
 
 @dataclass
@@ -324,6 +339,7 @@ class Run:
     parameters: Parameters
     device: torch.device
     changed: tuple[str, ...] = ()
+    classes: int = 10
     found: dict[str, Result] = field(default_factory=dict)
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     began: float = field(default_factory=time.monotonic)
@@ -418,7 +434,7 @@ class Run:
                 raise ValueError(f"claim {id!r}: its statistic {claim.statistic!r} has not been measured"
                                  f"{did_you_mean(claim.statistic, self.found)}")
             self.verdicts[id] = claims.judge(claim, self.found[claim.statistic], self.parameters.model_dump(),
-                                             self.found.values())
+                                             self.found.values(), self.classes)
         return Verdicts(tuple(self.verdicts[id] for id in ids))
 
     def table(self, rows: Mapping[str, Mapping[str, Result | Published | str]], caption: str) -> Table:
@@ -435,6 +451,7 @@ class Run:
         return {
             "chapter": self.chapter,
             "parameters": self.parameters.model_dump(),
+            "classes": self.classes,
             "device": self.device_name,
             "minutes": round((time.monotonic() - self.began) / 60, 2),
             "peak_memory_gib": round(peak / 2**30, 2),

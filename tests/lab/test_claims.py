@@ -67,6 +67,22 @@ def test_too_little_is_not_comparable(measured: Result, reason: str) -> None:
     assert verdict.words == f"not comparable ({reason})"
 
 
+def test_a_bound_that_rests_on_guessing_is_for_its_number_of_classes() -> None:
+    claim, half = Claim(**{**ENTRY, "classes": 10}), result([0.6] * 3, 0.55, 0.65)  # type: ignore[arg-type]
+    assert judge(claim, half, {}, classes=10).held == "held"
+    assert judge(claim, half, {}).held == "held"  # older records do not say
+    assert judge(claim, half, {}, classes=2).words == "not comparable (2 classes, the bound is for 10)"
+    assert judge(Claim(**ENTRY), half, {}, classes=2).held == "held"  # type: ignore[arg-type]
+
+
+def test_no_bound_that_two_classes_meet_or_miss_by_guessing_is_without_its_number_of_classes() -> None:
+    guesses = re.compile("accuracy on natural (test )?images|wrong label|^(relative|smallest relative) usefulness of")
+    for claim in claims.load().values():
+        bound = claim.criterion.above or claim.criterion.below or 0
+        if claim.chapter != "01_known_features" and not claim.setting and guesses.search(claim.measures) and bound > 0:
+            assert claim.classes == 10, claim.id
+
+
 def test_another_threat_model_is_not_comparable() -> None:
     claim = Claim(**{**ENTRY, "threat": "L_inf 8/255"})  # type: ignore[arg-type]
     assert judge(claim, result([0.9] * 3, 0.8, 1.0, threat="L_inf 8/255"), {}).held == "held"
