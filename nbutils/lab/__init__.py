@@ -3,3 +3,4 @@
 from nbutils.lab import figures
 from nbutils.lab.results import Result, Table, published
 from nbutils.lab.runs import ParameterError, Parameters, Run, progress, start
+from nbutils.messages import counted

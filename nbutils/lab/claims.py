@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from nbutils.lab.results import Result, address, first_fault, published
 from nbutils.machine import ROOT
-from nbutils.messages import did_you_mean, read_project_file
+from nbutils.messages import counted, did_you_mean, read_project_file
 
 Held = Literal["held", "not held", "undecided", "not comparable"]
 MARKS = {"held": "✓", "undecided": "?", "not held": "✗", "not comparable": "–", "not run": "·", "not tested": "○"}
@@ -170,7 +170,7 @@ class Verdict:
                 f'<span class="claim-id">{self.claim.id}</span></p><p>{html.escape(self.claim.paraphrase)}</p>'
                 f'<p>Measured: {html.escape(self.claim.measures)} '
                 f'{address(self.result.id, html.escape(str(self.result)))} '
-                f'({len(self.result.values)} seed{"s" * (len(self.result.values) > 1)}, n = {self.result.n} each). '
+                f'({counted(len(self.result.values), "seed")}, n = {self.result.n} each). '
                 f'{attack} Published: {html.escape(self.claim.printed)} '
                 f'({html.escape(paper_name(self.claim.paper))}, {html.escape(self.claim.place)}). '
                 f'Criterion, fixed {self.claim.fixed}: {self.claim.criterion}.</p></div>')
@@ -260,8 +260,7 @@ def judge(claim: Claim, result: Result, parameters: Mapping[str, Any], beside: I
     if classes and claim.classes and classes != claim.classes:
         return Verdict(claim, result, "not comparable", f"{classes} classes, the bound is for {claim.classes}")
     if len(result.values) < claim.least_seeds:
-        found = len(result.values)
-        few = f"{found} seed{'s' * (found > 1)}, the claim asks for {claim.least_seeds}"
+        few = f"{counted(len(result.values), 'seed')}, the claim asks for {claim.least_seeds}"
         return Verdict(claim, result, "not comparable", few)
     if result.n < claim.least_n:
         return Verdict(claim, result, "not comparable", f"n = {result.n}, the claim asks for {claim.least_n}")

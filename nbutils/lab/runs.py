@@ -32,7 +32,7 @@ from nbutils.lab.claims import Verdict, Verdicts
 from nbutils.lab.evidence import evidence
 from nbutils.lab.results import Published, Result, Table
 from nbutils.machine import ROOT
-from nbutils.messages import DECIMAL, did_you_mean, read_project_file, short_repr
+from nbutils.messages import DECIMAL, counted, did_you_mean, read_project_file, short_repr
 from nbutils.networks import check_network
 from nbutils.robustness.autoattack import AutoAttack
 from nbutils.robustness.evaluate import Outcome
@@ -86,7 +86,7 @@ def _ranked_networks(value: Any) -> str:
     """Names of networks that are ranked, for which the exact p value goes through all orders."""
     names = _listed(value)
     if not 2 <= len(names) <= 9:
-        raise ValueError(f"{len(names)} name{'s' * (len(names) > 1)}; expected 2 to 9")
+        raise ValueError(f"{counted(len(names), 'name')}; expected 2 to 9")
     return _networks(value)
 
 
@@ -354,8 +354,7 @@ class Run:
         """For example "cpu, 2 threads" or the name of a GPU."""
         if self.device.type == "cuda":
             return torch.cuda.get_device_name(self.device)
-        threads = torch.get_num_threads()
-        return f"{self.device.type}, {threads} thread{'s' * (threads > 1)}"
+        return f"{self.device.type}, {counted(torch.get_num_threads(), 'thread')}"
 
     @property
     def stamp(self) -> str:
