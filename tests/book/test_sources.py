@@ -25,6 +25,16 @@ def test_notebooks_hold_no_results(chapter: Chapter) -> None:
 
 
 @each_chapter
+def test_pages_speak_of_the_number_of_seeds_and_classes_that_there_are(chapter: Chapter) -> None:
+    """A reader may run one seed, or images of two classes."""
+    code = "\n".join(cell.source for cell in code_cells(read(chapter.source)))
+    assert not re.search(r"\{[^{}]*\} (seed|epoch)s\b", code)
+    if "dataset" in chapter.parameters:
+        anywhere = re.sub(r"^if planted:\n(    .*\n|\n)*", "", code, flags=re.MULTILINE)
+        assert not re.search(r"range\(10\)|[Cc]hance is 10 %", anywhere)
+
+
+@each_chapter
 def test_one_parameters_cell_then_the_start_of_the_run(chapter: Chapter) -> None:
     cells = [cell for cell in read(chapter.source).cells if cell.cell_type == "code"]
     assert all(cell.source.strip() for cell in cells), "an empty code cell would shift the numbers of the others"
