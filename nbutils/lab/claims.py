@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -267,6 +268,8 @@ def judge(claim: Claim, result: Result, parameters: Mapping[str, Any], beside: I
     if claim.threat and result.threat != claim.threat:
         reason = f"measured under {result.threat}, the claim is about {claim.threat}"
         return Verdict(claim, result, "not comparable", reason)
+    if math.isnan(result.value):
+        return Verdict(claim, result, "not comparable", "the result is undefined")
     if result.low is None or result.high is None:
         return Verdict(claim, result, "not comparable", "the result has no interval")
     learned = {other.id for other in beside if has_learned(other)}

@@ -219,18 +219,19 @@ def resolve(given: Mapping[str, Any], allowed: Collection[str], chapter: str = "
 
 def _fitting(parameters: Parameters, chosen: Collection[str], allowed: Collection[str], chapter: str) -> Parameters:
     """Parameters that go together: a size that the chapter lacks is cut to its bound; see `resolve`."""
+    def told(name: str) -> str:
+        where = "" if name in chosen else f" (from profile {parameters.profile!r})"
+        return f"{name} = {getattr(parameters, name)}{where}"
+
     for split in SPLITS if parameters.dataset.startswith("folder:") else ():
         found, name = tree(parameters.dataset), f"{split}_size"
-        value, bound = getattr(parameters, name), len(found.files[split])
-        if value > bound and {name, "dataset"} <= set(allowed):
-            where = "" if name in chosen else f" (from profile {parameters.profile!r})"
-            raise ParameterError(f"{name} = {value}{where}: {found.root / split} holds {bound} images; expected at "
-                                 f"most that many")
+        bound = len(found.files[split])
+        if getattr(parameters, name) > bound and {name, "dataset"} <= set(allowed):
+            raise ParameterError(f"{told(name)}: {found.root / split} holds {bound} images; expected at most {bound}")
     for smaller, larger in AT_MOST:
         value, bound = getattr(parameters, smaller), getattr(parameters, larger)
         if value > bound and {smaller, larger} <= set(allowed):
-            where = "" if smaller in chosen else f" (from profile {parameters.profile!r})"
-            raise ParameterError(f"{smaller} = {value}{where}: expected at most {larger} = {bound}")
+            raise ParameterError(f"{told(smaller)}: expected at most {larger} = {bound}")
         if value > bound and smaller not in allowed:
             parameters = parameters.model_copy(update={smaller: bound})
     if chapter in MASKED:
@@ -243,8 +244,8 @@ def _fitting(parameters: Parameters, chosen: Collection[str], allowed: Collectio
         raise ParameterError(f"table_networks = {parameters.table_networks!r}, seeds = 1: expected two of either, for "
                              "another network reads the pictures")
     if chapter == "08_nrf_attack" and parameters.costly_size == parameters.test_size:
-        raise ParameterError(f"costly_size = {parameters.costly_size}: expected less than test_size = "
-                             f"{parameters.test_size}, for attacks are tuned on the test images that are left")
+        raise ParameterError(f"{told('costly_size')}: expected less than test_size = {parameters.test_size}, for "
+                             "attacks are tuned on the test images that are left")
     return parameters
 
 

@@ -1,5 +1,6 @@
 """Claims: their schema, the logic of a criterion at its bound, and the book's own file."""
 
+import math
 import re
 from dataclasses import replace
 from datetime import date
@@ -60,6 +61,7 @@ def test_above_and_below_mirror_each_other(bound: float, ends: tuple[float, floa
     (result([0.9], 0.8, 1.0), "1 seed, the claim asks for 3"),
     (result([0.9] * 3, 0.8, 1.0, n=99), "n = 99, the claim asks for 100"),
     (result([0.9] * 3), "the result has no interval"),
+    (result([math.nan] * 3, math.nan, math.nan), "the result is undefined"),
 ])
 def test_too_little_is_not_comparable(measured: Result, reason: str) -> None:
     verdict = judge(Claim(**ENTRY), measured, {})  # type: ignore[arg-type]
