@@ -25,7 +25,7 @@ import nbutils
 from nbutils import networks
 from nbutils.console import progress
 from nbutils.features.bottleneck import last_cut
-from nbutils.images.folders import SPLITS, tree
+from nbutils.images.folders import tree
 from nbutils.images.sources import check_dataset, class_names
 from nbutils.lab import claims, results
 from nbutils.lab.claims import Verdict, Verdicts
@@ -223,11 +223,13 @@ def _fitting(parameters: Parameters, chosen: Collection[str], allowed: Collectio
         where = "" if name in chosen else f" (from profile {parameters.profile!r})"
         return f"{name} = {getattr(parameters, name)}{where}"
 
-    for split in SPLITS if parameters.dataset.startswith("folder:") else ():
-        found, name = tree(parameters.dataset), f"{split}_size"
-        bound = len(found.files[split])
-        if getattr(parameters, name) > bound and {name, "dataset"} <= set(allowed):
-            raise ParameterError(f"{told(name)}: {found.root / split} holds {bound} images; expected at most {bound}")
+    if parameters.dataset.startswith("folder:") and "dataset" in allowed:
+        found = tree(parameters.dataset)
+        for split, files in found.files.items():
+            name = f"{split}_size"
+            if getattr(parameters, name) > len(files) and name in allowed:
+                raise ParameterError(f"{told(name)}: {found.root / split} holds {len(files)} images; expected at most "
+                                     f"{len(files)}")
     for smaller, larger in AT_MOST:
         value, bound = getattr(parameters, smaller), getattr(parameters, larger)
         if value > bound and {smaller, larger} <= set(allowed):
