@@ -292,7 +292,9 @@ def select(profile: str, wanted: str = "", settings: str = "") -> dict[Chapter, 
     known = {name for chapter in chapters for name in chapter.parameters} - {"profile"}
     for name in given:
         if name not in known:
-            raise ParameterError(f"SET = {name!r}: no chosen chapter has this parameter{nearest(name, sorted(known))}")
+            others = Parameters.model_fields.keys() - {"profile"}
+            hint = "; other chapters have it" if name in others else nearest(name, sorted(known))
+            raise ParameterError(f"SET = {name!r}: no chosen chapter has this parameter{hint}")
     resolve({"profile": profile}, ["profile"])
     selected = {}
     for chapter in chapters:
