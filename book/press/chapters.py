@@ -17,7 +17,7 @@ from typing import Any
 import nbformat
 
 from nbutils.lab import results
-from nbutils.lab.parameters import ParameterError, plain, resolve, set_in
+from nbutils.lab.parameters import ParameterError, Parameters, plain, resolve, set_in
 from nbutils.machine import ROOT, build_dir
 from nbutils.messages import DECIMAL, did_you_mean, read_project_file, short_repr
 
@@ -254,7 +254,9 @@ def select(profile: str, wanted: str = "", settings: str = "") -> dict[Chapter, 
     known = {name for chapter in chapters for name in chapter.parameters} - {"profile"}
     for name in given:
         if name not in known:
-            raise ParameterError(f"SET = {name!r}: no chosen chapter has this parameter{nearest(name, sorted(known))}")
+            others = Parameters.model_fields.keys() - {"profile"}
+            hint = "; other chapters have it" if name in others else nearest(name, sorted(known))
+            raise ParameterError(f"SET = {name!r}: no chosen chapter has this parameter{hint}")
     resolve({"profile": profile}, ["profile"])
     selected = {}
     for chapter in chapters:

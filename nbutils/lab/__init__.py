@@ -5,6 +5,7 @@ from typing import Any
 from nbutils.console import progress
 from nbutils.lab import figures
 from nbutils.lab.results import published
+from nbutils.messages import counted
 
 
 def __getattr__(name: str) -> Any:

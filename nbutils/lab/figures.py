@@ -243,9 +243,12 @@ def clouds(panels: Mapping[str, tuple[Tensor, Tensor]], names: Sequence[str], *,
     """Points in the plane by class, in small panels, three to a line. An embedding has no unit, so no axis is shown.
 
     Args:
-        panels: title -> (points (N, 2), labels (N,)). names: of the classes; points of the first ten are drawn.
+        panels: title -> (points (N, 2), labels (N,)). names: of the classes; points of the first ten are drawn, and
+            the caption says so where there are more.
     """
     shown = list(names)[:len(MARKERS)]
+    if len(names) > len(shown):
+        caption += f" Drawn: the first {len(shown)} of {len(names)} classes."
     with mpl.rc_context({**STYLE, "axes.grid": False, "axes.spines.left": False, "axes.spines.bottom": False}):
         lines = -(-len(panels) // 3)
         figure = Figure(figsize=(6.9, 2.25 * lines))

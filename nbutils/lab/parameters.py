@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from nbutils.lab.history import git
 from nbutils.machine import ROOT
-from nbutils.messages import DECIMAL, did_you_mean, read_project_file, short_repr
+from nbutils.messages import DECIMAL, counted, did_you_mean, read_project_file, short_repr
 
 PROFILES = ROOT / "book" / "profiles"
 DATASETS = ("planted", "digits", "cifar10", "svhn", "tiny-imagenet")
@@ -89,7 +89,7 @@ def _some_of(known: Collection[str], least: int = 1, most: int = 99) -> BeforeVa
             if names.count(name) > 1:
                 raise ValueError(f"found {name} {names.count(name)} times; expected each name once")
         if not least <= len(names) <= most:
-            raise ValueError(f"{len(names)} name{'s' * (len(names) > 1)}; expected {least} to {most}")
+            raise ValueError(f"{counted(len(names), 'name')}; expected {least} to {most}")
         for name in names:
             if name not in known:
                 raise ValueError(f"{name!r}: expected some of {', '.join(known)}{did_you_mean(name, known)}")
@@ -181,8 +181,8 @@ def resolve(given: Mapping[str, Any], allowed: Collection[str], chapter: str = "
     for name in given:
         if name not in allowed:
             has = ", ".join(sorted(allowed)) or "no cell tagged 'parameters'"
-            raise ParameterError(f"parameter {name!r}: this chapter has {has}"
-                                 f"{did_you_mean(name, allowed)}")
+            hint = "; other chapters have it" if name in Parameters.model_fields else did_you_mean(name, allowed)
+            raise ParameterError(f"parameter {name!r}: this chapter has {has}{hint}")
     chosen = {name: value for name, value in given.items() if value is not None}
     for name, value in chosen.items():
         if not isinstance(value, (str, int, float)):
@@ -207,11 +207,23 @@ def resolve(given: Mapping[str, Any], allowed: Collection[str], chapter: str = "
 
 def _fitting(parameters: Parameters, chosen: Collection[str], allowed: Collection[str], chapter: str) -> Parameters:
     """Parameters that go together: a size that the chapter lacks is cut to its bound; see `resolve`."""
+    def told(name: str) -> str:
+        where = "" if name in chosen else f" (from profile {parameters.profile!r})"
+        return f"{name} = {getattr(parameters, name)}{where}"
+
+    if parameters.dataset.startswith("folder:") and "dataset" in allowed:
+        from nbutils.images.folders import tree  # here: it takes torch
+
+        found = tree(parameters.dataset)
+        for split, files in found.files.items():
+            name = f"{split}_size"
+            if getattr(parameters, name) > len(files) and name in allowed:
+                raise ParameterError(f"{told(name)}: {found.root / split} holds {len(files)} images; expected at most "
+                                     f"{len(files)}")
     for smaller, larger in AT_MOST:
         value, bound = getattr(parameters, smaller), getattr(parameters, larger)
         if value > bound and {smaller, larger} <= set(allowed):
-            where = "" if smaller in chosen else f" (from profile {parameters.profile!r})"
-            raise ParameterError(f"{smaller} = {value}{where}: expected at most {larger} = {bound}")
+            raise ParameterError(f"{told(smaller)}: expected at most {larger} = {bound}")
         if value > bound and smaller not in allowed:
             parameters = parameters.model_copy(update={smaller: bound})
     if chapter in MASKED:
@@ -220,6 +232,12 @@ def _fitting(parameters: Parameters, chosen: Collection[str], allowed: Collectio
                 raise ParameterError(f"table_networks = {parameters.table_networks!r}: before the head of {name} "
                                      "stands no BatchNorm, where this chapter cuts; expected some of "
                                      + ", ".join(CUTTABLE))
+    if chapter == "06_feature_visualization" and parameters.seeds == 1 and "," not in parameters.table_networks:
+        raise ParameterError(f"table_networks = {parameters.table_networks!r}, seeds = 1: expected two of either, for "
+                             "another network reads the pictures")
+    if chapter == "08_nrf_attack" and parameters.costly_size == parameters.test_size:
+        raise ParameterError(f"{told('costly_size')}: expected less than test_size = {parameters.test_size}, for "
+                             "attacks are tuned on the test images that are left")
     return parameters
 
 

@@ -318,7 +318,7 @@ class Table:
     def notes(self) -> list[str]:
         """How to read the numbers: interval, n, seeds, and every attack with its threat model."""
         results = [cell for cells in self.rows.values() for cell in cells.values() if isinstance(cell, Result)]
-        lines = intervals(results)
+        lines = intervals(results) if self.rows else ["no row: there is nothing here that could be shown"]
         if any(result.low == result.high is not None for result in results):
             lines.append("an interval without width says that all seeds agree, not that there is nothing left to find: "
                          "with n images a share below 1/n goes unseen")

@@ -20,13 +20,14 @@ from torch import Tensor
 import nbutils
 from nbutils.console import progress
 from nbutils.images.imageset import ImageSet
+from nbutils.images.sources import class_names
 from nbutils.lab import claims, results
 from nbutils.lab.claims import Verdict, Verdicts
 from nbutils.lab.evidence import evidence
 from nbutils.lab.history import present_commit
 from nbutils.lab.parameters import IN_PROFILES, ParameterError, Parameters, assigned, committed, resolve, short
 from nbutils.lab.results import Published, Result, Table
-from nbutils.messages import did_you_mean
+from nbutils.messages import counted, did_you_mean
 from nbutils.robustness.attacks import Attack
 from nbutils.robustness.evaluate import Outcome, accuracy_curve, evaluate
 
@@ -94,7 +95,8 @@ def start(chapter: str, namespace: Mapping[str, Any]) -> Run:
     own = {name: value for name, value in committed(chapter).items() if name in allowed - IN_PROFILES}
     usual = resolve({**own, "profile": parameters.profile}, allowed | {"profile"})
     changed = (name for name in allowed - {"profile", "device"} if getattr(parameters, name) != getattr(usual, name))
-    return Run(chapter, parameters, choose_device(parameters.device), tuple(sorted(changed)))
+    device = choose_device(parameters.device)
+    return Run(chapter, parameters, device, tuple(sorted(changed)), len(class_names(parameters.dataset)))
 
 
 @dataclass
@@ -105,6 +107,7 @@ class Run:
     parameters: Parameters
     device: torch.device
     changed: tuple[str, ...] = ()
+    classes: int = 10
     found: dict[str, Result] = field(default_factory=dict)
     outcomes: dict[str, list[Outcome]] = field(default_factory=dict)
     verdicts: dict[str, Verdict] = field(default_factory=dict)
@@ -120,8 +123,7 @@ class Run:
         """For example "cpu, 2 threads" or the name of a GPU."""
         if self.device.type == "cuda":
             return torch.cuda.get_device_name(self.device)
-        threads = torch.get_num_threads()
-        return f"{self.device.type}, {threads} thread{'s' * (threads > 1)}"
+        return f"{self.device.type}, {counted(torch.get_num_threads(), 'thread')}"
 
     @property
     def stamp(self) -> str:
@@ -256,7 +258,7 @@ class Run:
                 raise ValueError(f"claim {id!r}: its statistic {claim.statistic!r} has not been measured"
                                  f"{did_you_mean(claim.statistic, self.found)}")
             self.verdicts[id] = claims.judge(claim, self.found[claim.statistic], self.parameters.model_dump(),
-                                             self.found.values())
+                                             self.found.values(), self.classes)
         return Verdicts(tuple(self.verdicts[id] for id in ids))
 
     def table(self, rows: Mapping[str, Mapping[str, Result | Published | str]], caption: str) -> Table:
@@ -273,6 +275,7 @@ class Run:
         return {
             "chapter": self.chapter,
             "parameters": self.parameters.model_dump(),
+            "classes": self.classes,
             "device": self.device_name,
             "minutes": round((time.monotonic() - self.began) / 60, 2),
             "peak_memory_gib": round(peak / 2**30, 2),

@@ -46,6 +46,11 @@ def make(root: Path, side: int = 32, classes: tuple[str, ...] = ("cat", "dog")) 
     return root
 
 
+def test_no_folder_passes_for_the_planted_world(tmp_path: Path) -> None:
+    for name, shown in (("planted", "folder planted"), ("planted, 2026", "folder planted, 2026"), ("pets", "pets")):
+        assert load(f"folder:{make(tmp_path / name)}", "test").name == shown
+
+
 def refused(root: Path, *words: str, load_only: bool = False) -> None:
     """One line, from the check of the parameters where it can be told there."""
     dataset = f"folder:{root}"

@@ -316,6 +316,12 @@ def test_notes_name_attacks_by_row_where_only_rows_keep_to_one(table: Table) -> 
     assert not any(note.startswith("standard") for note in turned.notes())
 
 
+def test_a_table_without_rows_says_so() -> None:
+    empty = Table({}, "caption", "stamp")
+    assert empty.notes() == ["no row: there is nothing here that could be shown", "stamp"]
+    assert "no row" in repr(empty)
+
+
 def test_a_table_shows_every_cell_and_escapes(table: Table) -> None:
     assert table.columns == ("FGSM", "PGD", "note")
     assert table.frame.loc["published", "PGD"] == "44.71 % (Table 1)"

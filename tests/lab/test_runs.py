@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from IPython.core.formatters import DisplayFormatter
 from papermill.translators import PythonTranslator
+from PIL import Image
 
 from book.press import chapters
 from nbutils import features, lab, networks
@@ -54,6 +55,17 @@ def notebook(*cells: str, **given: Any) -> dict[str, Any]:
 
 
 # --- precedence ---------------------------------------------------------------------------------------------------
+
+def two_classes(root: Path, train: int = 1, test: int = 1) -> str:
+    """A folder of two classes, as a data set, with so many images of each."""
+    for split, number in (("train", train), ("test", test)):
+        for name in ("cat", "dog"):
+            (root / split / name).mkdir(parents=True)
+            for index in range(number):
+                shade = (40 * index, 255 * (name == "dog"), 255 * (split == "test"))
+                Image.new("RGB", (32, 32), shade).save(root / split / name / f"{index}.png")
+    return f"folder:{root}"
+
 
 @pytest.mark.parametrize("path", sorted((ROOT / "book" / "profiles").glob("*.yml")), ids=lambda path: path.stem)
 def test_every_profile_resolves_to_what_it_says(path: Path) -> None:
@@ -125,6 +137,31 @@ def test_more_images_cannot_be_attacked_than_there_are() -> None:
 def test_sizes_that_do_not_go_together(given: dict[str, int], allowed: tuple[str, ...], message: str) -> None:
     with pytest.raises(ParameterError, match=re.escape(message)):
         resolve({"profile": "smoke", **given}, {"profile", *allowed})
+
+
+def test_no_more_images_than_a_folder_holds(tmp_path: Path) -> None:
+    given = {"profile": "smoke", "dataset": two_classes(tmp_path, 10, 5), "attack_size": 10}
+    for more, message in (({}, f"train_size = 200 (from profile 'smoke'): {tmp_path}/train holds 20 images; expected"),
+                          ({"train_size": 21, "test_size": 10}, f"train_size = 21: {tmp_path}/train holds 20 images"),
+                          ({"train_size": 20, "test_size": 11}, f"test_size = 11: {tmp_path}/test holds 10 images")):
+        with pytest.raises(ParameterError, match=re.escape(message)):
+            resolve(given | more, ALLOWED)
+    sizes = {"train_size": 20, "test_size": 10, "construct_size": 20}
+    assert resolve(given | sizes, ALLOWED).train_size == 20
+    assert resolve(given, {"profile", "dataset", "attack_size"}).train_size == 200  # which this chapter does not use
+
+
+def test_chapters_that_need_more_than_one_network_or_test_images_to_spare() -> None:
+    one = {"table_networks": "small", "seeds": 1}
+    with pytest.raises(ParameterError, match="table_networks = 'small', seeds = 1: expected two of either"):
+        resolve(one, ALLOWED, "06_feature_visualization")
+    assert resolve(one | {"seeds": 2}, ALLOWED, "06_feature_visualization")
+    assert resolve(one | {"table_networks": "small, vgg16"}, ALLOWED, "06_feature_visualization")
+    all_attacked = {"test_size": 50, "attack_size": 50, "costly_size": 50}
+    with pytest.raises(ParameterError, match="costly_size = 50: expected less than test_size = 50"):
+        resolve(all_attacked, ALLOWED, "08_nrf_attack")
+    assert resolve(all_attacked | {"costly_size": 49}, ALLOWED, "08_nrf_attack")
+    assert resolve(all_attacked | one, ALLOWED, "05_ib_distillation")
 
 
 def test_sizes_that_a_chapter_lacks_follow() -> None:
@@ -365,6 +402,19 @@ def test_what_a_run_found_is_in_its_card_and_nowhere_else(own_build: Path, claim
     assert header["parameters"]["seeds"] == 2
     assert header["chapter"] == "x"
     assert not own_build.exists()
+
+
+@pytest.mark.usefixtures("own_build")
+def test_a_run_knows_how_many_classes_its_images_have(tmp_path: Path, claim: Claim,
+                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    bounded = claim.model_copy(update={"classes": 10})
+    monkeypatch.setattr(claims, "load", lambda: {bounded.id: bounded})
+    for word, dataset, classes in (("not comparable (2 classes, the bound is for 10)", two_classes(tmp_path), 2),
+                                   ("direction undecided", "planted", 10)):
+        run = start("x", notebook(dataset=dataset))
+        number(run, "known.tile", [0.4, 0.9], count=20)
+        assert run.judge(claim.id).verdicts[0].words == word
+        assert record(run)[0]["classes"] == classes
 
 
 def test_measuring_again_replaces(own_build: Path) -> None:
