@@ -19,12 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ValidationError
 from scipy import stats
 
 from nbutils.lab.chapters import recorded
 from nbutils.lab.editions import EDITIONS, find
-from nbutils.lab.results import Record, Result, first_fault, wilson
+from nbutils.lab.results import Record, Result, whole, wilson
 from nbutils.lab.runs import short
 
 CONFIDENCE = 0.95
@@ -93,29 +92,6 @@ class Number:
         limits = replace(shown, low=self.interval[0], high=self.interval[1]).parts[1] if self.interval else ""
         values = [result.parts[0] if result else "" for result in (self.yours, self.ours)]
         return shown.id, values[0], values[1], limits, self.mark
-
-
-class _Parameters(BaseModel):
-    profile: str
-    dataset: str
-
-
-class _Verdict(BaseModel):
-    claim: str
-    held: str
-
-
-class _Header(BaseModel):
-    """What a comparison reads of a record's header."""
-
-    parameters: _Parameters
-    device: str
-    finished: str
-    version: str
-    commit: str
-    python: str
-    torch: str
-    verdicts: list[_Verdict]
 
 
 @dataclass(frozen=True)
@@ -240,13 +216,10 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--all", action="store_true", help="list every number, not only those outside")
     arguments = parser.parse_args(words)
     try:
-        yours = recorded(arguments.run)
-        profile = _Header.model_validate(yours[0]).parameters.profile
+        yours = whole(recorded(arguments.run), arguments.run)
+        profile = yours[0]["parameters"]["profile"]
         ours = find(profile if profile and (EDITIONS / profile).is_dir() else DEFAULT, yours[0]["chapter"])
         comparison = Comparison.of(yours, ours)
-    except ValidationError as error:
-        print(f"{arguments.run}: not the record of a run ({first_fault(error)})", file=sys.stderr)
-        return 2
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 2

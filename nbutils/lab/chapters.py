@@ -8,6 +8,7 @@ import ast
 import json
 import re
 import shlex
+import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -16,11 +17,26 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+from pydantic import BaseModel
 
 from nbutils.lab import results
 from nbutils.lab.runs import ParameterError, Parameters, assigned, choose_device, git, resolve
 from nbutils.machine import ROOT, build_dir
-from nbutils.messages import DECIMAL, did_you_mean, read_project_file, short_repr
+from nbutils.messages import DECIMAL, did_you_mean, read_project_file, read_text, short_repr
+
+
+class _File(BaseModel):
+    file: str
+
+
+class _Part(BaseModel):
+    chapters: list[_File]
+
+
+class _Contents(BaseModel):
+    """What is read of the table of contents."""
+
+    parts: list[_Part]
 
 
 @dataclass(frozen=True)
@@ -107,18 +123,24 @@ class Chapter:
 
 
 def read(path: Path) -> nbformat.NotebookNode:
-    """Read a notebook file in the current format."""
-    return nbformat.read(path, as_version=4)
+    """Read a notebook file in the current format; raises ValueError where there is none that is whole, in one line."""
+    text = read_text(path)
+    try:
+        notebook = nbformat.convert(nbformat.reader.reads(text), 4)
+        with warnings.catch_warnings(action="ignore"):  # a cell without an id gets one
+            nbformat.validate(notebook)
+    except (ValueError, AttributeError, LookupError, TypeError, RecursionError, nbformat.ValidationError) as error:
+        fault = str(error).strip().partition("\n")[0]
+        raise ValueError(f"{path}: not a notebook ({one_line(type(error).__name__, fault)})") from None
+    return notebook
 
 
 def readable(path: Path) -> nbformat.NotebookNode | None:
     """The notebook, or None where there is none that is whole: none yet, or one cut off by a full disk or a kill."""
     try:
-        notebook = read(path)
-        nbformat.validate(notebook)
-    except (OSError, ValueError, AttributeError, KeyError, TypeError, nbformat.ValidationError):
+        return read(path)
+    except ValueError:
         return None
-    return notebook
 
 
 def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
@@ -162,12 +184,9 @@ def _record(path: Path) -> results.Record:
     if not path.is_file():
         raise ValueError(f"{path}: no such file; expected an executed notebook or a record of results")
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(read_text(path))
         cells = code_cells(read(path)) if "cells" in content else None
-        for cell in cells or ():
-            cell.setdefault("outputs", [])
-            cell.setdefault("execution_count", None)
-    except (ValueError, TypeError, AttributeError, KeyError, nbformat.ValidationError):
+    except (ValueError, TypeError, RecursionError):
         raise ValueError(f"{path}: neither an executed notebook nor a record of results") from None
     return results.read(path) if cells is None else _card(path, cells)
 
@@ -206,7 +225,7 @@ def committed(name: str) -> dict[str, Any]:
         text = ""
     if not text and not path.is_file():
         return {}
-    return _plain(nbformat.reads(text or path.read_text(encoding="utf-8"), as_version=4), name)
+    return _plain(nbformat.reads(text, as_version=4) if text else read(path), name)
 
 
 def _plain(notebook: nbformat.NotebookNode, name: str) -> dict[str, Any]:
@@ -250,19 +269,15 @@ def nearest(word: str, known: Sequence[str]) -> str:
 def every(profile: str, root: Path = ROOT) -> list[Chapter]:
     """All chapters, in the book's order: the notebooks that the table of contents lists, and no others.
 
-    Raises ParameterError where it cannot be read, in one line.
+    Raises ValueError where it cannot be read, in one line.
     """
     path = root / "_toc.yml"
-    try:
-        toc = read_project_file(path, dict)
-        files = [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
-        sources = [root / f"{file}.ipynb" for file in files if file.startswith("notebooks/")]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ParameterError(one_line(path.name, f"cannot be read: {type(error).__name__} {error}; expected parts with "
-                                                 "chapters, each a file")) from None  # fmt: skip
+    parts = read_project_file(path, _Contents).parts
+    files = [chapter.file for part in parts for chapter in part.chapters]
+    sources = [root / f"{file}.ipynb" for file in files if file.startswith("notebooks/")]
     for source in sources:
         if not source.is_file():
-            raise ParameterError(f"{path.name}: lists {source.name}, which is not in {source.parent.name}")
+            raise ValueError(f"{path}: lists {source.name}, which is not in {source.parent.name}")
     return [Chapter(source, profile) for source in sources]
 
 

@@ -26,9 +26,10 @@ from nbutils.identity import code_version, imports
 from nbutils.lab import claims, results
 from nbutils.lab.chapters import Chapter, every, read, recorded, written
 from nbutils.lab.results import literal, literal_code
+from nbutils.lab.runs import profiles
 from nbutils.lab.stages import EDITIONS, NOT_RUN, Stage, differing, fault, stages
 from nbutils.machine import ROOT, build_dir
-from nbutils.messages import did_you_mean, read_project_file
+from nbutils.messages import did_you_mean, read_project_file, read_text
 
 DEFAULT = "quick"  # the run that the text speaks of
 BEST = "best"  # of each chapter the first edition in book/editions/order.yml that has it
@@ -54,10 +55,12 @@ def find(edition: str, chapter: str) -> results.Record:
 
 def order() -> list[str]:
     """The editions, the best first."""
-    found = read_project_file(EDITIONS / "order.yml", list)
-    if not all(isinstance(name, str) for name in found):
-        raise ValueError(f"{EDITIONS / 'order.yml'}: expected a list of names of editions")
-    return list(found)
+    path, known = EDITIONS / "order.yml", profiles()
+    found = read_project_file(path, list[str])
+    for name in found:
+        if name not in known:
+            raise ValueError(f"{path}: {name!r} is no edition{did_you_mean(name, known)}")
+    return found
 
 
 def kept() -> dict[str, dict[str, results.Record]]:
@@ -155,7 +158,7 @@ def show(name: str) -> None:
     executed = build_dir() / "editions" / name / "executed"
     shutil.rmtree(executed, ignore_errors=True)
     for path in shown.values():
-        notebook, record = read(path), path.with_suffix(".json").read_text()
+        notebook, record = read(path), read_text(path.with_suffix(".json"))
         [*_, last] = (output.data for cell in notebook.cells for output in cell.outputs if "data" in output)
         last[results.MIME] = record  # where every executed notebook has it
         results.write({executed / name / path.name: nbformat.writes(notebook)})
@@ -203,7 +206,7 @@ def _sources(chapter: Chapter) -> dict[str, str]:
     criteria = sorted([claim.id, claim.statistic, str(claim.criterion), claim.least_n, claim.least_seeds, claim.threat]
                       for claim in claims.load().values() if claim.chapter == chapter.name and not claim.setting)
     modules = imports(ast.parse("\n".join(source for source, _ in code)))
-    published = [path.read_text() for path in sorted((ROOT / "book" / "published").glob("*.csv"))]
+    published = [read_text(path) for path in sorted((ROOT / "book" / "published").glob("*.csv"))]
     parts = {"code": code, "criteria": criteria, "engine": [code_version(module) for module in sorted(modules)],
              "published": published}  # fmt: skip
     return {name: _hash(part) for name, part in parts.items()}
@@ -227,10 +230,10 @@ def _harm(path: Path) -> str:
     try:
         kept_then = read(notebook)
         stamp = dict(kept_then.metadata["edition"])
-        if stamp.pop("content") != _hash([stamp, kept_then.cells, record.read_text()]):
+        if stamp.pop("content") != _hash([stamp, kept_then.cells, read_text(record)]):
             raise ValueError
         results.read(record)
-    except (ValueError, OSError, KeyError, AttributeError, nbformat.ValidationError):
+    except (ValueError, KeyError, TypeError):
         return f"{path.parent.name}/{notebook.name}: changed by hand since it was recorded; {RESTORE}, or {AGAIN}"
     return ""
 

@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import yaml
 from filelock import FileLock, Timeout
 
-from nbutils.lab import chapters, editions
+from nbutils.lab import chapters, claims, editions, results
 from nbutils.machine import ROOT, build_dir, take
+from nbutils.messages import read_project_file
 
 TRACEBACK = re.compile(r"^Traceback \(most recent call last\):\n(?:[ \t].*\n|\n)*", re.MULTILINE)
 
@@ -33,6 +33,7 @@ def book() -> int:
     take(build)
     if edition and os.environ.get("CHAPTER", "") + os.environ.get("SET", ""):
         raise ValueError("EDITION shows whole recorded runs: leave out CHAPTER and SET.")
+    _whole()
     with _alone(build / ".lock"):
         if edition:
             if editions.main(["--show", "--", edition]):
@@ -47,6 +48,17 @@ def book() -> int:
             _graph("book")
         chapters.summary(os.environ["PROFILE"])
     return status
+
+
+def _whole() -> None:
+    """Read what pages show beside the runs; raises ValueError where it is damaged, before minutes are spent."""
+    for path, kind in ((ROOT / "_config.yml", dict), (ROOT / "tests" / "benchmarks" / "recorded.csv", list)):
+        read_project_file(path, kind)
+    for path in (ROOT / "book" / "published").glob("*.csv"):
+        results.printed(path.stem)
+    for claim in claims.load().values():
+        claims.paper_name(claim.paper)
+    editions.kept()
 
 
 @contextmanager
@@ -95,12 +107,6 @@ def _cause(output: str) -> str:
 
 def render(strict: str = "") -> int:
     """Render the book with jupyter-book; what it says is shown, of a traceback the last line only."""
-    try:
-        config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
-        if not isinstance(config, dict):
-            raise ValueError("expected settings as name: value")
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ValueError(chapters.one_line("_config.yml", f"cannot be read: {error}")) from None
     # --all reads every page anew: an incremental build would not repeat the warnings of pages it skips.
     program = "from jupyter_book.cli.main import main; main()"  # its script would name the folder it was made in
     words = [sys.executable, "-c", program, "build", ".", "--path-output", str(build_dir()), "--all", "--keep-going",
