@@ -244,6 +244,10 @@ def test_the_cause_of_the_engine_is_shown() -> None:
     output = 'Traceback (most recent call last):\n  File "x", line 1\n    f()\nMissingInput: no\nfile book/x.md\n'
     assert make._cause(output) == "snakemake: MissingInput: no file book/x.md"
     assert make._cause("") == "snakemake: no message"
+    header = f"Assuming a filesystem.\n\nSNAKEMAKE\n=========\n  Date: today\n  Command: {'x' * 400}\n\n"
+    assert make._cause(header + output) == "snakemake: MissingInput: no file book/x.md"
+    assert make._cause(f"{header}{output.splitlines()[0]}\nFileExistsError: '/x/.snakemake'\n") == (
+        "snakemake: FileExistsError: '/x/.snakemake' (remove .snakemake, the notes on earlier runs, and run again)")
 
 
 @pytest.mark.parametrize("words", [["quick", "x"], ["quick", "99"], ["nosuch"], ["--", "-x"]])

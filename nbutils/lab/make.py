@@ -20,6 +20,8 @@ from nbutils.lab import chapters, claims, editions, results
 from nbutils.machine import ROOT, build_dir, take
 from nbutils.messages import read_project_file
 
+HEADER = re.compile(r"^SNAKEMAKE\n=+\n(?:  .*\n)*", re.MULTILINE)
+PREFACE = ("host:", "Assuming ", "Building DAG", "Config", "Workflow defines")
 TRACEBACK = re.compile(r"^Traceback \(most recent call last\):\n(?:[ \t].*\n|\n)*", re.MULTILINE)
 
 
@@ -100,8 +102,10 @@ def _graph(target: str) -> int:
 
 def _cause(output: str) -> str:
     """Why the graph could not be made, in one line: the Snakefile's own, or the engine's."""
-    lines = [line.strip() for line in TRACEBACK.sub("", output).splitlines() if line.strip()]
-    lines = [line for line in lines if not line.startswith(("host:", "Building DAG", "Config", "Workflow defines"))]
+    lines = [line.strip() for line in HEADER.sub("", TRACEBACK.sub("", output)).splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith(PREFACE)]
+    if any("/.snakemake" in line for line in lines):
+        lines.append("(remove .snakemake, the notes on earlier runs, and run again)")
     return lines[0] if len(lines) == 1 else chapters.one_line("snakemake", " ".join(lines) or "no message")
 
 
