@@ -244,6 +244,8 @@ def test_the_cause_of_the_engine_is_shown() -> None:
     output = 'Traceback (most recent call last):\n  File "x", line 1\n    f()\nMissingInput: no\nfile book/x.md\n'
     assert make._cause(output) == "snakemake: MissingInput: no file book/x.md"
     assert make._cause("") == "snakemake: no message"
+    chained = output.replace("MissingInput", "KeyError") + "\nDuring handling of the above exception, another:\n\n"
+    assert make._cause(chained + output) == "snakemake: MissingInput: no file book/x.md"
     header = f"Assuming a filesystem.\n\nSNAKEMAKE\n=========\n  Date: today\n  Command: {'x' * 400}\n\n"
     assert make._cause(header + output) == "snakemake: MissingInput: no file book/x.md"
     assert make._cause(f"{header}{output.splitlines()[0]}\nFileExistsError: '/x/.snakemake'\n") == (

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nbutils import machine
-from nbutils.lab import chapters, claims, editions, results, runs, stages
+from nbutils.lab import chapters, claims, editions, make, results, runs, stages
 from nbutils.lab.results import Result
 from nbutils.messages import read_project_file
 
@@ -59,7 +59,14 @@ STAGES = """# a comment
 - {chapter: 01_known_features, set: seeds=1 steps=5, minutes: 12, gives: networks}
 - {chapter: 01_known_features, minutes: 15, keep: true}
 """
-CONFIG = "title: \"A: book\"\nbibtex_bibfiles: [book/references.bib]\nhtml:\n  home_page_in_navbar: true\n"
+CONFIG = """title: "A: book"
+bibtex_bibfiles: [book/references.bib]
+html:
+  home_page_in_navbar: true
+execute: {execute_notebooks: "off"}
+parse: {}
+sphinx: {a: b}
+"""
 SPEED = 'measure,against,asked\n"PGD, one",Ours,< 1.05\nCW,Theirs,\n'
 PROFILE = (runs.PROFILES / "smoke.yml").read_text()
 NOTEBOOK = nbformat.v4.new_notebook(cells=[
@@ -86,7 +93,7 @@ FILES: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "book/editions/smoke/01_x.json": (RECORD, lambda path: editions.kept()),
     "book/editions/planted/01_x.ipynb": (nbformat.writes(STAMPED), lambda path: editions.kept()),
     "_toc.yml": (CONTENTS, lambda path: chapters.every("", path.parent)),
-    "_config.yml": (CONFIG, lambda path: read_project_file(path, dict)),
+    "_config.yml": (CONFIG, lambda path: read_project_file(path, make.Config)),
     "tests/benchmarks/recorded.csv": (SPEED, lambda path: read_project_file(path, list)),
     "notebooks/01_x.ipynb": (nbformat.writes(NOTEBOOK), chapters.read),
 }
@@ -102,6 +109,8 @@ def project() -> Iterator[Path]:
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             (root / name).write_text(text)
         (root / "book/editions/planted/01_x.json").write_text(RECORD)
+        for page in ("intro", "reading"):
+            (root / f"book/{page}.md").touch()
         for other in ("planted", "quick"):
             (root / f"book/profiles/{other}.yml").write_text(PROFILE)
         patch.setattr(results, "ROOT", root)
@@ -201,7 +210,11 @@ def test_a_sound_file_is_read_and_one_that_cannot_be_is_named(name: str, project
     ("book/editions/smoke/stages.yml", "01_known", "01_know", "'01_know_features': no such chapter; did you mean"),
     ("book/editions/smoke/stages.yml", "steps=5", "steps", "entry 1.set: SET = 'steps': expected name=value"),
     ("_toc.yml", "file: notebooks", "fill: notebooks", "parts.entry 1.chapters.entry 1.file: Field required"),
-    ("_toc.yml", "01_x", "02_x", "lists 02_x.ipynb, which is not in notebooks"),
+    ("_toc.yml", "01_x", "02_x", "lists notebooks/02_x.ipynb, which is not there"),
+    ("_toc.yml", "jb-book", "jb-bok", "format: expected 'jb-book'; found 'jb-bok'"),
+    ("_toc.yml", "intro", "intrx", "lists book/intrx.md, which is not there"),
+    ("_config.yml", "sphinx:", "sphynx:", "sphinx: Field required"),
+    ("_config.yml", "{a: b}", "a", "sphinx: expected a valid dictionary; found 'a'"),
     ("_config.yml", "html:", "title:", "line 3: 'title' stands twice"),
     ("_config.yml", "  home", "\thome", "line 4: while scanning for the next token, found character '\\t'"),
     ("book/profiles/smoke.yml", "seeds: 2", "seeds: 2\nseeds: 3", "'seeds' stands twice"),

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import nbformat
 from pydantic import BaseModel
@@ -36,6 +36,8 @@ class _Part(BaseModel):
 class _Contents(BaseModel):
     """What is read of the table of contents."""
 
+    format: Literal["jb-book"]
+    root: str
     parts: list[_Part]
 
 
@@ -272,13 +274,13 @@ def every(profile: str, root: Path = ROOT) -> list[Chapter]:
     Raises ValueError where it cannot be read, in one line.
     """
     path = root / "_toc.yml"
-    parts = read_project_file(path, _Contents).parts
-    files = [chapter.file for part in parts for chapter in part.chapters]
-    sources = [root / f"{file}.ipynb" for file in files if file.startswith("notebooks/")]
-    for source in sources:
-        if not source.is_file():
-            raise ValueError(f"{path}: lists {source.name}, which is not in {source.parent.name}")
-    return [Chapter(source, profile) for source in sources]
+    contents = read_project_file(path, _Contents)
+    files = [chapter.file for part in contents.parts for chapter in part.chapters]
+    for file in (contents.root, *files):
+        ending = ".ipynb" if file.startswith("notebooks/") else ".md"
+        if not (root / f"{file}{ending}").is_file():
+            raise ValueError(f"{path}: lists {file}{ending}, which is not there")
+    return [Chapter(root / f"{file}.ipynb", profile) for file in files if file.startswith("notebooks/")]
 
 
 def images(words: Sequence[str]) -> list[tuple[str, int, int]]:

@@ -13,8 +13,10 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
+from pydantic import BaseModel
 
 from nbutils.lab import chapters, claims, editions, results
 from nbutils.machine import ROOT, build_dir, take
@@ -22,7 +24,19 @@ from nbutils.messages import read_project_file
 
 HEADER = re.compile(r"^SNAKEMAKE\n=+\n(?:  .*\n)*", re.MULTILINE)
 PREFACE = ("host:", "Assuming ", "Building DAG", "Config", "Workflow defines")
-TRACEBACK = re.compile(r"^Traceback \(most recent call last\):\n(?:[ \t].*\n|\n)*", re.MULTILINE)
+BEGIN = r"^Traceback \(most recent call last\):\n"
+CHAINED = rf"(?:(?:(?!{BEGIN}).*\n)*?(?:During handling of|The above exception was) .*:\n\n{BEGIN})*"
+TRACEBACK = re.compile(rf"{BEGIN}{CHAINED}(?:[ \t].*\n|\n)*", re.MULTILINE)
+
+
+class Config(BaseModel):
+    """What _config.yml must have for a book to be rendered."""
+
+    bibtex_bibfiles: list[str]
+    execute: dict[str, str]
+    html: dict[str, str]
+    parse: dict[str, Any]
+    sphinx: dict[str, Any]
 
 
 def book() -> int:
@@ -54,8 +68,8 @@ def book() -> int:
 
 def _whole() -> None:
     """Read what pages show beside the runs; raises ValueError where it is damaged, before minutes are spent."""
-    for path, kind in ((ROOT / "_config.yml", dict), (ROOT / "tests" / "benchmarks" / "recorded.csv", list)):
-        read_project_file(path, kind)
+    read_project_file(ROOT / "_config.yml", Config)
+    read_project_file(ROOT / "tests" / "benchmarks" / "recorded.csv", list)
     for path in (ROOT / "book" / "published").glob("*.csv"):
         results.printed(path.stem)
     for claim in claims.load().values():
