@@ -252,6 +252,20 @@ def test_the_cause_of_the_engine_is_shown() -> None:
         "snakemake: FileExistsError: '/x/.snakemake' (remove .snakemake, the notes on earlier runs, and run again)")
 
 
+def test_of_what_the_renderer_says_the_fault_is_shown() -> None:
+    """As Sphinx 7 and jupyter-book 1 told of a full disk."""
+    frame = '  File "x.py", line 5, in f\n    dump(x)\n'
+    fault = "OSError: [Errno 28] No space left on device\n"
+    assert make._said(
+        f"/x/intro.md:3: WARNING: a word\n\n\x1b[91mException occurred:\x1b[39;49;00m\n{frame}{fault}"
+        "\x1b[91mThe full traceback has been saved in /tmp/x.log, if you want.\x1b[39;49;00m\n"
+        "Please also report this if it was a user error.\nA bug report can be filed at <x>. Thanks!\n"
+        f"Traceback (most recent call last):\n{frame}{fault}\nThe above exception was the direct cause of the "
+        f"following exception:\n\nTraceback (most recent call last):\n{frame}RuntimeError: \n\x1b[91m=====\x1b[0m\n\n"
+        "There was an error in building your book. Look above for the cause.\n\n\x1b[91m=====\x1b[0m\n\n"
+    ) == f"/x/intro.md:3: WARNING: a word\n{fault}"
+
+
 @pytest.mark.parametrize("words", [["quick", "x"], ["quick", "99"], ["nosuch"], ["--", "-x"]])
 def test_a_stage_that_is_none_is_one_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert stages.main(words) == 2

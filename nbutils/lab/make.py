@@ -26,6 +26,8 @@ HEADER = re.compile(r"^SNAKEMAKE\n=+\n(?:  .*\n)*", re.MULTILINE)
 PREFACE = ("host:", "Assuming ", "Building DAG", "Config", "Workflow defines")
 BEGIN = r"^Traceback \(most recent call last\):\n"
 CHAINED = rf"(?:(?:(?!{BEGIN}).*\n)*?(?:During handling of|The above exception was) .*:\n\n{BEGIN})*"
+AROUND = re.compile(r"^(?:Exception occurred:\n(?:[ \t].*\n)*|(?:RuntimeError: *|=+|There was an error in building .*"
+                    r"|The full traceback has .*|Please also report .*|A bug report can .*)\n)", re.MULTILINE)
 TRACEBACK = re.compile(rf"{BEGIN}{CHAINED}(?:[ \t].*\n|\n)*", re.MULTILINE)
 
 
@@ -123,14 +125,21 @@ def _cause(output: str) -> str:
     return lines[0] if len(lines) == 1 else chapters.one_line("snakemake", " ".join(lines) or "no message")
 
 
+def _said(errors: str) -> str:
+    """What jupyter-book and Sphinx say: each line once, of a traceback the last one, no colours, frames and advice."""
+    plain = TRACEBACK.sub("", re.sub(r"\x1b\[[0-9;]*m", "", errors))
+    lines = [line for line in AROUND.sub("", plain).splitlines() if line.strip()]
+    return "".join(f"{line}\n" for line in dict.fromkeys(lines))
+
+
 def render(strict: str = "") -> int:
-    """Render the book with jupyter-book; what it says is shown, of a traceback the last line only."""
+    """Render the book with jupyter-book; what it says is shown, see `_said`."""
     # --all reads every page anew: an incremental build would not repeat the warnings of pages it skips.
     program = "from jupyter_book.cli.main import main; main()"  # its script would name the folder it was made in
     words = [sys.executable, "-c", program, "build", ".", "--path-output", str(build_dir()), "--all", "--keep-going",
              "-q", *strict.split()]  # fmt: skip
     done = subprocess.run(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    print(TRACEBACK.sub("", done.stderr), end="", file=sys.stderr)
+    print(_said(done.stderr), end="", file=sys.stderr)
     if done.returncode:
         print("The book was not rendered: see above.", file=sys.stderr)
     return done.returncode
