@@ -16,7 +16,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from nbutils import machine
-from nbutils.lab import chapters, make, runs, stages
+from nbutils.lab import chapters, claims, make, runs, stages
 from nbutils.machine import MARKER, ROOT
 from tests.helpers import assert_one_line
 
@@ -250,6 +250,17 @@ def test_the_cause_of_the_engine_is_shown() -> None:
     assert make._cause(header + output) == "snakemake: MissingInput: no file book/x.md"
     assert make._cause(f"{header}{output.splitlines()[0]}\nFileExistsError: '/x/.snakemake'\n") == (
         "snakemake: FileExistsError: '/x/.snakemake' (remove .snakemake, the notes on earlier runs, and run again)")
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"chapter": "01_knwn"}, "no chapter '01_knwn'; did you mean '01_known_features'?"),
+    ({"paper": "kim2012"}, "paper 'kim2012': not in book/references.bib; did you mean 'kim2021'?")])
+def test_a_damaged_file_is_told_before_minutes_are_spent(plain: pytest.MonkeyPatch, change: dict[str, str], words: str) -> None:
+    found = claims.load()
+    name = next(iter(found))
+    plain.setattr(claims, "load", lambda: {name: found[name].model_copy(update=change)})
+    plain.setattr(make, "_graph", lambda target: pytest.fail("something was run"))
+    assert_one_line(make.book, [words])
 
 
 def test_of_what_the_renderer_says_the_fault_is_shown() -> None:

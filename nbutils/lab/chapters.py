@@ -152,7 +152,7 @@ def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
 
 def one_line(name: str, message: str, limit: int = 300) -> str:
     """``name: message`` on a single line of at most ``limit`` characters."""
-    text = " ".join(f"{name}: {message}".rstrip(": ").split())
+    text = " ".join(f"{name}: {message}".strip(": ").split())
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 

@@ -74,8 +74,12 @@ def _whole() -> None:
     read_project_file(ROOT / "tests" / "benchmarks" / "recorded.csv", list)
     for path in (ROOT / "book" / "published").glob("*.csv"):
         results.printed(path.stem)
+    known = [chapter.name for chapter in chapters.every("")]
     for claim in claims.load().values():
         claims.paper_name(claim.paper)
+        if claim.chapter not in known:
+            near = chapters.nearest(claim.chapter, known)
+            raise ValueError(f"claims.yml, claim {claim.id!r}: no chapter {claim.chapter!r}{near}")
     editions.kept()
 
 
