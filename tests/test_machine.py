@@ -255,7 +255,8 @@ def test_the_cause_of_the_engine_is_shown() -> None:
 @pytest.mark.parametrize(("change", "words"), [
     ({"chapter": "01_knwn"}, "no chapter '01_knwn'; did you mean '01_known_features'?"),
     ({"paper": "kim2012"}, "paper 'kim2012': not in book/references.bib; did you mean 'kim2021'?")])
-def test_a_damaged_file_is_told_before_minutes_are_spent(plain: pytest.MonkeyPatch, change: dict[str, str], words: str) -> None:
+def test_a_damaged_file_is_told_before_minutes_are_spent(plain: pytest.MonkeyPatch, change: dict[str, str],
+                                                         words: str) -> None:
     found = claims.load()
     name = next(iter(found))
     plain.setattr(claims, "load", lambda: {name: found[name].model_copy(update=change)})
