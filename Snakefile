@@ -9,14 +9,13 @@ import os
 import sys
 
 from book.press import chapters
-from nbutils.lab.parameters import ParameterError
 from nbutils.machine import ROOT, build_dir
 
 edition = os.environ.get("EDITION", "")
 profile = edition or os.environ.get("PROFILE", "quick")
 try:
     selected = {} if edition else chapters.select(profile, os.environ.get("CHAPTER", ""), os.environ.get("SET", ""))
-except ParameterError as error:
+except ValueError as error:
     print(error, file=sys.stderr)
     sys.exit(2)
 

@@ -98,8 +98,13 @@ def environment() -> None:
     if not (importlib.util.find_spec("ensurepip") and importlib.util.find_spec("venv")):
         raise ValueError("Python's venv is missing; on Debian: apt install python3-venv")
     import fcntl  # there is none on Windows
+    import tomllib  # and none before 3.11
 
     pins = [ROOT / "pyproject.toml", ROOT / "constraints.txt"]
+    try:
+        tomllib.loads(pins[0].read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{pins[0]}: {error}") from None
     venv, whole = ROOT / ".venv", ROOT / ".venv" / "complete"
     with open(str(pins[0])) as lock:  # what we start holds it too, so that none deletes what an orphan is writing
         try:

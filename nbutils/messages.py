@@ -2,44 +2,87 @@
 
 import csv
 import difflib
+import io
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
+from pydantic import TypeAdapter, ValidationError
 
+Kind = TypeVar("Kind")
 DECIMAL = r"(?:[0-9]{1,12}(?:\.[0-9]{1,20})?|\.[0-9]{1,20})"  # as people write it, and short enough to compute with
 
 
-def read_project_file(path: Path, kind: type[list[Any]] | type[dict[str, Any]]) -> Any:
-    """What a YAML file (a list or a dictionary) or a CSV file (a list of rows) of this project holds.
+class _Loader(yaml.BaseLoader):
+    """Every value is text as it stands there, for who knows its type: 010 is no octal number, and no is no truth value.
+    A name stands once."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        found, names = super().construct_mapping(node, deep), set()
+        for name, _ in node.value:
+            if name.value in names:
+                raise yaml.MarkedYAMLError(problem=f"{name.value!r} stands twice", problem_mark=name.start_mark)
+            names.add(name.value)
+        return found
+
+
+def read_text(path: Path) -> str:
+    """The text of a file of this project.
 
     Raises:
-        ValueError: the file is missing, empty, not UTF-8, not well formed or of another shape; in one line.
+        ValueError: there is none that can be read, or it is not UTF-8; in one line.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        if path.suffix == ".csv":
-            rows = list(csv.DictReader(text.splitlines(), strict=True))
-            bad = next((n for n, row in enumerate(rows, 2) if None in row or None in row.values()), 0)
-            found: Any = rows
-            if bad:
-                raise ValueError(f"row {bad}: expected as many cells as the first line has")
-        else:
-            found = yaml.safe_load(text)
+        return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 text (byte {error.start})") from None
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def read_project_file(path: Path, kind: type[Kind]) -> Kind:
+    """What a YAML file or a CSV file (a list of rows) of this project holds, as the type that is wanted.
+
+    Raises:
+        ValueError: the file cannot be read, is not well formed, holds nothing or what is not of this type; in one line
+            that names the line, or the entry, counted from 1.
+    """
+    text = read_text(path)
+    try:
+        found = _rows(text) if path.suffix == ".csv" else yaml.load(text, _Loader)
+        if not found:
+            raise ValueError("expected entries, found nothing")
+        return TypeAdapter(kind).validate_python(found)
+    except ValidationError as error:
+        raise ValueError(f"{path}: {first_fault(error)}") from None
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ValueError(f"{path}{line}: {error.problem}") from None
-    except (ValueError, csv.Error, yaml.YAMLError) as error:
+        problem = ", ".join(filter(None, [error.context, error.problem]))
+        raise ValueError(f"{path}{line}: {problem}") from None
+    except (ValueError, csv.Error, yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
-    if not isinstance(found, kind) or not found:
-        shape = "a list" if kind is list else "lines of 'name: value'"
-        raise ValueError(f"{path}: expected {shape}, found {type(found).__name__ if found else 'nothing'}")
-    return found
+
+
+def _rows(text: str) -> list[dict[str, str]]:
+    """The rows of a CSV file, as column -> cell; raises csv.Error or ValueError where it is no table."""
+    head, *rows = list(csv.reader(io.StringIO(text, newline=""), strict=True)) or [[]]
+    for name in head:
+        if not name or head.count(name) > 1:
+            raise ValueError(f"line 1: column {name!r}; expected a name for each, and each once")
+    for number, row in enumerate(rows, start=1):
+        if len(row) != len(head):
+            raise ValueError(f"entry {number}: {len(row)} cells; expected {len(head)}, as the first line has")
+    return [dict(zip(head, row, strict=True)) for row in rows]
+
+
+def first_fault(error: ValidationError) -> str:
+    """The first thing that pydantic found wrong, in one line: where it stands, and what is wrong with it."""
+    first = error.errors()[0]
+    place = ".".join(f"entry {part + 1}" if isinstance(part, int) else str(part) for part in first["loc"])
+    found = "" if first["type"] in ("missing", "value_error") else f"; found {short_repr(first['input'])}"
+    words = first["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+    return " ".join(f"{place}: {words}{found}".removeprefix(": ").split())
 
 
 def did_you_mean(value: object, known: Iterable[str]) -> str:

@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 from book.press import chapters, make
 from book.press.__main__ import main
 from nbutils import machine
-from nbutils.lab import history, runs
+from nbutils.lab import claims, history, runs
 from nbutils.machine import MARKER, ROOT
 from tests.helpers import assert_one_line
 
@@ -246,6 +246,38 @@ def test_the_cause_of_the_engine_is_shown() -> None:
     output = 'Traceback (most recent call last):\n  File "x", line 1\n    f()\nMissingInput: no\nfile book/x.md\n'
     assert make._cause(output) == "snakemake: MissingInput: no file book/x.md"
     assert make._cause("") == "snakemake: no message"
+    chained = output.replace("MissingInput", "KeyError") + "\nDuring handling of the above exception, another:\n\n"
+    assert make._cause(chained + output) == "snakemake: MissingInput: no file book/x.md"
+    header = f"Assuming a filesystem.\n\nSNAKEMAKE\n=========\n  Date: today\n  Command: {'x' * 400}\n\n"
+    assert make._cause(header + output) == "snakemake: MissingInput: no file book/x.md"
+    assert make._cause(f"{header}{output.splitlines()[0]}\nFileExistsError: '/x/.snakemake'\n") == (
+        "snakemake: FileExistsError: '/x/.snakemake' (remove .snakemake, the notes on earlier runs, and run again)")
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"chapter": "01_knwn"}, "no chapter '01_knwn'; did you mean '01_known_features'?"),
+    ({"paper": "kim2012"}, "paper 'kim2012': not in book/references.bib; did you mean 'kim2021'?")])
+def test_a_damaged_file_is_told_before_minutes_are_spent(plain: pytest.MonkeyPatch, change: dict[str, str],
+                                                         words: str) -> None:
+    found = claims.load()
+    name = next(iter(found))
+    plain.setattr(claims, "load", lambda: {name: found[name].model_copy(update=change)})
+    plain.setattr(make, "_graph", lambda target: pytest.fail("something was run"))
+    assert_one_line(make.book, [words])
+
+
+def test_of_what_the_renderer_says_the_fault_is_shown() -> None:
+    """As Sphinx 7 and jupyter-book 1 told of a full disk."""
+    frame = '  File "x.py", line 5, in f\n    dump(x)\n'
+    fault = "OSError: [Errno 28] No space left on device\n"
+    assert make._said(
+        f"/x/intro.md:3: WARNING: a word\n\n\x1b[91mException occurred:\x1b[39;49;00m\n{frame}{fault}"
+        "\x1b[91mThe full traceback has been saved in /tmp/x.log, if you want.\x1b[39;49;00m\n"
+        "Please also report this if it was a user error.\nA bug report can be filed at <x>. Thanks!\n"
+        f"Traceback (most recent call last):\n{frame}{fault}\nThe above exception was the direct cause of the "
+        f"following exception:\n\nTraceback (most recent call last):\n{frame}RuntimeError: \n\x1b[91m=====\x1b[0m\n\n"
+        "There was an error in building your book. Look above for the cause.\n\n\x1b[91m=====\x1b[0m\n\n"
+    ) == f"/x/intro.md:3: WARNING: a word\n{fault}"
 
 
 @pytest.mark.parametrize("words", [["quick", "x"], ["quick", "99"], ["nosuch"], ["--", "-x"]])

@@ -8,18 +8,36 @@ import ast
 import json
 import re
 import shlex
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import nbformat
+from pydantic import BaseModel
 
 from nbutils.lab import results
 from nbutils.lab.parameters import ParameterError, Parameters, plain, resolve, set_in
 from nbutils.machine import ROOT, build_dir
-from nbutils.messages import DECIMAL, did_you_mean, read_project_file, short_repr
+from nbutils.messages import DECIMAL, did_you_mean, read_project_file, read_text, short_repr
+
+
+class _File(BaseModel):
+    file: str
+
+
+class _Part(BaseModel):
+    chapters: list[_File]
+
+
+class _Contents(BaseModel):
+    """What is read of the table of contents."""
+
+    format: Literal["jb-book"]
+    root: str
+    parts: list[_Part]
 
 
 @dataclass(frozen=True)
@@ -106,18 +124,24 @@ class Chapter:
 
 
 def read(path: Path) -> nbformat.NotebookNode:
-    """Read a notebook file in the current format."""
-    return nbformat.read(path, as_version=4)
+    """Read a notebook file in the current format; raises ValueError where there is none that is whole, in one line."""
+    text = read_text(path)
+    try:
+        notebook = nbformat.convert(nbformat.reader.reads(text), 4)
+        with warnings.catch_warnings(action="ignore"):  # a cell without an id gets one
+            nbformat.validate(notebook)
+    except (ValueError, AttributeError, LookupError, TypeError, RecursionError, nbformat.ValidationError) as error:
+        fault = str(error).strip().partition("\n")[0]
+        raise ValueError(f"{path}: not a notebook ({one_line(type(error).__name__, fault)})") from None
+    return notebook
 
 
 def readable(path: Path) -> nbformat.NotebookNode | None:
     """The notebook, or None where there is none that is whole: none yet, or one cut off by a full disk or a kill."""
     try:
-        notebook = read(path)
-        nbformat.validate(notebook)
-    except (OSError, ValueError, AttributeError, KeyError, TypeError, nbformat.ValidationError):
+        return read(path)
+    except ValueError:
         return None
-    return notebook
 
 
 def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
@@ -127,7 +151,7 @@ def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
 
 def one_line(name: str, message: str, limit: int = 300) -> str:
     """``name: message`` on a single line of at most ``limit`` characters."""
-    text = " ".join(f"{name}: {message}".rstrip(": ").split())
+    text = " ".join(f"{name}: {message}".strip(": ").split())
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
@@ -168,12 +192,9 @@ def _record(path: Path) -> results.Record:
     if not path.is_file():
         raise ValueError(f"{path}: no such file; expected an executed notebook or a record of results")
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(read_text(path))
         cells = code_cells(read(path)) if "cells" in content else None
-        for cell in cells or ():
-            cell.setdefault("outputs", [])
-            cell.setdefault("execution_count", None)
-    except (ValueError, TypeError, AttributeError, KeyError, nbformat.ValidationError):
+    except (ValueError, TypeError, RecursionError):
         raise ValueError(f"{path}: neither an executed notebook nor a record of results") from None
     return results.read(path) if cells is None else _card(path, cells)
 
@@ -212,20 +233,16 @@ def nearest(word: str, known: Sequence[str]) -> str:
 def every(profile: str, root: Path = ROOT) -> list[Chapter]:
     """All chapters, in the book's order: the notebooks that the table of contents lists, and no others.
 
-    Raises ParameterError where it cannot be read, in one line.
+    Raises ValueError where it cannot be read, in one line.
     """
     path = root / "_toc.yml"
-    try:
-        toc = read_project_file(path, dict)
-        files = [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
-        sources = [root / f"{file}.ipynb" for file in files if file.startswith("notebooks/")]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ParameterError(one_line(path.name, f"cannot be read: {type(error).__name__} {error}; expected parts with "
-                                                 "chapters, each a file")) from None  # fmt: skip
-    for source in sources:
-        if not source.is_file():
-            raise ParameterError(f"{path.name}: lists {source.name}, which is not in {source.parent.name}")
-    return [Chapter(source, profile) for source in sources]
+    contents = read_project_file(path, _Contents)
+    files = [chapter.file for part in contents.parts for chapter in part.chapters]
+    for file in (contents.root, *files):
+        ending = ".ipynb" if file.startswith("notebooks/") else ".md"
+        if not (root / f"{file}{ending}").is_file():
+            raise ValueError(f"{path}: lists {file}{ending}, which is not there")
+    return [Chapter(root / f"{file}.ipynb", profile) for file in files if file.startswith("notebooks/")]
 
 
 def images(settings: Mapping[str, str]) -> list[tuple[str, int, int]]:

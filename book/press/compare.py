@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ValidationError
 from scipy import stats
 
 from book.press.chapters import aligned, recorded
 from book.press.editions import DEFAULT, EDITIONS, find
 from nbutils.lab.parameters import short
-from nbutils.lab.results import Record, Result, first_fault, wilson
+from nbutils.lab.results import Record, Result, whole, wilson
 
 CONFIDENCE = 0.95
 INSIDE, OUTSIDE, IDENTICAL, NO_SPREAD = "inside", "outside", "identical", "no spread known"
@@ -90,29 +89,6 @@ class Number:
         limits = replace(shown, low=self.interval[0], high=self.interval[1]).parts[1] if self.interval else ""
         values = [result.parts[0] if result else "" for result in (self.yours, self.ours)]
         return shown.id, values[0], values[1], limits, self.mark
-
-
-class _Parameters(BaseModel):
-    profile: str
-    dataset: str
-
-
-class _Verdict(BaseModel):
-    claim: str
-    held: str
-
-
-class _Header(BaseModel):
-    """What a comparison reads of a record's header."""
-
-    parameters: _Parameters
-    device: str
-    finished: str
-    version: str
-    commit: str
-    python: str
-    torch: str
-    verdicts: list[_Verdict]
 
 
 @dataclass(frozen=True)
@@ -233,10 +209,7 @@ def beside_ours(path: Path) -> Comparison:
     Raises:
         ValueError: no run that can be compared; in one line.
     """
-    yours = recorded(path)
-    try:
-        profile = _Header.model_validate(yours[0]).parameters.profile
-    except ValidationError as error:
-        raise ValueError(f"{path}: not the record of a run ({first_fault(error)})") from None
+    yours = whole(recorded(path), path)
+    profile = yours[0]["parameters"]["profile"]
     ours = find(profile if profile and (EDITIONS / profile).is_dir() else DEFAULT, yours[0]["chapter"])
     return Comparison.of(yours, ours)

@@ -24,8 +24,9 @@ from book.press.chapters import Chapter, code_cells, every, read, recorded, writ
 from book.press.files import write
 from book.press.stages import EDITIONS, NOT_RUN, Stage, differing, fault, stages
 from nbutils.lab import claims, results
+from nbutils.lab.parameters import profiles
 from nbutils.machine import ROOT, build_dir
-from nbutils.messages import did_you_mean, read_project_file
+from nbutils.messages import did_you_mean, read_project_file, read_text
 from nbutils.modules import code_version, imports
 
 DEFAULT = "quick"  # the run that the text speaks of
@@ -51,10 +52,12 @@ def find(edition: str, chapter: str) -> results.Record:
 
 def order() -> list[str]:
     """The editions, the best first."""
-    found = read_project_file(EDITIONS / "order.yml", list)
-    if not all(isinstance(name, str) for name in found):
-        raise ValueError(f"{EDITIONS / 'order.yml'}: expected a list of names of editions")
-    return list(found)
+    path, known = EDITIONS / "order.yml", profiles()
+    found = read_project_file(path, list[str])
+    for name in found:
+        if name not in known:
+            raise ValueError(f"{path}: {name!r} is no edition{did_you_mean(name, known)}")
+    return found
 
 
 def kept() -> dict[str, dict[str, results.Record]]:
@@ -149,7 +152,7 @@ def show(name: str) -> None:
     executed = build_dir() / "editions" / name / "executed"
     shutil.rmtree(executed, ignore_errors=True)
     for path in shown.values():
-        notebook, record = read(path), path.with_suffix(".json").read_text()
+        notebook, record = read(path), read_text(path.with_suffix(".json"))
         [*_, last] = (output.data for cell in notebook.cells for output in cell.outputs if "data" in output)
         last[results.MIME] = record  # where every executed notebook has it
         write({executed / name / path.name: nbformat.writes(notebook)})
@@ -207,7 +210,7 @@ def _sources(chapter: Chapter) -> dict[str, str]:
     criteria = sorted([claim.id, claim.statistic, str(claim.criterion), claim.least_n, claim.least_seeds, claim.threat]
                       for claim in claims.load().values() if claim.chapter == chapter.name and not claim.setting)
     modules = imports(ast.parse("\n".join(cell.source for cell in code_cells(notebook))))
-    published = [path.read_text() for path in sorted((ROOT / "book" / "published").glob("*.csv"))]
+    published = [read_text(path) for path in sorted((ROOT / "book" / "published").glob("*.csv"))]
     parts = {"code": written(notebook), "criteria": criteria, "published": published,
              "engine": [code_version(module) for module in sorted(modules)]}  # fmt: skip
     return {name: _hash(part) for name, part in parts.items()}

@@ -11,14 +11,33 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-import yaml
+from pydantic import BaseModel
 
 from book.press import chapters, editions
 from book.press.files import alone
+from nbutils.lab import claims, results
 from nbutils.machine import ROOT, build_dir, take
+from nbutils.messages import read_project_file
 
-TRACEBACK = re.compile(r"^Traceback \(most recent call last\):\n(?:[ \t].*\n|\n)*", re.MULTILINE)
+HEADER = re.compile(r"^SNAKEMAKE\n=+\n(?:  .*\n)*", re.MULTILINE)
+PREFACE = ("host:", "Assuming ", "Building DAG", "Config", "Workflow defines")
+BEGIN = r"^Traceback \(most recent call last\):\n"
+CHAINED = rf"(?:(?:(?!{BEGIN}).*\n)*?(?:During handling of|The above exception was) .*:\n\n{BEGIN})*"
+AROUND = re.compile(r"^(?:Exception occurred:\n(?:[ \t].*\n)*|(?:RuntimeError: *|=+|There was an error in building .*"
+                    r"|The full traceback has .*|Please also report .*|A bug report can .*)\n)", re.MULTILINE)
+TRACEBACK = re.compile(rf"{BEGIN}{CHAINED}(?:[ \t].*\n|\n)*", re.MULTILINE)
+
+
+class Config(BaseModel):
+    """What _config.yml must have for a book to be rendered."""
+
+    bibtex_bibfiles: list[str]
+    execute: dict[str, str]
+    html: dict[str, str]
+    parse: dict[str, Any]
+    sphinx: dict[str, Any]
 
 
 def book() -> int:
@@ -31,6 +50,7 @@ def book() -> int:
     take(build)
     if edition and os.environ.get("CHAPTER", "") + os.environ.get("SET", ""):
         raise ValueError("EDITION shows whole recorded runs: leave out CHAPTER and SET.")
+    _whole()
     with alone(build / ".lock", "another `make book` is at work in this build folder"):
         if edition:
             editions.show(edition)
@@ -44,6 +64,21 @@ def book() -> int:
             _graph("book")
         chapters.summary(os.environ["PROFILE"])
     return status
+
+
+def _whole() -> None:
+    """Read what pages show beside the runs; raises ValueError where it is damaged, before minutes are spent."""
+    read_project_file(ROOT / "_config.yml", Config)
+    read_project_file(ROOT / "tests" / "benchmarks" / "recorded.csv", list)
+    for path in (ROOT / "book" / "published").glob("*.csv"):
+        results.printed(path.stem)
+    known = [chapter.name for chapter in chapters.every("")]
+    for claim in claims.load().values():
+        claims.paper_name(claim.paper)
+        if claim.chapter not in known:
+            near = chapters.nearest(claim.chapter, known)
+            raise ValueError(f"claims.yml, claim {claim.id!r}: no chapter {claim.chapter!r}{near}")
+    editions.kept()
 
 
 def _graph(target: str) -> int:
@@ -73,28 +108,31 @@ def _graph(target: str) -> int:
 
 def _cause(output: str) -> str:
     """Why the graph could not be made, in one line: the Snakefile's own, or the engine's."""
-    lines = [line.strip() for line in TRACEBACK.sub("", output).splitlines() if line.strip()]
-    lines = [line for line in lines if not line.startswith(("host:", "Building DAG", "Config", "Workflow defines"))]
+    lines = [line.strip() for line in HEADER.sub("", TRACEBACK.sub("", output)).splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith(PREFACE)]
+    if any("/.snakemake" in line for line in lines):
+        lines.append("(remove .snakemake, the notes on earlier runs, and run again)")
     return lines[0] if len(lines) == 1 else chapters.one_line("snakemake", " ".join(lines) or "no message")
 
 
+def _said(errors: str) -> str:
+    """What jupyter-book and Sphinx say: each line once, of a traceback the last one, no colours, frames and advice."""
+    plain = TRACEBACK.sub("", re.sub(r"\x1b\[[0-9;]*m", "", errors))
+    lines = [line for line in AROUND.sub("", plain).splitlines() if line.strip()]
+    return "".join(f"{line}\n" for line in dict.fromkeys(lines))
+
+
 def render(strict: bool = False) -> int:
-    """Render the book with jupyter-book; what it says is shown, of a traceback the last line only.
+    """Render the book with jupyter-book; what it says is shown, see `_said`.
 
     strict: warnings are errors, those of missing references too.
     """
-    try:
-        config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
-        if not isinstance(config, dict):
-            raise ValueError("expected settings as name: value")
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ValueError(chapters.one_line("_config.yml", f"cannot be read: {error}")) from None
     # --all reads every page anew: an incremental build would not repeat the warnings of pages it skips.
     program = "from jupyter_book.cli.main import main; main()"  # its script would name the folder it was made in
     words = [sys.executable, "-c", program, "build", ".", "--path-output", str(build_dir()), "--all", "--keep-going",
              "-q", *["-n", "-W"] * strict]  # fmt: skip
     done = subprocess.run(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    print(TRACEBACK.sub("", done.stderr), end="", file=sys.stderr)
+    print(_said(done.stderr), end="", file=sys.stderr)
     if done.returncode:
         print("The book was not rendered: see above.", file=sys.stderr)
     return done.returncode

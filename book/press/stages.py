@@ -15,22 +15,32 @@ import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict
 
-from book.press.chapters import Chapter, aligned, assignments, every, parse, recorded, select
+from book.press.chapters import Chapter, aligned, assignments, every, nearest, parse, recorded, select
 from book.press.execute import execute
 from book.press.files import alone
 from nbutils.lab.history import git, present_commit
 from nbutils.lab.parameters import profiles, resolve, short
-from nbutils.lab.results import first_fault
 from nbutils.machine import ROOT
 from nbutils.messages import did_you_mean, read_project_file
 from nbutils.modules import NO_PART
 
 EDITIONS = ROOT / "book" / "editions"
 NOT_RUN = "not run"
+
+
+def _known(name: str) -> str:
+    if name not in (names := [chapter.name for chapter in every("")]):
+        raise ValueError(f"{name!r}: no such chapter{nearest(name, names)}")
+    return name
+
+
+def _settings(words: str) -> str:
+    assignments(words)  # which raises what is wrong with them
+    return words
 
 
 @dataclass(frozen=True)
@@ -43,10 +53,11 @@ class Stage:
         keep: whether the edition shows this run; the others only fill the store.
     """
 
-    chapter: str
+    __pydantic_config__ = ConfigDict(extra="forbid")
+    chapter: Annotated[str, AfterValidator(_known)]
     gives: str = "the whole chapter"
     minutes: int | None = None
-    set: str = ""
+    set: Annotated[str, AfterValidator(_settings)] = ""
     keep: bool = False
 
     @property
@@ -73,7 +84,7 @@ def stages(edition: str) -> list[Stage]:
     """The table of an edition.
 
     Raises:
-        ValueError: no profile has its name.
+        ValueError: no profile has its name, or a damaged table.
     """
     known = profiles()
     if edition not in known:
@@ -81,11 +92,7 @@ def stages(edition: str) -> list[Stage]:
     path = EDITIONS / edition / "stages.yml"
     if not path.exists():
         return [Stage(chapter.name, keep=True) for chapter in every(edition)]
-    rows = read_project_file(path, list)
-    try:
-        return TypeAdapter(list[Stage]).validate_python(rows)
-    except ValidationError as error:
-        raise ValueError(f"{path}: {first_fault(error)}") from None
+    return read_project_file(path, list[Stage])
 
 
 def differing(chapter: Chapter, profile: str, given: Mapping[str, Any], header: Mapping[str, Any]) -> str:

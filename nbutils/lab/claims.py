@@ -17,9 +17,9 @@ from pybtex.exceptions import PybtexError
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from nbutils.lab.parameters import Parameters, resolve
-from nbutils.lab.results import Result, address, first_fault, published
+from nbutils.lab.results import Result, address, published
 from nbutils.machine import ROOT
-from nbutils.messages import counted, did_you_mean, read_project_file
+from nbutils.messages import counted, did_you_mean, first_fault, read_project_file, read_text
 
 Held = Literal["held", "not held", "undecided", "not comparable"]
 MARKS = {"held": "✓", "undecided": "?", "not held": "✗", "not comparable": "–", "not run": "·", "not tested": "○"}
@@ -31,7 +31,7 @@ class Criterion(BaseModel):
     """The claim holds if the whole 95 % interval lies on the named side of the bound, and fails if it
     lies on the other side; in between it is undecided. Bounds are shares or differences of shares, not percent."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     above: float | None = None
     below: float | None = None
 
@@ -200,12 +200,11 @@ def load(path: Path = ROOT / "book" / "claims.yml") -> dict[str, Claim]:
         ValueError: the file does not fit the schema, or an id stands twice (the claim is named).
     """
     claims: dict[str, Claim] = {}
-    for entry in read_project_file(path, list):
+    for entry in read_project_file(path, list[dict[str, Any]]):
         try:
             claim = Claim.model_validate(entry)
         except ValidationError as error:
-            name = entry.get("id", "?") if isinstance(entry, dict) else entry
-            raise ValueError(f"{path.name}, claim {name!r}: {first_fault(error)}") from None
+            raise ValueError(f"{path.name}, claim {entry.get('id', '?')!r}: {first_fault(error)}") from None
         if claim.id in claims:
             raise ValueError(f"{path.name}: claim {claim.id!r} stands twice")
         claims[claim.id] = claim
@@ -225,21 +224,29 @@ def find(id: str) -> Claim:
 
 
 @cache
-def paper_name(key: str) -> str:
-    """How the text names a paper, for example "Kim et al. 2021", from its key in book/references.bib.
+def papers(path: Path = ROOT / "book" / "references.bib") -> dict[str, str]:
+    """Key -> how the text names this paper, for example "Kim et al. 2021".
 
     Raises:
-        ValueError: unknown key.
+        ValueError: the file cannot be read, is no bibliography, or has an entry without author and year; in one line.
     """
-    path = ROOT / "book" / "references.bib"
+    found = {}
     try:
-        papers = bibtex.parse_file(str(path), encoding="utf-8").entries
-    except (OSError, UnicodeDecodeError, PybtexError) as error:
+        for key, entry in bibtex.parse_string(read_text(path), "bibtex").entries.items():
+            names = [" ".join(person.last_names) for person in entry.persons.get("author", [])]
+            if not names or "year" not in entry.fields:
+                raise ValueError(f"{path}: entry {key!r}: expected an author and a year")
+            found[key] = f"{' and '.join(names) if len(names) < 3 else f'{names[0]} et al.'} {entry.fields['year']}"
+    except PybtexError as error:
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
-    if key not in papers:
-        raise ValueError(f"paper {key!r}: not in book/references.bib{did_you_mean(key, papers)}")
-    names = [" ".join(person.last_names) for person in papers[key].persons["author"]]
-    return f"{' and '.join(names) if len(names) < 3 else f'{names[0]} et al.'} {papers[key].fields['year']}"
+    return found
+
+
+def paper_name(key: str) -> str:
+    """How the text names the paper with this key in book/references.bib; raises ValueError where there is none."""
+    if key not in papers():
+        raise ValueError(f"paper {key!r}: not in book/references.bib{did_you_mean(key, papers())}")
+    return papers()[key]
 
 
 def has_learned(result: Result) -> bool:

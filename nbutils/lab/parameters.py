@@ -156,7 +156,7 @@ def _profile(name: Any) -> dict[str, Any]:
         raise ParameterError(f"profile = {name!r}: expected one of {', '.join(known)}{did_you_mean(name, known)}")
     path = PROFILES / f"{name}.yml"
     try:
-        values: dict[str, Any] = read_project_file(path, dict)
+        values: dict[str, Any] = read_project_file(path, dict[str, Any])
     except ValueError as error:
         raise ParameterError(str(error)) from None
     values.pop("about", None)

@@ -15,17 +15,18 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, FiniteFloat, TypeAdapter, ValidationError
 from scipy import stats
 
 from nbutils.machine import ROOT
-from nbutils.messages import did_you_mean, read_project_file
+from nbutils.messages import did_you_mean, first_fault, read_project_file, read_text
 
 if TYPE_CHECKING:  # only their types are needed: records are read where there is no torch
     from torch import Tensor
@@ -213,10 +214,43 @@ Record = tuple[dict[str, Any], list[Result]]  # a run's header, with its verdict
 _RESULTS = TypeAdapter(list[Result])
 
 
-def first_fault(error: ValidationError) -> str:
-    """The first thing that pydantic found wrong, in one line: where it stands, and what is wrong with it."""
-    first = error.errors()[0]
-    return ": ".join([".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")]).removeprefix(": ")
+class _Parameters(BaseModel):
+    profile: str
+    dataset: str
+
+
+class _Verdict(BaseModel):
+    claim: str
+    held: str
+
+
+class _Header(BaseModel):
+    """What pages and comparisons read of a record's header."""
+
+    chapter: str
+    parameters: _Parameters
+    device: str
+    minutes: FiniteFloat
+    finished: datetime
+    version: str
+    commit: str
+    python: str
+    torch: str
+    verdicts: list[_Verdict]
+
+
+class _Printed(BaseModel):
+    """A row of book/published."""
+
+    table: str
+    dataset: str
+    model: str
+    method: str
+    attack: str
+    quantity: str
+    value: FiniteFloat
+    unit: Literal["percent", "ratio", "count", "1"]
+    certainty: Literal["certain", "inferred", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -239,12 +273,17 @@ class Published:
 
 
 @cache
-def _published(paper: str) -> tuple[dict[str, str], ...]:
+def printed(paper: str) -> list[dict[str, Any]]:
+    """The rows of book/published/<paper>.csv.
+
+    Raises:
+        ValueError: unknown paper, or a damaged file.
+    """
     path = ROOT / "book" / "published" / f"{paper}.csv"
     if not path.exists():
         known = ", ".join(sorted(file.stem for file in path.parent.glob("*.csv")))
         raise ValueError(f"paper = {paper!r}: expected one of {known}")
-    return tuple(read_project_file(path, list))
+    return [row.model_dump() for row in read_project_file(path, list[_Printed])]
 
 
 def published(paper: str, *cells: str, **where: str) -> Published:
@@ -257,7 +296,7 @@ def published(paper: str, *cells: str, **where: str) -> Published:
     Raises:
         ValueError: unknown paper, cell or column, or not exactly one number fits.
     """
-    rows = _published(paper)
+    rows = printed(paper)
     unknown = set(where) - set(rows[0])
     if unknown:
         raise ValueError(f"{', '.join(sorted(unknown))}: expected columns among {', '.join(rows[0])}")
@@ -273,7 +312,7 @@ def published(paper: str, *cells: str, **where: str) -> Published:
         hint = f"; they differ in {', '.join(differ)}" if differ else ""
         raise ValueError(f"{paper} {asked}: {len(found)} published numbers fit, expected exactly one{hint}")
     row = found[0]
-    return Published(float(row["value"]), row["unit"], row["table"], row["certainty"])
+    return Published(row["value"], row["unit"], row["table"], row["certainty"])
 
 
 def intervals(results: Sequence[Result]) -> list[str]:
@@ -406,7 +445,7 @@ def loads(text: str, place: object) -> Record:
         return header, found
     except ValidationError as error:
         raise ValueError(f"{place}: not a record of results ({first_fault(error)})") from None
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{place}: not a record of results ({error})") from error
 
 
@@ -426,6 +465,15 @@ def read(path: Path) -> Record:
     """A chapter's record: header (with the verdicts) and results.
 
     Raises:
-        ValueError: see `loads`.
+        ValueError: see `loads` and `whole`.
     """
-    return loads(path.read_text(), path)
+    return whole(loads(read_text(path), path), path)
+
+
+def whole(record: Record, place: object) -> Record:
+    """The record, if its header says what is told of a run; raises ValueError where it does not, in one line."""
+    try:
+        _Header.model_validate(record[0])
+    except ValidationError as error:
+        raise ValueError(f"{place}: not the record of a run ({first_fault(error)})") from None
+    return record

@@ -22,7 +22,6 @@ from nbutils.lab.results import (
     mcnemar,
     published,
     rank_correlation,
-    read,
     student_t,
     wilson,
 )
@@ -210,7 +209,7 @@ def test_a_record_reads_back_as_it_was(tmp_path: Path) -> None:
                Result.of("a.four", "accuracy", [unbounded([False, True], [1 / 3, 0.0])])]
     path = tmp_path / "01.json"
     path.write_text(dumps({"chapter": "01", "minutes": 0.1}, results, [{"claim": "c", "held": "held"}]))
-    header, found = read(path)
+    header, found = loads(path.read_text(), path)
     assert found == results
     assert [result.norms is None for result in found] == [True, True, True, False]
     assert isinstance(found[3].norms, tuple)

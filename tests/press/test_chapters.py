@@ -59,6 +59,11 @@ def test_bad_choices_are_one_line_before_anything_runs(arguments: tuple[str, ...
     assert "\n" not in str(error.value)
 
 
+def test_a_line_without_a_name_begins_with_its_words() -> None:
+    assert chapters.one_line("", "a: b\n c ") == "a: b c"
+    assert chapters.one_line("E", "") == "E"
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [("8/255", "8/255"), ("7", 7), (".5", 0.5), ("true", "true"),

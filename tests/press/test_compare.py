@@ -35,7 +35,7 @@ HEADER: dict[str, Any] = {
     "chapter": NAME, "parameters": {"profile": "quick", "dataset": "planted", "epochs": 12, "eps": 8 / 255,
                                      "device": "auto"},
     "device": "cpu, 2 threads", "version": "0.1.0", "commit": "abc", "python": "3.11.7", "torch": "2.13.0",
-    "finished": "2030-01-01T00:00:00+00:00", "verdicts": [{"claim": "a-claim", "held": "held"}]}
+    "minutes": 1.0, "finished": "2030-01-01T00:00:00+00:00", "verdicts": [{"claim": "a-claim", "held": "held"}]}
 
 
 def number(*values: float, id: str = "a.b", unit: str = "number", **context: Any) -> Result:
@@ -320,11 +320,11 @@ def other_chapter(name: str) -> str:
         "device", "finished", "version", "commit", "python", "torch", "verdicts", "parameters")),
     (lacking("parameters", "profile"), ("not the record of a run (parameters.profile: Field required)",)),
     (lacking("parameters", "dataset"), ("not the record of a run (parameters.dataset: Field required)",)),
-    (dumps((changed(verdicts=[{"claim": "a"}]), [])), ("not the record of a run (verdicts.0.held: Field required)",)),
-    (dumps((HEADER, [replace(number(1), values=())])), ("not a record of results (0.values: Tuple should have at",)),
-    (dumps((HEADER, [replace(number(1), n="x")])), ("not a record of results (0.n: Input should be a valid int",)),
+    (dumps((changed(verdicts=[{"claim": "a"}]), [])), ("not the record of a run (verdicts.entry 1.held: Field req",)),
+    (dumps((HEADER, [replace(number(1), values=())])), ("not a record of results (entry 1.values: Tuple should have",)),
+    (dumps((HEADER, [replace(number(1), n="x")])), ("not a record of results (entry 1.n: expected a valid int",)),
     ('{"cells": [{"cell_type": "code", "id": "a", "metadata": {}, "source": "lab.start()"}], "metadata": {}, '
-     '"nbformat": 4, "nbformat_minor": 5}', ("never ran",)),
+     '"nbformat": 4, "nbformat_minor": 5}', ("neither an executed notebook",)),
     ('{"cells": [{}], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}', ("neither an executed notebook",)),
     (other_chapter("02_adversarial_training"), ("02_adversarial_training: not recorded in edition 'quick'",)),
 ])

@@ -49,7 +49,7 @@ def run(name: str, commit: str = "abc", code: str = CODE, error: bool = False, s
     """Leave an executed notebook."""
     parameters = resolve({"profile": profile, "eps": 0.03}, ["profile", "eps"]).model_dump() | given
     header = {"chapter": name, "commit": commit, "device": "cpu, 1 thread", "finished": "2030-01-02T03:04:05+00:00",
-              "minutes": 1.5, "parameters": parameters}
+              "minutes": 1.5, "parameters": parameters, "version": "0", "python": "3", "torch": "2"}
     card = results.dumps(header, FOUND, [{"claim": "c", "held": "held"}])
     outputs = [nbformat.v4.new_output("stream", name="stderr", text="50%|####"),
                nbformat.v4.new_output("stream", text=f"in {chapters.build_dir()}" + "." * pad),
