@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from book.press import compare, editions, execute, make, stages
-from nbutils.machine import ROOT
 
 
 def run_chapter(source: Path, output: Path, given: Sequence[tuple[str, str]]) -> int:
@@ -29,7 +28,7 @@ def stage(edition: str, number: str | None, tiny: bool) -> int:
 
 def keep(edition: str) -> int:
     paths, faults = editions.keep(edition)
-    print("\n".join(f"{path.relative_to(ROOT)}  {path.stat().st_size / 1000:.0f} kB" for path in paths))
+    print("\n".join(f"{path.relative_to(editions.ROOT)}  {path.stat().st_size / 1000:.0f} kB" for path in paths))
     print("".join(f"{line}\n" for line in faults), end="", file=sys.stderr)
     return 1 if faults else 0
 
