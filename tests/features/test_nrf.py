@@ -14,6 +14,7 @@ from nbutils.features import NRF, Bottleneck, distill, random_masks
 from nbutils.images import PlantedSet
 from nbutils.networks import GlobalAveragePool, Normalize, SplitClassifier
 from nbutils.robustness import CW, ThreatModel, evaluate
+from nbutils.robustness.minimum_norm import from_tanh_space
 from nbutils.robustness.threat import NORMS
 from tests.helpers import assert_one_line
 
@@ -205,15 +206,19 @@ def test_the_bounded_search_stays_inside_and_uses_the_ball(norm: str, eps: float
     x, y = pixels
     threat = ThreatModel(norm, eps)
     seen: list[Tensor] = []
+    behind: list[Tensor] = []
 
     class Watched(NRF):
         def image(self, w: Tensor, x: Tensor) -> Tensor:
-            seen.append(super().image(w, x).detach() - x)
-            return super().image(w, x)
+            found = super().image(w, x)
+            seen.append(found.detach() - x)
+            behind.append(from_tanh_space(w.detach()) - x)
+            return found
 
     attack = Watched(**vars(replace(ATTACK, within=threat)))
     x_adv = attack(model, x, y)
     assert max(threat.distance(delta).max().item() for delta in seen) <= eps + 1e-6
+    assert max(threat.distance(delta).max().item() for delta in behind) <= eps + 1e-4  # w does not walk away
     assert max(threat.distance(delta).max().item() for delta in seen) > 0.9 * min(eps, 0.05)
     assert threat.distance(x_adv - x).max() <= eps + 1e-6
     assert x_adv.min() >= 0

@@ -533,6 +533,22 @@ def test_a_harder_search_may_find_five_points_more(broken: int, passes: bool, ne
     assert found[-1].passed == passes
 
 
+@pytest.mark.parametrize("recovers", [False, True])
+def test_more_steps_that_help_one_image_are_seen(recovers: bool, network_pair: Pair, planted_test: PlantedSet,
+                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    """One step breaks image 0, more break images 1 to 3: fewer are right, though image 0 may be right again."""
+    zeros = torch.zeros(100)
+
+    def scored(model: nn.Module, images: ImageSet, attack: PGD, **options: object) -> Outcome:
+        index = torch.arange(100)
+        correct = index > 0 if attack.steps == 1 else (index > 3) | ((index == 0) & recovers)
+        return Outcome(correct, zeros.long(), zeros, zeros, "A", "L_inf 2/255", "m", "d")
+
+    monkeypatch.setitem(health_checks.__globals__, "evaluate", scored)
+    found = health_checks(network_pair[0], planted_test, PGD(LINF, 4), transfer_from=network_pair[1])
+    assert found[0].passed != recovers
+
+
 def test_a_model_that_works_in_place_gets_copies(planted_test: PlantedSet) -> None:
     class InPlace(nn.Module):
         name = key = "in place"
