@@ -181,10 +181,15 @@ class Run:
         found = self.each(evaluate, models, images[: len(models)], attacks, **settings)
         return self.measure(id, f"accuracy, {id.rpartition('.')[2]}", found)
 
-    def curve(self, id: str, models: Sequence[Any], images: Sequence[ImageSet],
-              attacks: Iterable[Attack | None]) -> list[Result]:
-        """Record one accuracy for each attack, see `robustness.accuracy_curve`, under "<id>.<attack>"."""
+    def curve(self, id: str, models: Any, images: Sequence[ImageSet], attacks: Iterable[Attack | None]) -> Any:
+        """Record one accuracy for each attack, see `robustness.accuracy_curve`, under "<id>.<attack>", in a list.
+
+        A mapping of models adds a level to the id and to what is returned, as in `accuracies`.
+        """
         attacks = tuple(attacks)
+        if isinstance(models, Mapping):
+            return {name: self.curve(f"{id}.{dotted(name)}", members, images, attacks)
+                    for name, members in models.items()}
         rows = self.each(accuracy_curve, models, images[: len(models)], attacks)
         return [self.measure(f"{id}.{attack!r}", "accuracy", outcomes)
                 for attack, outcomes in zip(attacks, zip(*rows, strict=True), strict=True)]

@@ -577,6 +577,9 @@ def test_accuracies_are_those_of_evaluate_in_rows_and_columns(own_build: Path) -
     line = run.curve("c", models["one"], data, [None, Noise(ThreatModel("Linf", 0.5))])
     assert [each.id for each in line] == ["c.None", "c.Noise(L_inf 0.5)"]
     assert line[0].values == table["one"]["clean"].values
+    lines = run.curve("d", models, data, [None])
+    assert [line[0].id for line in lines.values()] == ["d.one.None", "d.two.b.None"]
+    assert lines["one"][0].values == line[0].values
     assert run.mean("m", "w", table["one"].values()).value == pytest.approx(
         (table["one"]["clean"].value + table["one"]["noise"].value) / 2)
 
