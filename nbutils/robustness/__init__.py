@@ -6,6 +6,7 @@ from nbutils.robustness.evaluate import (
     Outcome,
     accuracy_curve,
     attacked,
+    attacked_once,
     evaluate,
     health_checks,
     predict,

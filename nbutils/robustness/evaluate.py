@@ -155,6 +155,18 @@ def evaluate(model: SplitClassifier, images: ImageSet, attack: Attack | None = N
     return replace(_outcome(model, images, attack, source is not None, tensors), seconds=seconds)
 
 
+def attacked_once(model: SplitClassifier, images: ImageSet, attack: Attack | None, seed: int = 0) -> ImageSet:
+    """As `attacked`, but read from the store where `evaluate(read=...)` or a call before has made them; None: clean."""
+    seen = [images.x]
+
+    def look(model: SplitClassifier, x: Tensor) -> Tensor:
+        seen.append(x)
+        return images.y
+
+    evaluate(model, images, attack, read=look, seed=seed)
+    return replace(images, x=seen[-1], name=f"{images.name} under {attack!r}") if attack else images
+
+
 def scored(model: SplitClassifier, images: ImageSet, attack: Attack | None, x_adv: Tensor,
            prediction: Tensor | None = None) -> Outcome:
     """The outcome for images that the attack has made already.
