@@ -272,7 +272,7 @@ def test_of_what_the_renderer_says_the_fault_is_shown() -> None:
     fault = "OSError: [Errno 28] No space left on device\n"
     assert make._said(
         f"/x/intro.md:3: WARNING: a word\n\n\x1b[91mException occurred:\x1b[39;49;00m\n{frame}{fault}"
-        "\x1b[91mThe full traceback has been saved in /tmp/x.log, if you want.\x1b[39;49;00m\n"
+        "\x1b[91mThe full traceback has been saved in x.log, if you want.\x1b[39;49;00m\n"
         "Please also report this if it was a user error.\nA bug report can be filed at <x>. Thanks!\n"
         f"Traceback (most recent call last):\n{frame}{fault}\nThe above exception was the direct cause of the "
         f"following exception:\n\nTraceback (most recent call last):\n{frame}RuntimeError: \n\x1b[91m=====\x1b[0m\n\n"

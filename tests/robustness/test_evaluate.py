@@ -30,6 +30,7 @@ from nbutils.robustness import (
     ThreatModel,
     accuracy_curve,
     attacked,
+    attacked_once,
     evaluate,
     health_checks,
     predict,
@@ -133,6 +134,9 @@ def test_an_answer_may_be_read_off_otherwise(network_pair: Pair, planted_test: P
     again = evaluate(model, planted_test, attack, read=lambda model, x: calls.append(x) or last(model, x), seed=3)
     assert torch.equal(calls[1], calls[0])
     assert (again.attack, again.threat, again.inputs) == (repr(attack), str(LINF), found.inputs)
+    once, each_time = (f(model, planted_test, attack, seed=3) for f in (attacked_once, attacked))
+    assert (once.name, once.fingerprint) == (each_time.name, each_time.fingerprint)
+    assert attacked_once(model, planted_test, None) is planted_test
     assert len(list((own_build / "store" / "attacked").glob("attacked-*/record.json"))) == 1
 
 
