@@ -400,7 +400,8 @@ class Run:
                                           attacks[name] if isinstance(attacks, Mapping) else attacks, **settings)
                     for name in columns}
         found = self.each(evaluate, models, images[: len(models)], attacks, **settings)
-        return self.measure(id, f"accuracy, {id.rpartition('.')[2]}", found)
+        what = id.rpartition(".")[2] if attacks is None else found[0].attack
+        return self.measure(id, f"accuracy, {what}", found)
 
     def curve(self, id: str, models: Sequence[Any], images: Sequence[ImageSet],
               attacks: Iterable[Attack | None]) -> list[Result]:
@@ -453,6 +454,25 @@ class Run:
         """Record the mean of some results, of architectures for example, taken per seed first."""
         parts = list(results)
         return self.number(id, what, lambda *values: fmean(values), *parts, unit=parts[0].unit)
+
+    def learned(self, id: str, trained: Mapping[str, Result],
+                untrained: Mapping[str, Result]) -> dict[str, dict[str, Result | str]]:
+        """Record what training adds to an encoder, under "<id>.<kind>"; claims need it by that id.
+
+        Args:
+            trained, untrained: kind of encoder -> accuracy of probes on natural images, on encoders that learned from
+                these images and on the same before training. Kinds without `untrained` are left out.
+
+        Returns:
+            Rows for `table`: both, their difference, and whether the encoder has learned.
+        """
+        what = "accuracy of a probe on natural images, trained minus untrained encoder"
+        gained = {kind: self.difference(f"{id}.{kind}", what, trained[kind], before)
+                  for kind, before in untrained.items()}
+        return {"trained": {kind: trained[kind] for kind in untrained}, "untrained": dict(untrained),
+                "trained minus untrained": dict(gained),
+                "the encoder has learned": {kind: "yes" if claims.has_learned(gain) else "no"
+                                            for kind, gain in gained.items()}}
 
     def _record(self, result: Result) -> Result:
         result = replace(result, profile=self.parameters.profile, device=self.device_name)

@@ -108,13 +108,14 @@ class Paradigm(Protocol):
         """The loss, an objective of `training.fit`; the labels y play no part."""
 
 
-def untrained(paradigm: Paradigm, image_size: int = 32, seed: int = 0) -> Encoder:
+def untrained(paradigm: Paradigm, image_size: int = 32, seed: int = 0,
+              device: torch.device | str = "cpu") -> Encoder:
     """An encoder with random weights that depend only on `seed`, in evaluation mode: the first control of a probe."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = paradigm.encoder(image_size)
     model.name = type(paradigm).__name__
-    return model.eval()
+    return model.to(device).eval()
 
 
 def pretrained(paradigm: Paradigm, images: ImageSet, schedule: training.Schedule, seed: int = 0,
@@ -128,7 +129,7 @@ def pretrained(paradigm: Paradigm, images: ImageSet, schedule: training.Schedule
     Raises:
         ValueError: a setting of the paradigm that does not fit the images. FloatingPointError: training diverged.
     """
-    model = untrained(paradigm, images.x.shape[-1], seed).to(device)
+    model = untrained(paradigm, images.x.shape[-1], seed, device)
     model.name = name or model.name
     return fitted_once(model, paradigm, images, schedule, seed)
 

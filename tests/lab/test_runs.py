@@ -507,6 +507,22 @@ def test_accuracies_are_those_of_evaluate_in_rows_and_columns(own_build: Path) -
         (table["one"]["clean"].value + table["one"]["noise"].value) / 2)
 
 
+def test_what_training_adds_to_an_encoder_is_recorded_and_named(own_build: Path) -> None:
+    run = start("x", notebook())
+    trained = {kind: number(run, f"t.{kind}", values, 400)
+               for kind, values in {"CL": [0.9, 0.8], "DM": [0.5, 0.52], "SL": [1.0, 1.0]}.items()}
+    untrained = {kind: number(run, f"u.{kind}", values, 400) for kind, values in {"CL": [0.4, 0.3],
+                                                                                 "DM": [0.5, 0.48]}.items()}
+    rows = run.learned("x.learned", trained, untrained)
+    assert rows["trained"] == {"CL": trained["CL"], "DM": trained["DM"]}
+    assert rows["untrained"] == untrained
+    gained = rows["trained minus untrained"]
+    assert gained["CL"] is run.found["x.learned.CL"]
+    assert gained["CL"].values == pytest.approx((0.5, 0.5))
+    assert gained["DM"].values == pytest.approx((0.0, 0.04))
+    assert rows["the encoder has learned"] == {"CL": "yes", "DM": "no"}
+
+
 @pytest.mark.parametrize("inputs", [([1.0, 2.0], [1.0]), (3.0,), ()])
 def test_a_number_needs_one_entry_per_seed(inputs: tuple[object, ...]) -> None:
     with pytest.raises(ValueError, match="a.b: inputs of .* seeds; expected lists or results of one number of seeds"):
