@@ -353,18 +353,25 @@ class Run:
         changes = ", ".join(f"{name} = {short(values[name])}" for name in self.changed)
         return f"profile {self.parameters.profile}{' with ' * bool(changes)}{changes}, {self.device_name}"
 
-    def each(self, f: Callable[..., Any], *inputs: Any, first_seed: int = 0, **settings: Any) -> list[Any]:
+    def each(self, f: Callable[..., Any], *inputs: Any, first_seed: int = 0, **settings: Any) -> Any:
         """What `f` gives for each seed, in a list, with progress.
 
         Args:
             inputs, settings: arguments of f; a list has one entry per seed, of a `Result` f gets the value of each
                 seed, and anything else, a tuple for example, is the same for all seeds. Where f has an argument
                 `seed` or `device` that is not among them, it gets the seed and the device of this run.
+                A mapping, of networks' names for example, adds a level to what is returned; in all others of them
+                the same name is looked up.
             first_seed: added to the seeds, 100 for example, so that students share nothing with their teachers.
 
         Raises:
             ValueError: lists of different lengths.
         """
+        for names in [*inputs, *settings.values()]:
+            if isinstance(names, Mapping):
+                return {name: self.each(f, *(_named(name, each) for each in inputs), first_seed=first_seed,
+                                        **{key: _named(name, each) for key, each in settings.items()})
+                        for name in names}
         of_f = inspect.signature(f)
         missing = of_f.parameters.keys() - of_f.bind_partial(*inputs, **settings).arguments.keys()
         found = []
@@ -384,14 +391,15 @@ class Run:
             models, images, attacks: a list with one entry per seed (one attack, or None for clean images, serves all
                 seeds), or a mapping of names to such. A mapping of images or of both has the columns of a table; with
                 both, images are looked up by the attack's name.
-            settings: `source`, `read` and the others of `evaluate`.
+            settings: `source`, `read` and the others of `evaluate`; in a mapping the model's name is looked up.
 
         Returns:
             A `Result`, or mappings of them: name of the model -> name of the column -> Result, as `table` takes them.
             Their outcomes, one per seed, are kept in `outcomes` under their ids.
         """
         if isinstance(models, Mapping):
-            return {name: self.accuracies(f"{id}.{dotted(name)}", members, images, attacks, **settings)
+            return {name: self.accuracies(f"{id}.{dotted(name)}", members, images, attacks,
+                                          **{key: _named(name, each) for key, each in settings.items()})
                     for name, members in models.items()}
         if isinstance(images, Mapping) or isinstance(attacks, Mapping):
             columns = attacks if isinstance(attacks, Mapping) else images
@@ -543,6 +551,10 @@ def _by_seed(what: str, inputs: Sequence[Any], *seeds: int) -> list[list[Any]]:
         found = ", ".join(map(str, sorted(counts))) or "no"
         raise ValueError(f"{what}: inputs of {found} seeds; expected lists or results of one number of seeds")
     return [[each[k] if isinstance(each, list) else each for each in lists] for k in range(counts.pop())]
+
+
+def _named(name: Any, thing: Any) -> Any:
+    return thing[name] if isinstance(thing, Mapping) else thing
 
 
 def dotted(name: Any) -> str:

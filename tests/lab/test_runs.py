@@ -480,6 +480,9 @@ def test_each_gives_every_seed_its_own(own_build: Path) -> None:
     assert [row[3] for row in run.each(f, ["a", "b"], (), value=1.0, seed=[7, 9])] == [7, 9]
     assert run.each(f, "a", (), value=1.0, device="here") == [("a", (), 1.0, 0, "here"), ("a", (), 1.0, 1, "here")]
     assert run.each(f, ["a"], (), value=1.0) == [("a", (), 1.0, 0, run.device)]  # a control of one seed
+    named = run.each(f, {"one": ["a", "b"], "two": ["c", "d"]}, 0, value={"two": 2.0, "one": 1.0}, first_seed=5)
+    assert named == {"one": [("a", 0, 1.0, 5, run.device), ("b", 0, 1.0, 6, run.device)],
+                     "two": [("c", 0, 2.0, 5, run.device), ("d", 0, 2.0, 6, run.device)]}
     with pytest.raises(ValueError, match="^f: inputs of 1, 2 seeds; expected"):
         run.each(f, ["a", "b"], [()], value=1.0)
 
@@ -500,6 +503,10 @@ def test_accuracies_are_those_of_evaluate_in_rows_and_columns(own_build: Path) -
     assert (views["all"].n, views["few"].n, views["all"].what) == (9, 4, "accuracy, all")
     first = run.accuracies("r", models["one"], data, read=lambda model, x: torch.zeros(len(x), dtype=torch.long))
     assert first.values == tuple((each.y == 0).double().mean().item() for each in data)
+    says = {name: lambda model, x, k=k: torch.full((len(x),), k) for k, name in enumerate(models)}
+    told = run.accuracies("n", models, data, read=says)
+    assert told["one"].values == first.values
+    assert told["two", "b"].value == pytest.approx(1 - first.value)
     line = run.curve("c", models["one"], data, [None, Noise(ThreatModel("Linf", 0.5))])
     assert [each.id for each in line] == ["c.None", "c.Noise(L_inf 0.5)"]
     assert line[0].values == table["one"]["clean"].values
