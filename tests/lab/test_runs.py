@@ -419,6 +419,18 @@ def test_a_number_of_results_rests_on_what_they_rest_on(own_build: Path) -> None
     assert gap.seconds >= clean.seconds + under.seconds
 
 
+def test_a_number_for_each_name_of_a_mapping(own_build: Path) -> None:
+    run = start("x", notebook())
+    accuracy = {"one": number(run, "one", [0.5, 0.75]), ("two", "b"): number(run, "two", [0.25, 0.5])}
+    factors = {"one": 2, ("two", "b"): 4}
+    found = run.number("a", "w", lambda value, factor, plus: factor * value + plus, accuracy, factors, [1.0, 3.0])
+    assert {name: each.values for name, each in found.items()} == {"one": (2.0, 4.5), ("two", "b"): (2.0, 5.0)}
+    assert found["one"] is run.found["a.one"]
+    assert found["two", "b"] is run.found["a.two.b"]
+    gaps = run.difference("gap", "w", accuracy, accuracy["one"])
+    assert (gaps["two", "b"].values, gaps["one"].unit) == ((-0.25, -0.25), "points")
+
+
 def test_what_is_used_in_several_places_counts_once() -> None:
     found = evidence({"a": images(5), "b": [images(5)]}, (network("x", ""), network("y", "")), "words", 3).context
     assert found == {"n": 5, "data": "dots", "model": "x; y", "threat": "none", "attack": "none",
