@@ -21,16 +21,16 @@ python := .venv/bin/python
 .PHONY: book stage test oracles serve clean
 
 book oracles serve: $(env)
-	@exec $(python) -m nbutils.lab.make $@
+	@exec $(python) -m book.press $@
 
 stage: $(env)
-	@exec $(python) -m nbutils.lab.stages -- "$$EDITION" $${STAGE:+"$$STAGE"}
+	@exec $(python) -m book.press stage -- "$$EDITION" $${STAGE:+"$$STAGE"}
 
 test: $(env)
 	@status=0; \
 	$(python) -m ruff check . || status=1; \
 	$(python) -m mypy || status=1; \
-	$(python) -m pytest || status=1; \
+	OMP_NUM_THREADS=1 $(python) -m pytest -n auto --maxprocesses 4 --dist worksteal || status=1; \
 	exit $$status
 
 clean:

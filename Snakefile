@@ -2,14 +2,14 @@
 
 It takes its settings from the environment: PROFILE, CHAPTER and SET as in the Makefile. INCOMPLETE=1 renders what there
 is after a chapter failed, with a notice in place of each missing chapter. EDITION renders the chapters of an edition,
-which nbutils.lab.editions has laid out, and runs none.
+which book.press.editions has laid out, and runs none.
 """
 
 import os
 import sys
 
-from nbutils.lab import chapters
-from nbutils.lab.runs import ParameterError
+from book.press import chapters
+from nbutils.lab.parameters import ParameterError
 from nbutils.machine import ROOT, build_dir
 
 edition = os.environ.get("EDITION", "")
@@ -26,14 +26,13 @@ for chapter in chapters.every(profile):
     if chapter.twin.exists() and chapter.state().status == "not run":
         chapter.twin.unlink()  # unreadable, after a full disk or a kill
 index = build / "_build" / "html" / "index.html"
-arguments = {chapter.name: words for chapter, words in selected.items()}
 twins = [] if os.environ.get("INCOMPLETE") else [chapter.twin for chapter in selected]
 # A notice may stand in for a chapter only where this run does not make all of them; then warnings cannot be errors,
 # since other pages point into the missing ones.
 others = [chapter for chapter in chapters.every(profile) if chapter.twin not in twins]
 missing = [chapter for chapter in others if not (edition and chapter.twin.exists())]
 incomplete = "1" if missing else ""
-strict = "" if missing else "-n -W"
+strict = "" if missing else "--strict"
 
 
 def files(folder, *endings):
@@ -63,7 +62,7 @@ def source(chapter):
 together = min(2, len(selected), workflow.cores) or 1
 first = ["02", "09", "10", "04"]
 
-for chapter in selected:
+for chapter, settings in selected.items():
     rule:
         name: f"chapter_{chapter.name}"
         input:
@@ -74,11 +73,11 @@ for chapter in selected:
             "book/claims.yml",
         output: chapter.twin
         params:
-            words = arguments[chapter.name],
-            images = chapters.images(arguments[chapter.name]),
+            words = [word for pair in settings.items() for word in ("-p", *pair)],
+            images = chapters.images(settings),
         threads: workflow.cores // together
         priority: len(first) - first.index(chapter.name[:2]) if chapter.name[:2] in first else 0
-        shell: "exec {sys.executable:q} -m nbutils.lab.execute {input[0]:q} {output:q} {params.words:q}"
+        shell: "exec {sys.executable:q} -m book.press execute {input[0]:q} {output:q} {params.words:q}"
 
 
 rule book:
@@ -93,4 +92,4 @@ rule book:
     shell:
         "rm -rf {build:q}/_build && "
         "BOOK_PROFILE={profile:q} BOOK_EDITION={edition:q} BOOK_INCOMPLETE={incomplete} "
-        "exec {sys.executable:q} -m nbutils.lab.make render {strict:q}"
+        "exec {sys.executable:q} -m book.press render {strict}"

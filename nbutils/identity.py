@@ -8,14 +8,12 @@ modules of `nbutils` the whole code counts, of libraries the name.
 
 from __future__ import annotations
 
-import ast
 import builtins
 import copyreg
 import dataclasses
 import dis
 import functools
 import hashlib
-import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,8 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-NO_PART = ("nbutils.lab", "nbutils.store", "nbutils.identity", "nbutils.console",
-           "nbutils.machine")  # code that changes no artifact
+from nbutils.modules import code_version
+
 PLAIN = (type(None), bool, int, float, complex, str, type(...))
 WRAPPERS = (staticmethod, classmethod, property, functools.cached_property, functools.partial, functools.partialmethod,
             type(functools.lru_cache(len)))
@@ -225,47 +223,3 @@ def _tensor(tensor: Tensor) -> str:
 
 def _hash(*parts: object) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
-
-
-@functools.cache
-def code_version(module: str) -> str:
-    """Hash of a module and of the `nbutils` modules it imports but NO_PART, without docstrings and comments."""
-    digest, seen, queue = hashlib.sha256(), set(), [module]
-    while queue:
-        name = queue.pop()
-        if name in seen:
-            continue
-        seen.add(name)
-        tree = ast.parse(_source(name))
-        queue += sorted(imports(tree))
-        for node in ast.walk(tree):
-            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node, clean=False):
-                node.body = node.body[1:] or [ast.Pass()]
-        digest.update(f"{name}\n{ast.unparse(tree)}\n".encode())
-    return digest.hexdigest()[:16]
-
-
-def _source(module: str) -> str:
-    spec = importlib.util.find_spec(module)
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(f"{module}: no such module; expected one of nbutils")
-    return Path(spec.origin).read_text(encoding="utf-8")
-
-
-def imports(tree: ast.AST) -> set[str]:
-    """The `nbutils` modules outside the laboratory that a syntax tree imports."""
-    found = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            for name in (f"{node.module}.{alias.name}" for alias in node.names):
-                found.add(name if _is_module(name) else node.module)
-    return {name for name in found if name.startswith("nbutils.") and not name.startswith(NO_PART)}
-
-
-def _is_module(name: str) -> bool:
-    try:
-        return name.startswith("nbutils.") and importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:  # its parent is a file, so `name` is something inside that file
-        return False

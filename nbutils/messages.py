@@ -49,6 +49,11 @@ def did_you_mean(value: object, known: Iterable[str]) -> str:
     return f"; did you mean {words[near[0]]!r}?" if near else ""
 
 
+def counted(number: int, noun: str) -> str:
+    """"1 seed", "3 seeds"."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 def check_counts(**settings: object) -> None:
     """Raise a ValueError that names the first setting that is not a whole number >= 1."""
     for setting, value in settings.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,8 @@ class SplitClassifier(nn.Module):
     """A classifier f = f_{l+} o f_l that can be cut after any named stage l.
 
     `model.logits_from(model.features(x, at), at)` equals `model(x)` at every cut, because all three run the
-    same stages (Kim et al. 2021, section 2).
+    same stages (Kim et al. 2021, section 2). All three run them on a copy of what they are given, so that a stage which
+    works in place changes nobody's images and features.
 
     Args:
         stages: name -> module, in order; the last one returns logits (B, num_classes).
@@ -48,9 +49,7 @@ class SplitClassifier(nn.Module):
         Raises:
             ValueError: unknown cut.
         """
-        for stage in self.stages[: self._after(at)]:
-            x = stage(x)
-        return x
+        return _run(self.stages[: self._after(at)], x)
 
     def logits_from(self, z: Tensor, at: str) -> Tensor:
         """f_{l+}(z): logits (B, num_classes) from the output z of stage `at`.
@@ -58,18 +57,29 @@ class SplitClassifier(nn.Module):
         Raises:
             ValueError: unknown cut.
         """
-        for stage in self.stages[self._after(at):]:
-            z = stage(z)
-        return z
+        return _run(self.stages[self._after(at):], z)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, num_classes) for pixels x (B, 3, H, W) in [0, 1]."""
-        return self.logits_from(self.features(x, self.cuts[0]), self.cuts[0])
+        return _run(self.stages, x)
+
+
+def _run(stages: Iterable[nn.Module], x: Tensor) -> Tensor:
+    x = x.clone()
+    for stage in stages:
+        x = stage(x)
+    return x
 
 
 def suited(x: Tensor, model: nn.Module) -> Tensor:
     """Images x (B, 3, H, W) on the model's device, in its precision, and channels_last: convolutions run faster so."""
     return x.to(next(model.parameters())).contiguous(memory_format=torch.channels_last)
+
+
+def artifacts(*models: nn.Module) -> tuple[str, ...]:
+    """Keys of the artifacts that these are or hold, each once; none of a network that was never trained."""
+    keys = (getattr(part, "key", "") for model in models for part in model.modules())
+    return tuple(dict.fromkeys(key for key in keys if key and isinstance(key, str)))
 
 
 class GlobalAveragePool(nn.Module):

@@ -20,8 +20,8 @@ from nbutils.images import DataError, ImageSet, PlantedWorld, augment, load
 from nbutils.images.sources import check_dataset, class_names
 from nbutils.lab import claims, results
 from nbutils.lab.figures import Picture, curves, image_grid
+from nbutils.lab.parameters import ParameterError, Parameters, resolve
 from nbutils.lab.results import Result, mcnemar, published, rank_correlation, student_t, wilson
-from nbutils.lab.runs import ParameterError, Parameters, resolve
 from nbutils.robustness import (
     BIM,
     CW,

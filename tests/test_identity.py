@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from nbutils import networks, training
-from nbutils.identity import code_version, identity
+from nbutils.identity import identity
 from nbutils.machine import ROOT
+from nbutils.modules import code_version
 from nbutils.store import load_or_build
 
 CELLS = '''

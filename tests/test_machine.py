@@ -15,8 +15,10 @@ import pytest
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+from book.press import chapters, make
+from book.press.__main__ import main
 from nbutils import machine
-from nbutils.lab import chapters, make, runs, stages
+from nbutils.lab import history, runs
 from nbutils.machine import MARKER, ROOT
 from tests.helpers import assert_one_line
 
@@ -190,15 +192,15 @@ def test_git_knows_this_repository_only(tmp_path: Path, monkeypatch: pytest.Monk
     identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
     for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "course"]):
         subprocess.run(["git", *identity, *words], cwd=other, check=True)
-    assert runs.git("rev-parse", "--show-toplevel", folder=other).stdout.strip() == str(other.resolve())
+    assert history.git("rev-parse", "--show-toplevel", folder=other).stdout.strip() == str(other.resolve())
     for name, value in {"GIT_DIR": str(other / ".git"), "GIT_WORK_TREE": str(other)}.items():
         monkeypatch.setenv(name, value)
-    found = runs.git("rev-parse", "--show-toplevel", folder=ROOT).stdout.strip()
+    found = history.git("rev-parse", "--show-toplevel", folder=ROOT).stdout.strip()
     assert found in ("", str(ROOT.resolve()))
-    monkeypatch.setattr(runs, "ROOT", inside)
-    assert runs.present_commit() == "unknown"
-    monkeypatch.setattr(runs, "ROOT", other)
-    assert re.fullmatch("[0-9a-f]{7,}", runs.present_commit())
+    monkeypatch.setattr(history, "ROOT", inside)
+    assert history.present_commit() == "unknown"
+    monkeypatch.setattr(history, "ROOT", other)
+    assert re.fullmatch("[0-9a-f]{7,}", history.present_commit())
 
 
 def test_tests_see_no_variables_of_gits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,7 +228,7 @@ def test_an_edition_takes_no_choices(plain: pytest.MonkeyPatch, variables: dict[
 
 def test_no_such_edition_is_one_line(plain: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     plain.setenv("EDITION", "../x")
-    assert make.book() == 2
+    assert main(["book"]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert "EDITION = '../x'" in said
@@ -236,7 +238,7 @@ def test_what_ends_the_plan_is_one_line(plain: pytest.MonkeyPatch, capsys: pytes
     """The Snakefile's own line passes through the engine, whatever profile of the engine's the user has."""
     plain.setenv("SET", "steps")
     plain.setenv("SNAKEMAKE_PROFILE", "/nowhere")
-    assert make.book() == 2
+    assert main(["book"]) == 2
     assert capsys.readouterr().err == "SET = 'steps': expected name=value, such as eps=8/255\n"
 
 
@@ -248,7 +250,7 @@ def test_the_cause_of_the_engine_is_shown() -> None:
 
 @pytest.mark.parametrize("words", [["quick", "x"], ["quick", "99"], ["nosuch"], ["--", "-x"]])
 def test_a_stage_that_is_none_is_one_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert stages.main(words) == 2
+    assert main(["stage", *words]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
@@ -256,9 +258,9 @@ def test_replaced_images_are_new_inputs(tmp_path: Path) -> None:
     (tmp_path / "train" / "a").mkdir(parents=True)
     image = tmp_path / "train" / "a" / "1.png"
     image.write_bytes(b"1")
-    words = ["-p", "profile", "smoke", "-p", "dataset", f"folder:{tmp_path}"]
-    first = chapters.images(words)
-    assert first == chapters.images(words)
+    given = {"profile": "smoke", "dataset": f"folder:{tmp_path}"}
+    first = chapters.images(given)
+    assert first == chapters.images(given)
     image.write_bytes(b"22")
-    assert chapters.images(words) != first
-    assert chapters.images(["-p", "profile", "smoke"]) == []
+    assert chapters.images(given) != first
+    assert chapters.images({"profile": "smoke"}) == []

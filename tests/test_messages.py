@@ -2,7 +2,7 @@
 
 import pytest
 
-from nbutils.messages import did_you_mean
+from nbutils.messages import counted, did_you_mean
 
 
 @pytest.mark.parametrize(("value", "hint"), [
@@ -20,3 +20,7 @@ def test_the_nearest_known_word_is_suggested_if_one_is_near(value: object, hint:
 
 def test_with_nothing_known_there_is_nothing_to_suggest() -> None:
     assert did_you_mean("x", {}) == ""
+
+
+def test_one_and_several_are_told_apart() -> None:
+    assert [counted(number, "seed") for number in range(3)] == ["0 seeds", "1 seed", "2 seeds"]

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 import nbutils
-from nbutils import identity, store
-from nbutils.identity import code_version
+from nbutils import modules, store
 from nbutils.machine import ROOT
+from nbutils.modules import code_version
 from nbutils.robustness import BIM, PGD, ThreatModel
 from nbutils.store import Artifact, load_or_build
 
@@ -387,10 +387,10 @@ def test_a_changed_line_of_the_module_that_builds_makes_another_artifact(package
 
 
 def test_training_depends_on_attacks_and_not_on_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    source = identity._source
+    source = modules._source
 
     def versions(changed: str) -> tuple[str, str]:
-        monkeypatch.setattr(identity, "_source", lambda name: source(name) + "\nextra = 1\n" * (name == changed))
+        monkeypatch.setattr(modules, "_source", lambda name: source(name) + "\nextra = 1\n" * (name == changed))
         code_version.cache_clear()
         return code_version("nbutils.training"), code_version("nbutils.images.planted")
 

@@ -182,7 +182,9 @@ def activation_maximum(model: SplitClassifier, at: str, channels: Tensor, *,
         import nbutils.vision  # noqa: F401, I001  (before lucent, which imports torchvision)
         from lucent.optvis import objectives, render
     copy = deepcopy(model).eval().requires_grad_(False)  # lucent leaves its hooks behind
-    layer, like, move = f"stages_{model.cuts.index(at)}", next(copy.parameters()), settings.moves()
+    last = model.cuts.index(at)
+    copy.stages = copy.stages[:last + 1]  # a stage after the cut might change its features in place
+    layer, like, move = f"stages_{last}", next(model.parameters()), settings.moves()
     w = settings.start(len(channels), size, like).requires_grad_()
     wanted = [objectives.channel_weight(layer, row.to(like) * maps[0] / row.sum().item(), batch=picture)
               for picture, row in enumerate(channels)]

@@ -114,6 +114,8 @@ def _folder(dataset: str, split: str, n: int | None, seed: int) -> ImageSet:
     x = folders.read_images(chosen, chosen)
     lossy_cifar = found.classes == CIFAR10 and x.shape[2:] == (32, 32) and paths[0].suffix.lower() in LOSSY
     name = "CIFAR-10 (JPEG copy)" if lossy_cifar else printable(Path(os.path.abspath(found.root)).name)
+    if name.startswith("planted"):  # a verdict on "planted" images speaks of the truth that was planted
+        name = f"folder {name}"
     return ImageSet(x, y[index], found.classes, name, "crop+flip")  # numbers of the copy are not those of CIFAR-10
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,9 +16,10 @@ import pybtex.database as bibtex
 from pybtex.exceptions import PybtexError
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from nbutils.lab.parameters import Parameters, resolve
 from nbutils.lab.results import Result, address, first_fault, published
 from nbutils.machine import ROOT
-from nbutils.messages import did_you_mean, read_project_file
+from nbutils.messages import counted, did_you_mean, read_project_file
 
 Held = Literal["held", "not held", "undecided", "not comparable"]
 MARKS = {"held": "✓", "undecided": "?", "not held": "✗", "not comparable": "–", "not run": "·", "not tested": "○"}
@@ -62,8 +64,6 @@ class Change(BaseModel):
 
 def _setting(given: dict[str, Any]) -> dict[str, Any]:
     """The parameters in the form in which a run records them."""
-    from nbutils.lab.runs import Parameters, resolve  # which imports this module
-
     if given.get("dataset", "planted") == "planted":
         raise ValueError("expected the dataset of the paper among them")
     for name in given:
@@ -92,6 +92,7 @@ class Claim(BaseModel):
     threat: str = ""
     needs: tuple[str, ...] = ()
     bound: Literal["", "upper"] = ""
+    classes: int | None = Field(None, ge=2)
     planted: bool = False
     setting: Annotated[dict[str, Any], AfterValidator(_setting)] = Field({}, min_length=1)
     value: tuple[dict[str, str], ...] = Field((), min_length=1, max_length=2)
@@ -169,7 +170,7 @@ class Verdict:
                 f'<span class="claim-id">{self.claim.id}</span></p><p>{html.escape(self.claim.paraphrase)}</p>'
                 f'<p>Measured: {html.escape(self.claim.measures)} '
                 f'{address(self.result.id, html.escape(str(self.result)))} '
-                f'({len(self.result.values)} seed{"s" * (len(self.result.values) > 1)}, n = {self.result.n} each). '
+                f'({counted(len(self.result.values), "seed")}, n = {self.result.n} each). '
                 f'{attack} Published: {html.escape(self.claim.printed)} '
                 f'({html.escape(paper_name(self.claim.paper))}, {html.escape(self.claim.place)}). '
                 f'Criterion, fixed {self.claim.fixed}: {self.claim.criterion}.</p></div>')
@@ -246,23 +247,28 @@ def has_learned(result: Result) -> bool:
     return result.low is not None and result.low > LEAST_LEARNED
 
 
-def judge(claim: Claim, result: Result, parameters: Mapping[str, Any], beside: Iterable[Result] = ()) -> Verdict:
+def judge(claim: Claim, result: Result, parameters: Mapping[str, Any], beside: Iterable[Result] = (),
+          classes: int | None = None) -> Verdict:
     """Hold a result against a claim, by the claim's own criterion.
 
     Args:
         parameters: those of the run that measured it. beside: the results of this run, for what the claim needs.
+        classes: how many its images have; None where an older record does not say.
     """
     if not claim.fits(parameters):
         return Verdict(claim, result, "not comparable", "measured outside the paper's setting")
+    if classes and claim.classes and classes != claim.classes:
+        return Verdict(claim, result, "not comparable", f"{classes} classes, the bound is for {claim.classes}")
     if len(result.values) < claim.least_seeds:
-        found = len(result.values)
-        few = f"{found} seed{'s' * (found > 1)}, the claim asks for {claim.least_seeds}"
+        few = f"{counted(len(result.values), 'seed')}, the claim asks for {claim.least_seeds}"
         return Verdict(claim, result, "not comparable", few)
     if result.n < claim.least_n:
         return Verdict(claim, result, "not comparable", f"n = {result.n}, the claim asks for {claim.least_n}")
     if claim.threat and result.threat != claim.threat:
         reason = f"measured under {result.threat}, the claim is about {claim.threat}"
         return Verdict(claim, result, "not comparable", reason)
+    if math.isnan(result.value):
+        return Verdict(claim, result, "not comparable", "the result is undefined")
     if result.low is None or result.high is None:
         return Verdict(claim, result, "not comparable", "the result has no interval")
     learned = {other.id for other in beside if has_learned(other)}

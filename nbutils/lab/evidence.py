@@ -15,6 +15,7 @@ from torch import nn
 from nbutils.features.bottleneck import Distilled
 from nbutils.images.imageset import ImageSet
 from nbutils.lab.results import Result
+from nbutils.networks import artifacts
 from nbutils.paradigms.probe import Features
 from nbutils.robustness.evaluate import Outcome
 from nbutils.robustness.threat import ThreatModel
@@ -107,8 +108,7 @@ def _of(thing: Any) -> Evidence:
         case ThreatModel():
             return Evidence(threats=(str(thing),))
         case nn.Module():
-            key = getattr(thing, "key", "")
-            return Evidence(models=(getattr(thing, "name", "") or type(thing).__name__,), inputs=_without("", key))
+            return Evidence(models=(getattr(thing, "name", "") or type(thing).__name__,), inputs=artifacts(thing))
         case Distilled():
             return Evidence((len(thing),))
     if _is_attack(thing):

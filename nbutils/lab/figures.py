@@ -10,7 +10,7 @@ import html
 import io
 from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
@@ -19,9 +19,11 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
-from torch import Tensor
 
 from nbutils.lab.results import Result, address, intervals
+
+if TYPE_CHECKING:  # only its type is needed: pages are made where there is no torch
+    from torch import Tensor
 
 # Okabe and Ito's colours in an order of falling contrast in grey; marker and line differ as well.
 SERIES = (("#000000", "o", "-"), ("#D55E00", "s", "--"), ("#0072B2", "^", "-."), ("#E69F00", "D", ":"),
@@ -241,9 +243,12 @@ def clouds(panels: Mapping[str, tuple[Tensor, Tensor]], names: Sequence[str], *,
     """Points in the plane by class, in small panels, three to a line. An embedding has no unit, so no axis is shown.
 
     Args:
-        panels: title -> (points (N, 2), labels (N,)). names: of the classes; points of the first ten are drawn.
+        panels: title -> (points (N, 2), labels (N,)). names: of the classes; points of the first ten are drawn, and
+            the caption says so where there are more.
     """
     shown = list(names)[:len(MARKERS)]
+    if len(names) > len(shown):
+        caption += f" Drawn: the first {len(shown)} of {len(names)} classes."
     with mpl.rc_context({**STYLE, "axes.grid": False, "axes.spines.left": False, "axes.spines.bottom": False}):
         lines = -(-len(panels) // 3)
         figure = Figure(figsize=(6.9, 2.25 * lines))

@@ -12,23 +12,25 @@ import html
 import itertools
 import json
 import math
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import pandas as pd
 from pydantic import Field, TypeAdapter, ValidationError
 from scipy import stats
-from torch import Tensor
 
 from nbutils.machine import ROOT
 from nbutils.messages import did_you_mean, read_project_file
-from nbutils.robustness.evaluate import Outcome
+
+if TYPE_CHECKING:  # only their types are needed: records are read where there is no torch
+    from torch import Tensor
+
+    from nbutils.robustness.evaluate import Outcome
 
 SCHEMA = 1
 MIME = "application/vnd.nbutils.record"  # of a record inside an executed notebook
@@ -316,7 +318,7 @@ class Table:
     def notes(self) -> list[str]:
         """How to read the numbers: interval, n, seeds, and every attack with its threat model."""
         results = [cell for cells in self.rows.values() for cell in cells.values() if isinstance(cell, Result)]
-        lines = intervals(results)
+        lines = intervals(results) if self.rows else ["no row: there is nothing here that could be shown"]
         if any(result.low == result.high is not None for result in results):
             lines.append("an interval without width says that all seeds agree, not that there is nothing left to find: "
                          "with n images a share below 1/n goes unseen")
@@ -418,34 +420,6 @@ def _check(header: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> str:
     checked = [{**header, "parameters": {**header.get("parameters", {}), "dataset": ""}},
                *({**row, "data": ""} for row in rows)]
     return hashlib.sha256(json.dumps(checked, sort_keys=True).encode()).hexdigest()
-
-
-def literal(text: object) -> str:
-    """Text that stands in MyST for itself, whatever markup it holds."""
-    return re.sub(r"([\\`*_{}\[\]<>|$&])", r"\\\1", " ".join(str(text).split()))
-
-
-def literal_code(text: object) -> str:
-    """The same, set as code."""
-    return f"`{' '.join(str(text).replace('`', chr(39)).split())}`"
-
-
-def write(files: Mapping[Path, str]) -> None:
-    """Write texts that belong together: none is replaced before all are on the disk.
-
-    Raises:
-        OSError: a folder cannot be written.
-    """
-    temporary = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in files}
-    try:
-        for path, text in files.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary[path].write_text(text, encoding="utf-8")
-        for path in files:
-            temporary[path].replace(path)
-    finally:
-        for left in temporary.values():
-            left.unlink(missing_ok=True)
 
 
 def read(path: Path) -> Record:

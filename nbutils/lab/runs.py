@@ -2,259 +2,39 @@
 
 from __future__ import annotations
 
-import ast
 import html
 import inspect
 import operator
-import os
 import platform
-import re
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from statistics import fmean
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 import nbutils
-from nbutils import networks
 from nbutils.console import progress
-from nbutils.features.bottleneck import last_cut
 from nbutils.images.imageset import ImageSet
-from nbutils.images.sources import check_dataset
+from nbutils.images.sources import class_names
 from nbutils.lab import claims, results
 from nbutils.lab.claims import Verdict, Verdicts
 from nbutils.lab.evidence import evidence
+from nbutils.lab.history import present_commit
+from nbutils.lab.parameters import IN_PROFILES, ParameterError, Parameters, assigned, committed, resolve, short
 from nbutils.lab.results import Published, Result, Table
-from nbutils.machine import ROOT
-from nbutils.messages import DECIMAL, did_you_mean, read_project_file, short_repr
-from nbutils.networks import check_network
+from nbutils.messages import counted, did_you_mean
 from nbutils.robustness.attacks import Attack
-from nbutils.robustness.autoattack import AutoAttack
 from nbutils.robustness.evaluate import Outcome, accuracy_curve, evaluate
-from nbutils.robustness.threat import ThreatModel, parse_eps
 
 try:
     import resource
 except ImportError:
     raise ImportError("Windows: expected Linux or macOS; run this in WSL") from None
-
-
-class ParameterError(ValueError):
-    """A parameter that cannot be used; the message is one line."""
-
-
-def _whole(value: Any) -> Any:
-    """papermill passes text that it cannot read as a number; true and false are no numbers here."""
-    if isinstance(value, str) and not re.fullmatch(rf"-?(?!0[0-9]){DECIMAL}", value):
-        raise ValueError("expected an integer, or a decimal number where it is a length")
-    if isinstance(value, bool):
-        raise ValueError("expected a number")
-    return value
-
-
-def _radius(value: Any) -> float:
-    eps = ThreatModel("Linf", parse_eps(value if isinstance(value, str) else _whole(value))).eps
-    if eps == 0:
-        raise ValueError("expected more than 0, since chapters train and attack with it; such as 8/255")
-    return eps
-
-
-def _device(value: Any) -> str:
-    if not re.fullmatch("auto|cpu|mps|cuda(:(0|[1-9][0-9]{0,2}))?", str(value)):
-        raise ValueError("expected auto, cpu, mps or cuda, or cuda:1 for the second GPU")
-    return str(value)
-
-
-def _listed(value: Any) -> list[str]:
-    names = [name.strip() for name in str(value).split(",")]
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"found {name} {names.count(name)} times; expected each name once")
-    return names
-
-
-def _networks(value: Any) -> str:
-    return ", ".join(check_network(name) for name in _listed(value))
-
-
-def _ranked_networks(value: Any) -> str:
-    """Names of networks that are ranked, for which the exact p value goes through all orders."""
-    names = _listed(value)
-    if not 2 <= len(names) <= 9:
-        raise ValueError(f"{len(names)} name{'s' * (len(names) > 1)}; expected 2 to 9")
-    return _networks(value)
-
-
-def _methods(value: Any) -> str:
-    """Names of defences, ADV among them, to which chapters compare the others."""
-    names = _listed(value)
-    for name in names:
-        if name not in METHODS:
-            raise ValueError(f"{name!r}: expected some of {', '.join(METHODS)}{did_you_mean(name, METHODS)}")
-    if "ADV" not in names:
-        raise ValueError("expected ADV among them, with which the others are compared")
-    return ", ".join(names)
-
-
-def _autoattack(value: Any) -> str:
-    return AutoAttack(ThreatModel("Linf", 0), str(value)).version
-
-
-def _encoder_size(value: Any) -> str:
-    from nbutils.paradigms.recipes import check_size  # here, because paradigms stand on this wing
-
-    return check_size(str(value))
-
-
-PROFILES = ROOT / "book" / "profiles"
-METHODS = ("ADV", "TRADES", "MART")
-AT_MOST = (("attack_size", "test_size"), ("costly_size", "attack_size"), ("costly_size", "test_size"),
-           ("construct_size", "train_size"))
-MASKED = {"05_ib_distillation": 0, "06_feature_visualization": 0, "07_correlation_tables": 0, "08_nrf_attack": 0,
-          "12_three_definitions": -1}  # chapters that mask channels, and from which of the table's networks on
-Count = Annotated[int, BeforeValidator(_whole)]
-
-
-class Parameters(BaseModel):
-    """Every parameter that a chapter can have. A chapter's parameters cell names those it uses."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    profile: str
-    dataset: Annotated[str, BeforeValidator(lambda value: check_dataset(str(value)))] = "planted"
-    train_size: Count = Field(3000, ge=20, le=1_000_000, description="training images per seed")
-    test_size: Count = Field(500, ge=10, le=1_000_000, description="test images per seed")
-    attack_size: Count = Field(250, ge=10, le=1_000_000, description="test images under the costlier attacks, per seed")
-    seeds: Count = Field(3, ge=1, le=100, description="independent repetitions")
-    network: Annotated[str, BeforeValidator(lambda value: check_network(str(value)))] = "small"
-    encoder_network: Annotated[str, BeforeValidator(lambda value: check_network(str(value)))] = "wrn_small"
-    encoder_size: Annotated[str, BeforeValidator(_encoder_size)] = "small"
-    epochs: Count = Field(10, ge=1, le=10_000, description="passes over the training images")
-    eps: Annotated[float, BeforeValidator(_radius)] = Field(8 / 255, description="L_inf radius, pixels in [0, 1]")
-    steps: Count = Field(50, ge=1, le=10_000, description="PGD steps of the judging attack")
-    curve_steps: Count = Field(20, ge=2, le=10_000, description="PGD steps for curves and surveys")
-    train_steps: Count = Field(3, ge=1, le=100, description="PGD steps inside adversarial training")
-    table_networks: Annotated[str, BeforeValidator(_networks)] = "vgg_small, wrn_small"
-    table_methods: Annotated[str, BeforeValidator(_methods)] = ", ".join(METHODS)
-    table_epochs: Count = Field(6, ge=1, le=10_000, description="passes for the table's networks")
-    autoattack: Annotated[str, BeforeValidator(_autoattack)] = "standard"
-    construct_size: Count = Field(2000, ge=20, le=1_000_000, description="training images that a set is made from")
-    match_steps: Count = Field(1000, ge=1, le=100_000, description="steps that make an image of D_R or D_NR")
-    match_step_size: Annotated[float, BeforeValidator(_whole)] = Field(0.1, gt=0, le=100, allow_inf_nan=False,
-                                                                       description="their L2 length")
-    relabel_steps: Count = Field(100, ge=1, le=100_000, description="steps that make an image of D_rand or D_det")
-    pretrain_epochs: Count = Field(60, ge=1, le=10_000, description="passes of CL pre-training; others a share")
-    transfer_networks: Annotated[str, BeforeValidator(_ranked_networks)] = "small, vgg_small, wrn_small"
-    transfer_epochs: Count = Field(4, ge=1, le=10_000, description="passes over the training images for these networks")
-    costly_size: Count = Field(50, ge=4, le=1_000_000, description="test images under CW, FAB and AutoAttack, per seed")
-    device: Annotated[str, BeforeValidator(_device)] = Field("auto", description="auto: cuda > mps > cpu")
-
-
-IN_PROFILES = Parameters.model_fields.keys() - {"profile", "eps", "device"}
-
-
-def profiles() -> list[str]:
-    """Names of all profiles."""
-    return sorted(path.stem for path in PROFILES.glob("*.yml"))
-
-
-def _profile(name: Any) -> dict[str, Any]:
-    known = profiles()
-    if name not in known:
-        raise ParameterError(f"profile = {name!r}: expected one of {', '.join(known)}{did_you_mean(name, known)}")
-    path = PROFILES / f"{name}.yml"
-    try:
-        values: dict[str, Any] = read_project_file(path, dict)
-    except ValueError as error:
-        raise ParameterError(str(error)) from None
-    values.pop("about", None)
-    for key in values.keys() - IN_PROFILES:
-        raise ParameterError(f"{path}: {key!r} is no parameter of a profile{did_you_mean(key, IN_PROFILES)}")
-    for key in sorted(IN_PROFILES - values.keys()):
-        raise ParameterError(f"{path}: lacks {key!r}; a profile names every parameter but eps and device")
-    return values
-
-
-def resolve(given: Mapping[str, Any], allowed: Collection[str], chapter: str = "") -> Parameters:
-    """All parameters of a run: those given, the rest from the profile.
-
-    Args:
-        given: name -> value; None means "as the profile says". allowed: the names this chapter has; sizes that it
-            lacks follow those that it has. chapter: its name, for what it alone needs.
-
-    Raises:
-        ParameterError: unknown name (the nearest is suggested), wrong type, out of range, unknown profile, values that
-            do not go together.
-    """
-    for name in given:
-        if name not in allowed:
-            has = ", ".join(sorted(allowed)) or "no cell tagged 'parameters'"
-            raise ParameterError(f"parameter {name!r}: this chapter has {has}"
-                                 f"{did_you_mean(name, allowed)}")
-    chosen = {name: value for name, value in given.items() if value is not None}
-    for name, value in chosen.items():
-        if not isinstance(value, (str, int, float)):
-            kind = type(value).__name__
-            raise ParameterError(f"{name} = {short_repr(value)}: expected a number or text, not a {kind}")
-    profile = chosen.get("profile", "quick")
-    try:
-        parameters = Parameters(**{**_profile(profile), **chosen, "profile": profile})
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0])
-        message = first["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
-        where = "" if name in chosen else f" (from profile {profile!r})"
-        message = message.replace(repr(first["input"]), short_repr(first["input"]))
-        message = message.removeprefix(f"{first['input']}: ")  # a folder's errors name it already
-        message = re.sub(rf"^\w+ = {re.escape(repr(first['input']))}: ", "", message)  # as a function's argument
-        if not message.startswith(f"{name} ="):
-            message = f"{name} = {short_repr(first['input'])}: {message[0].lower()}{message[1:]}"
-        raise ParameterError(" ".join((message + where).split())) from None
-    return _fitting(parameters, chosen, allowed, chapter)
-
-
-def _fitting(parameters: Parameters, chosen: Collection[str], allowed: Collection[str], chapter: str) -> Parameters:
-    """Parameters that go together: a size that the chapter lacks is cut to its bound; see `resolve`."""
-    for smaller, larger in AT_MOST:
-        value, bound = getattr(parameters, smaller), getattr(parameters, larger)
-        if value > bound and {smaller, larger} <= set(allowed):
-            where = "" if smaller in chosen else f" (from profile {parameters.profile!r})"
-            raise ParameterError(f"{smaller} = {value}{where}: expected at most {larger} = {bound}")
-        if value > bound and smaller not in allowed:
-            parameters = parameters.model_copy(update={smaller: bound})
-    if chapter in MASKED:
-        for name in parameters.table_networks.split(", ")[MASKED[chapter]:]:
-            if not _has_last_cut(name):
-                those = ", ".join(filter(_has_last_cut, networks.NETWORKS))
-                raise ParameterError(f"table_networks = {parameters.table_networks!r}: before the head of {name} "
-                                     f"stands no BatchNorm, where this chapter cuts; expected some of {those}")
-    return parameters
-
-
-def _has_last_cut(name: str) -> bool:
-    try:
-        with torch.device("meta"):  # no weights are made
-            last_cut(networks.build(name))
-    except ValueError:
-        return False
-    return True
-
-
-def assigned(code: str) -> dict[str, ast.expr | None]:
-    """Name -> expression of what a cell assigns at its top level; raises SyntaxError."""
-    found = {}
-    for line in ast.parse(code).body:
-        for target in line.targets if isinstance(line, ast.Assign) else [getattr(line, "target", None)]:
-            if isinstance(target, ast.Name):
-                found[target.id] = getattr(line, "value", None)
-    return found
 
 
 def _set_by_papermill(namespace: Mapping[str, Any]) -> tuple[set[str], set[str]]:
@@ -306,8 +86,6 @@ def start(chapter: str, namespace: Mapping[str, Any]) -> Run:
         ParameterError: see `resolve`; also for names that papermill was given and the notebook does not have, for
             names in the parameters cell that are none, and where that cell has not run.
     """
-    from nbutils.lab.chapters import committed  # here, because it imports this module
-
     if "profile" not in namespace:
         raise ParameterError("profile: not set; run the cell tagged 'parameters' first, without an error")
     injected, unknown = _set_by_papermill(namespace)
@@ -317,7 +95,8 @@ def start(chapter: str, namespace: Mapping[str, Any]) -> Run:
     own = {name: value for name, value in committed(chapter).items() if name in allowed - IN_PROFILES}
     usual = resolve({**own, "profile": parameters.profile}, allowed | {"profile"})
     changed = (name for name in allowed - {"profile", "device"} if getattr(parameters, name) != getattr(usual, name))
-    return Run(chapter, parameters, choose_device(parameters.device), tuple(sorted(changed)))
+    device = choose_device(parameters.device)
+    return Run(chapter, parameters, device, tuple(sorted(changed)), len(class_names(parameters.dataset)))
 
 
 @dataclass
@@ -328,6 +107,7 @@ class Run:
     parameters: Parameters
     device: torch.device
     changed: tuple[str, ...] = ()
+    classes: int = 10
     found: dict[str, Result] = field(default_factory=dict)
     outcomes: dict[str, list[Outcome]] = field(default_factory=dict)
     verdicts: dict[str, Verdict] = field(default_factory=dict)
@@ -343,8 +123,7 @@ class Run:
         """For example "cpu, 2 threads" or the name of a GPU."""
         if self.device.type == "cuda":
             return torch.cuda.get_device_name(self.device)
-        threads = torch.get_num_threads()
-        return f"{self.device.type}, {threads} thread{'s' * (threads > 1)}"
+        return f"{self.device.type}, {counted(torch.get_num_threads(), 'thread')}"
 
     @property
     def stamp(self) -> str:
@@ -513,7 +292,7 @@ class Run:
                 raise ValueError(f"claim {id!r}: its statistic {claim.statistic!r} has not been measured"
                                  f"{did_you_mean(claim.statistic, self.found)}")
             self.verdicts[id] = claims.judge(claim, self.found[claim.statistic], self.parameters.model_dump(),
-                                             self.found.values())
+                                             self.found.values(), self.classes)
         return Verdicts(tuple(self.verdicts[id] for id in ids))
 
     def table(self, rows: Mapping[str, Mapping[str, Result | Published | str]], caption: str) -> Table:
@@ -530,6 +309,7 @@ class Run:
         return {
             "chapter": self.chapter,
             "parameters": self.parameters.model_dump(),
+            "classes": self.classes,
             "device": self.device_name,
             "minutes": round((time.monotonic() - self.began) / 60, 2),
             "peak_memory_gib": round(peak / 2**30, 2),
@@ -568,11 +348,6 @@ def dotted(name: Any) -> str:
     return ".".join(map(str, name)) if isinstance(name, tuple) else str(name)
 
 
-def short(value: Any) -> str:
-    """A parameter's value for a line of text."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
 @dataclass(frozen=True)
 class RunCard:
     """What a run took, as a small table. It takes the record along, so that an executed notebook holds its results."""
@@ -597,30 +372,3 @@ class RunCard:
 
     def __repr__(self) -> str:
         return "\n".join(f"{name}: {value}" for name, value in self._rows())
-
-
-def present_commit() -> str:
-    """The commit of the working tree, "-dirty" behind it where files other than kept editions were changed since.
-
-    A copy without a history of its own, inside another repository, has none.
-    """
-    try:
-        if Path(git("rev-parse", "--show-toplevel").stdout.strip() or "/").resolve() != ROOT.resolve():
-            return "unknown"
-        name = git("describe", "--always").stdout.strip()
-        changed = name and git("diff", "--quiet", "HEAD", "--", ".", ":!book/editions").returncode
-    except OSError:
-        return "unknown"
-    return f"{name}-dirty" if changed else name or "unknown"
-
-
-def git(*words: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run git in a folder, by default on this repository.
-
-    Raises:
-        OSError: there is no git.
-    """
-    # Within a hook git's own variables name the repository of whoever commits.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    return subprocess.run(["git", *words], cwd=folder or ROOT, capture_output=True, text=True,
-                          env={**environment, "GIT_OPTIONAL_LOCKS": "0"})

@@ -95,7 +95,7 @@ class Backbone(Encoder):
         self.name, self.key = classifier.name, classifier.key
 
     def features(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return self.stages(x)
+        return self.stages(x.clone())  # a stage may work in place
 
 
 class Paradigm(Protocol):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from nbutils import store
 from nbutils.console import counter
 from nbutils.images.imageset import ImageSet
-from nbutils.networks import SplitClassifier
+from nbutils.networks import SplitClassifier, artifacts
 from nbutils.robustness.attacks import FGSM, PGD, Attack, frozen, mixed_precision
 from nbutils.robustness.autoattack import FAB, AutoAttack
 from nbutils.robustness.minimum_norm import CW
@@ -36,7 +36,8 @@ class Outcome:
         attack: label of the attack, "none" for clean images.
         threat: its threat model, "none" for clean images, "unbounded" for minimum-norm attacks.
         model, data: names.
-        inputs: key of the model's artifact and fingerprint of the images.
+        inputs: keys of the artifacts behind the model, then behind the one that the attack saw, and the fingerprint of
+            the images.
         seconds: computing time.
     """
 
@@ -133,26 +134,41 @@ def evaluate(model: SplitClassifier, images: ImageSet, attack: Attack | None = N
         # A verdict needs no more than a first error; a transferred attack cannot know whether it has made one.
         search = replace(attack, early_exit=True)
 
-    def moved() -> Tensor:
-        return attacked(source or model, images, search, seed, batch_size, precision).x if search else images.x
-
     def found() -> dict[str, Tensor]:
-        return _found(model, images, moved())
+        x_adv = attacked(source or model, images, search, seed, batch_size, precision).x if search else images.x
+        return _found(model, images, x_adv, read)
 
-    seen = [model] if source is None else [model, source]
-    recipe = {"attack": attack, "models": [store.fingerprint(part) for part in seen], "images": images.fingerprint,
-              "seed": seed, "batch_size": batch_size, "precision": precision,
-              "device": next(model.parameters()).device.type}
     began = time.monotonic()
     if read is not None and attack is not None:
-        made = store.load_or_build("attacked", recipe, lambda: {"x": moved()})
+        made = _kept("attacked", source or model, None, images, attack, seed, batch_size, precision)
         tensors, seconds = _found(model, images, made.tensors["x"], read), made.seconds
-    elif type(attack) in COSTLY:
-        artifact = store.load_or_build("outcome", recipe, found)
+    elif attack is not None and type(attack) in COSTLY:
+        artifact = _kept("outcome", model, source, images, attack, seed, batch_size, precision, found)
         tensors, seconds = artifact.tensors, artifact.seconds
     else:
-        tensors, seconds = _found(model, images, moved(), read), time.monotonic() - began
-    return replace(_outcome(model, images, attack, source is not None, tensors), seconds=seconds)
+        tensors, seconds = found(), time.monotonic() - began
+    return replace(_outcome(model, images, attack, source or model, tensors), seconds=seconds)
+
+
+def attacked_once(model: SplitClassifier, images: ImageSet, attack: Attack | None, seed: int = 0) -> ImageSet:
+    """As `attacked`, but kept in the store, where `evaluate(read=...)` looks, too; None leaves images as they are."""
+    if attack is None:
+        return images
+    made = _kept("attacked", model, None, images, attack, seed, 256, "float32")
+    return replace(images, x=made.tensors["x"], name=f"{images.name} under {attack!r}")
+
+
+def _kept(kind: str, model: nn.Module, source: nn.Module | None, images: ImageSet, attack: Attack, seed: int,
+          batch_size: int, precision: str, build: Callable[[], dict[str, Tensor]] | None = None) -> store.Artifact:
+    """What the attack makes of the images, or what `build` makes of that, from the store."""
+
+    def moved() -> dict[str, Tensor]:
+        return {"x": attacked(model, images, attack, seed, batch_size, precision).x}
+
+    recipe = {"attack": attack, "models": [store.fingerprint(part) for part in (model, source) if part is not None],
+              "images": images.fingerprint, "seed": seed, "batch_size": batch_size, "precision": precision,
+              "device": next(model.parameters()).device.type}
+    return store.load_or_build(kind, recipe, build or moved)
 
 
 def scored(model: SplitClassifier, images: ImageSet, attack: Attack | None, x_adv: Tensor,
@@ -164,7 +180,7 @@ def scored(model: SplitClassifier, images: ImageSet, attack: Attack | None, x_ad
         prediction: (N,) classes given to x_adv by a part of the model; by default those of the whole.
     """
     read = None if prediction is None else lambda *_: prediction
-    return _outcome(model, images, attack, False, _found(model, images, x_adv, read))
+    return _outcome(model, images, attack, model, _found(model, images, x_adv, read))
 
 
 def _found(model: SplitClassifier, images: ImageSet, x_adv: Tensor, read: Reader | None = None) -> dict[str, Tensor]:
@@ -173,12 +189,12 @@ def _found(model: SplitClassifier, images: ImageSet, x_adv: Tensor, read: Reader
     return {"prediction": said, "l2": delta.norm(dim=1), "linf": delta.abs().amax(1)}
 
 
-def _outcome(model: SplitClassifier, images: ImageSet, attack: Attack | None, transferred: bool,
+def _outcome(model: SplitClassifier, images: ImageSet, attack: Attack | None, source: nn.Module,
              found: dict[str, Tensor]) -> Outcome:
     threat = "none" if attack is None else str(attack.threat or "unbounded")
-    label = "none" if attack is None else f"{'transferred ' * transferred}{attack!r}"
+    label = "none" if attack is None else f"{'transferred ' * (source is not model)}{attack!r}"
     return Outcome(found["prediction"] == images.y, found["prediction"], found["l2"], found["linf"], label, threat,
-                   model.name, images.name, (model.key, images.fingerprint))
+                   model.name, images.name, (*artifacts(model, source), images.fingerprint))
 
 
 def transfer_matrix(models: Sequence[SplitClassifier], images: ImageSet, attack: Attack, seed: int = 0,
@@ -197,13 +213,17 @@ def transfer_matrix(models: Sequence[SplitClassifier], images: ImageSet, attack:
     rows = []
     for source in models:
         x_adv = attacked(source, images, attack, seed).x
-        rows.append([_outcome(model, images, attack, model is not source, _found(model, images, x_adv))
+        rows.append([_outcome(model, images, attack, source, _found(model, images, x_adv))
                      for model in columns])
     return rows
 
 
-def transfer_rate(clean: Outcome, under: Outcome) -> float:
-    """Share, in [0, 1], of the images that were right before an attack which are wrong under it; 0 if none was right.
+def right_before(clean: Outcome, under: Outcome) -> tuple[Outcome, Outcome]:
+    """Both outcomes, of the images that the model had right before the attack: those that a transfer rate counts.
+
+    Only these can be broken, so networks of unlike clean accuracy can be compared. None of the papers says which images
+    a rate counts: Ilyas et al. (2019, figure 3) plot one without its definition, and Li et al. (2023, figure 3) print
+    the accuracy on all attacked images instead, clean errors included, which is `under.accuracy`.
 
     Args:
         clean, under: outcomes of one model on the same images in the same order, without and with the attack.
@@ -212,10 +232,18 @@ def transfer_rate(clean: Outcome, under: Outcome) -> float:
         ValueError: different models or numbers of images.
     """
     if (clean.model, len(clean)) != (under.model, len(under)):
-        raise ValueError(f"transfer_rate: {len(clean)} images of {clean.model!r} and {len(under)} of {under.model!r}: "
+        raise ValueError(f"transfer rate: {len(clean)} images of {clean.model!r} and {len(under)} of {under.model!r}: "
                          "expected one model on the same images")
-    broken = clean.correct & ~under.correct
-    return broken.sum().item() / max(1, clean.correct.sum().item())
+    return clean.take(clean.correct), under.take(clean.correct)
+
+
+def transfer_rate(clean: Outcome, under: Outcome) -> float:
+    """Share, in [0, 1], of the images that were right before an attack which are wrong under it; 0 if none was right.
+
+    Args, Raises: those of `right_before`, which may have been called already.
+    """
+    _, judged = right_before(clean, under)
+    return (~judged.correct).sum().item() / max(1, len(judged))
 
 
 def _check_promise(attack: Attack, x_adv: Tensor, delta: Tensor) -> None:
@@ -255,7 +283,8 @@ def _allows_more(threat: ThreatModel | None, smaller: ThreatModel | None) -> boo
 def worst_case(outcomes: Sequence[Outcome]) -> Outcome:
     """Per image, whether it survived every attack: never the minimum of averages.
 
-    The norms and prediction are those of the first attack that broke the image, else of the last one.
+    The norms and prediction are those of the first attack that broke the image, else of the last one. Inputs and
+    seconds are those of all.
 
     Raises:
         ValueError: no outcomes, or outcomes of different models, images or threat models.
@@ -272,6 +301,7 @@ def worst_case(outcomes: Sequence[Outcome]) -> Outcome:
             raise ValueError(f"worst_case: {len(worst)} and {len(other)} images: expected the same images")
         keep = ~worst.correct
         worst = replace(worst, correct=worst.correct & other.correct, attack=f"{worst.attack} + {other.attack}",
+                        inputs=tuple(dict.fromkeys(worst.inputs + other.inputs)), seconds=worst.seconds + other.seconds,
                         prediction=torch.where(keep, worst.prediction, other.prediction),
                         l2=torch.where(keep, worst.l2, other.l2), linf=torch.where(keep, worst.linf, other.linf))
     return worst

@@ -8,16 +8,16 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from book._ext.executed import merged
+from book.press.chapters import Chapter
+from book.press.pages.executed import merged
 from nbutils.lab import results
-from nbutils.lab.chapters import Chapter
 from nbutils.lab.results import MIME
 from nbutils.machine import ROOT
+from tests.helpers import WITHOUT_TORCH
 
-CONF = f"""
-import sys
-sys.path.append({str(ROOT / "book" / "_ext")!r})
-extensions = ["myst_nb", "executed"]
+CONF = f"""{WITHOUT_TORCH}
+sys.path.append({str(ROOT)!r})
+extensions = ["myst_nb", "book.press.pages.executed"]
 nb_execution_mode = "off"
 html_theme = "basic"
 myst_enable_extensions = ["colon_fence"]

@@ -11,17 +11,17 @@ import pytest
 from nbformat import read, v4, write
 from sphinx.errors import ExtensionError
 
-from book._ext import records
+from book.press.chapters import Chapter, every
+from book.press.pages import records
 from nbutils.lab import results
-from nbutils.lab.chapters import Chapter, every
 from nbutils.lab.results import Result, Table
 from nbutils.machine import ROOT
+from tests.helpers import WITHOUT_TORCH
 
 NAME = "01_known_features"  # a chapter that exists: pages are made for chapters only
-CONF = f"""
-import sys
-sys.path.append({str(ROOT / "book" / "_ext")!r})
-extensions = ["myst_nb", "ledger", "records"]
+CONF = f"""{WITHOUT_TORCH}
+sys.path.append({str(ROOT)!r})
+extensions = ["myst_nb", "book.press.pages.ledger", "book.press.pages.records"]
 nb_execution_mode = "off"
 html_theme = "basic"
 exclude_patterns = ["build", "executed"]

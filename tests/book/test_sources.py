@@ -3,12 +3,15 @@
 import re
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 import yaml
 
-from nbutils.lab.chapters import Chapter, code_cells, every, read
-from nbutils.lab.runs import Parameters, resolve
+from book.press.chapters import Chapter, code_cells, every, read
+from nbutils.lab.parameters import Parameters, resolve
 from nbutils.machine import ROOT
 
 CHAPTERS = every("smoke")
@@ -22,6 +25,34 @@ def test_notebooks_hold_no_results(chapter: Chapter) -> None:
         assert not cell.outputs
         assert cell.execution_count is None
         assert "papermill" not in cell.metadata
+
+
+@each_chapter
+def test_pages_speak_of_the_number_of_seeds_and_classes_that_there_are(chapter: Chapter) -> None:
+    """A reader may run one seed, or images of two classes."""
+    code = "\n".join(cell.source for cell in code_cells(read(chapter.source)))
+    assert not re.search(r"\{[^{}]*\} (seed|epoch)s\b", code)
+    if "dataset" in chapter.parameters:
+        anywhere = re.sub(r"^if planted:\n(    .*\n|\n)*", "", code, flags=re.MULTILINE)
+        assert not re.search(r"range\(10\)|[Cc]hance is 10 %", anywhere)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10])
+def test_a_third_class_is_neither_or_steps_aside_by_name(classes: int, capsys: pytest.CaptureFixture[str]) -> None:
+    (chapter,) = (chapter for chapter in CHAPTERS if chapter.name == "07_correlation_tables")
+    (cell,) = (cell.source for cell in code_cells(read(chapter.source)) if "def third_class(" in cell.source)
+    names: dict[str, Any] = {"torch": torch, "train": [SimpleNamespace(num_classes=classes)]}
+    exec(cell, names)
+    if classes == 2:
+        assert list(names["LABELS"].values()) == ["true", "answer"]
+        assert "need 3 classes and here are 2: a mask for a third class" in capsys.readouterr().out
+        return
+    assert list(names["LABELS"].values()) == ["true", "answer", "third"]
+    assert not capsys.readouterr().out
+    y = torch.arange(60) % classes
+    answer = (y + 1 + torch.arange(60) % (classes - 1)) % classes
+    third = names["third_class"](y, answer, classes, 0)
+    assert ((third != y) & (third != answer) & (third >= 0) & (third < classes)).all()
 
 
 @each_chapter

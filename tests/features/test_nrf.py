@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nbutils import networks
-from nbutils.features import NRF, Bottleneck, distill
+from nbutils.features import NRF, Bottleneck, distill, random_masks
 from nbutils.images import PlantedSet
 from nbutils.networks import GlobalAveragePool, Normalize, SplitClassifier
 from nbutils.robustness import CW, ThreatModel, evaluate
@@ -163,6 +163,10 @@ def test_masks_are_those_of_the_clean_images(model: SplitClassifier, pixels: tup
     assert not torch.equal(masks["random-as-robust"], robust)
     assert masks["all"].all()
     assert not masks["none"].any()
+    seeded = replace(QUICK, seed=1)
+    chosen = ~distill(model, *pixels, AT, seeded).robust
+    drawn = replace(ATTACK, channels="random", bottleneck=seeded).mask(model, *pixels)
+    assert torch.equal(drawn, random_masks(chosen, pixels[0], seed=1))
 
 
 def test_up_attacks_and_down_protects(model: SplitClassifier, pixels: tuple[Tensor, Tensor]) -> None:

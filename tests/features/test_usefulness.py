@@ -1,6 +1,8 @@
 """Usefulness: closed forms against searches, large draws and scikit-learn."""
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -198,6 +200,13 @@ def test_usefulness_leaves_a_model_in_training_mode_as_it_was(planted_test: Plan
         assert torch.equal(value, state[name]), name
 
 
+def test_a_seed_decides_the_random_start(planted_test: PlantedSet) -> None:
+    model, images = networks.build("small", 10, seed=1).eval(), planted_test.take(20)
+    target, attack = int(images.y[0]), PGD(ThreatModel("Linf", 0.02), 1, loss="margin", keep_best=False)
+    first, again, other = (usefulness(model, images, target, attack, seed) for seed in (0, 0, 1))
+    assert first == again != other
+
+
 # --- tiles in a perturbation --------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("period", [4, 16])
@@ -318,6 +327,21 @@ def test_channels_are_attacked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     for before, after in zip(first, robust_channel_usefulness(*arguments), strict=True):
         torch.testing.assert_close(before, after, rtol=0, atol=0)
     assert not calls
+
+
+@pytest.mark.parametrize("change", ["model", "images", "few", "chosen_on", "attack", "seed"])
+def test_with_another_input_channels_are_attacked_anew(change: str, own_build: Path) -> None:
+    images, others = (with_a_class_in_the_first_pixel(6, seed) for seed in (0, 1))
+    attack = PGD(ThreatModel("Linf", 0.1), 1, loss="margin")
+    given: dict[str, Any] = {"model": linear_channels(torch.ones(1, 3, 6, 6)), "images": images, "few": images,
+                             "chosen_on": images, "attack": attack, "seed": 0}
+    other = {"model": linear_channels(torch.zeros(1, 3, 6, 6)), "images": others, "few": others, "chosen_on": others,
+             "attack": replace(attack, steps=2), "seed": 1}
+    kept = []
+    for arguments in (given, {**given, change: other[change]}):
+        robust_channel_usefulness(**arguments)
+        kept.append(sum(path.is_dir() for path in (own_build / "store" / "channels").iterdir()))
+    assert kept[1] == kept[0] + 1
 
 
 def test_robust_usefulness_without_a_value_is_undefined() -> None:

@@ -20,7 +20,7 @@ from nbutils import networks
 from nbutils.features.constructed import D_det
 from nbutils.images import DataError, folders, load
 from nbutils.images.sources import check_dataset, class_names
-from nbutils.lab.runs import Parameters, resolve
+from nbutils.lab.parameters import Parameters, resolve
 from nbutils.paradigms.encoder import untrained
 from nbutils.paradigms.recipes import SIZES, recipes
 
@@ -44,6 +44,11 @@ def make(root: Path, side: int = 32, classes: tuple[str, ...] = ("cat", "dog")) 
             for shot in range(shots):
                 picture(10 * number + 5 * (split == "test") + shot, side).save(root / split / name / f"{shot}.png")
     return root
+
+
+def test_no_folder_passes_for_the_planted_world(tmp_path: Path) -> None:
+    for name, shown in (("planted", "folder planted"), ("planted, 2026", "folder planted, 2026"), ("pets", "pets")):
+        assert load(f"folder:{make(tmp_path / name)}", "test").name == shown
 
 
 def refused(root: Path, *words: str, load_only: bool = False) -> None:

@@ -1,5 +1,6 @@
 """Claims: their schema, the logic of a criterion at its bound, and the book's own file."""
 
+import math
 import re
 from dataclasses import replace
 from datetime import date
@@ -11,8 +12,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from book.press.chapters import Chapter
 from nbutils.lab import claims
-from nbutils.lab.chapters import Chapter
 from nbutils.lab.claims import Claim, Criterion, judge
 from nbutils.lab.results import Result
 from nbutils.machine import ROOT
@@ -60,11 +61,28 @@ def test_above_and_below_mirror_each_other(bound: float, ends: tuple[float, floa
     (result([0.9], 0.8, 1.0), "1 seed, the claim asks for 3"),
     (result([0.9] * 3, 0.8, 1.0, n=99), "n = 99, the claim asks for 100"),
     (result([0.9] * 3), "the result has no interval"),
+    (result([math.nan] * 3, math.nan, math.nan), "the result is undefined"),
 ])
 def test_too_little_is_not_comparable(measured: Result, reason: str) -> None:
     verdict = judge(Claim(**ENTRY), measured, {})  # type: ignore[arg-type]
     assert verdict.held == "not comparable"
     assert verdict.words == f"not comparable ({reason})"
+
+
+def test_a_bound_that_rests_on_guessing_is_for_its_number_of_classes() -> None:
+    claim, half = Claim(**{**ENTRY, "classes": 10}), result([0.6] * 3, 0.55, 0.65)  # type: ignore[arg-type]
+    assert judge(claim, half, {}, classes=10).held == "held"
+    assert judge(claim, half, {}).held == "held"  # older records do not say
+    assert judge(claim, half, {}, classes=2).words == "not comparable (2 classes, the bound is for 10)"
+    assert judge(Claim(**ENTRY), half, {}, classes=2).held == "held"  # type: ignore[arg-type]
+
+
+def test_no_bound_that_two_classes_meet_or_miss_by_guessing_is_without_its_number_of_classes() -> None:
+    guesses = re.compile("accuracy on natural (test )?images|wrong label|^(relative|smallest relative) usefulness of")
+    for claim in claims.load().values():
+        bound = claim.criterion.above or claim.criterion.below or 0
+        if claim.chapter != "01_known_features" and not claim.setting and guesses.search(claim.measures) and bound > 0:
+            assert claim.classes == 10, claim.id
 
 
 def test_another_threat_model_is_not_comparable() -> None:

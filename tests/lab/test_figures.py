@@ -176,7 +176,9 @@ def test_clouds_show_each_class_by_its_marker() -> None:
     assert not empty.lines
     (legend,) = picture.figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["disc", "ring", "L"]
+    assert picture.caption == "c"
     many = clouds({"all": (where, labels)}, [str(k) for k in range(200)], alt=ALT, caption="c")
+    assert many.caption == "c Drawn: the first 10 of 200 classes."
     assert len(many.figure.axes[0].lines) == len(MARKERS)
 
 

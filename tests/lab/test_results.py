@@ -18,8 +18,6 @@ from nbutils.lab.results import (
     Result,
     Table,
     dumps,
-    literal,
-    literal_code,
     loads,
     mcnemar,
     published,
@@ -27,7 +25,6 @@ from nbutils.lab.results import (
     read,
     student_t,
     wilson,
-    write,
 )
 from nbutils.machine import ROOT
 from nbutils.robustness import Outcome
@@ -211,8 +208,8 @@ def test_a_record_reads_back_as_it_was(tmp_path: Path) -> None:
                Result.of("a.two", "accuracy", [outcome(6, 80), outcome(7, 80)]),
                Result.of("a.three", "ratio", [1 / 3], unit="number"),
                Result.of("a.four", "accuracy", [unbounded([False, True], [1 / 3, 0.0])])]
-    path = tmp_path / "deep" / "01.json"
-    write({path: dumps({"chapter": "01", "minutes": 0.1}, results, [{"claim": "c", "held": "held"}])})
+    path = tmp_path / "01.json"
+    path.write_text(dumps({"chapter": "01", "minutes": 0.1}, results, [{"claim": "c", "held": "held"}]))
     header, found = read(path)
     assert found == results
     assert [result.norms is None for result in found] == [True, True, True, False]
@@ -259,12 +256,6 @@ def test_a_record_changed_by_hand_is_refused(data: st.DataObject) -> None:
     row[name] = changes.get(type(old), lambda old: (old or 0) + 1)(old) if name != "inputs" else ["x"]
     with pytest.raises(ValueError, match="^here: its record was changed by hand; run the chapter again$"):
         loads(json.dumps(content), "here")
-
-
-def test_text_stands_for_itself_in_the_book() -> None:
-    assert literal("cpu, 2 threads\n| a") == r"cpu, 2 threads \| a"
-    assert literal("<b>$x$ [a](b) `c` {d}") == r"\<b\>\$x\$ \[a\](b) \`c\` \{d\}"
-    assert literal_code("a `b`\nc") == "`a 'b' c`"
 
 
 # --- published numbers --------------------------------------------------------------------------------------------
@@ -323,6 +314,12 @@ def test_notes_name_attacks_by_row_where_only_rows_keep_to_one(table: Table) -> 
     turned = Table({label: {"standard": table.rows["standard <a>"][label]} for label in ("FGSM", "PGD")}, "Accuracy")
     assert f"FGSM: {FGSM_LABEL}, n = 80" in turned.notes()
     assert not any(note.startswith("standard") for note in turned.notes())
+
+
+def test_a_table_without_rows_says_so() -> None:
+    empty = Table({}, "caption", "stamp")
+    assert empty.notes() == ["no row: there is nothing here that could be shown", "stamp"]
+    assert "no row" in repr(empty)
 
 
 def test_a_table_shows_every_cell_and_escapes(table: Table) -> None:

@@ -15,18 +15,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from IPython.core.formatters import DisplayFormatter
 from papermill.translators import PythonTranslator
+from PIL import Image
 
-from nbutils import lab, networks
+from book.press import chapters
+from nbutils import features, lab, networks
 from nbutils.features.bottleneck import Bottleneck, Distilled
-from nbutils.images import ImageSet
-from nbutils.lab import chapters, claims, results
+from nbutils.images import ImageSet, sources
+from nbutils.lab import claims, parameters, results
 from nbutils.lab.claims import Claim
 from nbutils.lab.evidence import evidence
+from nbutils.lab.parameters import MASKED, ParameterError, Parameters, resolve
 from nbutils.lab.results import Result
-from nbutils.lab.runs import MASKED, ParameterError, Parameters, Run, choose_device, resolve, start
+from nbutils.lab.runs import Run, choose_device, start
 from nbutils.machine import ROOT
 from nbutils.networks import SplitClassifier
-from nbutils.robustness import PGD, Noise, ThreatModel, evaluate
+from nbutils.paradigms.recipes import SIZES
+from nbutils.robustness import PGD, Noise, ThreatModel, autoattack, evaluate, parse_eps
 
 ALLOWED = tuple(Parameters.model_fields)
 ALLOWED_IN_PROFILES = set(ALLOWED) - {"profile", "eps", "device"}  # which a chapter or the machine gives
@@ -51,6 +55,17 @@ def notebook(*cells: str, **given: Any) -> dict[str, Any]:
 
 
 # --- precedence ---------------------------------------------------------------------------------------------------
+
+def two_classes(root: Path, train: int = 1, test: int = 1) -> str:
+    """A folder of two classes, as a data set, with so many images of each."""
+    for split, number in (("train", train), ("test", test)):
+        for name in ("cat", "dog"):
+            (root / split / name).mkdir(parents=True)
+            for index in range(number):
+                shade = (40 * index, 255 * (name == "dog"), 255 * (split == "test"))
+                Image.new("RGB", (32, 32), shade).save(root / split / name / f"{index}.png")
+    return f"folder:{root}"
+
 
 @pytest.mark.parametrize("path", sorted((ROOT / "book" / "profiles").glob("*.yml")), ids=lambda path: path.stem)
 def test_every_profile_resolves_to_what_it_says(path: Path) -> None:
@@ -124,11 +139,37 @@ def test_sizes_that_do_not_go_together(given: dict[str, int], allowed: tuple[str
         resolve({"profile": "smoke", **given}, {"profile", *allowed})
 
 
+def test_no_more_images_than_a_folder_holds(tmp_path: Path) -> None:
+    given = {"profile": "smoke", "dataset": two_classes(tmp_path, 10, 5), "attack_size": 10}
+    for more, message in (({}, f"train_size = 200 (from profile 'smoke'): {tmp_path}/train holds 20 images; expected"),
+                          ({"train_size": 21, "test_size": 10}, f"train_size = 21: {tmp_path}/train holds 20 images"),
+                          ({"train_size": 20, "test_size": 11}, f"test_size = 11: {tmp_path}/test holds 10 images")):
+        with pytest.raises(ParameterError, match=re.escape(message)):
+            resolve(given | more, ALLOWED)
+    sizes = {"train_size": 20, "test_size": 10, "construct_size": 20}
+    assert resolve(given | sizes, ALLOWED).train_size == 20
+    assert resolve(given, {"profile", "dataset", "attack_size"}).train_size == 200  # which this chapter does not use
+
+
+def test_chapters_that_need_more_than_one_network_or_test_images_to_spare() -> None:
+    one = {"table_networks": "small", "seeds": 1}
+    with pytest.raises(ParameterError, match="table_networks = 'small', seeds = 1: expected two of either"):
+        resolve(one, ALLOWED, "06_feature_visualization")
+    assert resolve(one | {"seeds": 2}, ALLOWED, "06_feature_visualization")
+    assert resolve(one | {"table_networks": "small, vgg16"}, ALLOWED, "06_feature_visualization")
+    all_attacked = {"test_size": 50, "attack_size": 50, "costly_size": 50}
+    with pytest.raises(ParameterError, match="costly_size = 50: expected less than test_size = 50"):
+        resolve(all_attacked, ALLOWED, "08_nrf_attack")
+    assert resolve(all_attacked | {"costly_size": 49}, ALLOWED, "08_nrf_attack")
+    assert resolve(all_attacked | one, ALLOWED, "05_ib_distillation")
+
+
 def test_sizes_that_a_chapter_lacks_follow() -> None:
     found = resolve({"profile": "quick", "test_size": 40, "train_size": 30}, {"profile", "test_size", "train_size"})
     assert (found.attack_size, found.costly_size, found.construct_size) == (40, 40, 30)
     kept = resolve({"profile": "quick", "test_size": 400}, {"profile", "test_size"})
-    assert (kept.attack_size, kept.costly_size) == (250, 50)
+    usual = resolve({"profile": "quick"}, {"profile"})
+    assert (kept.attack_size, kept.costly_size) == (usual.attack_size, usual.costly_size)
 
 
 @pytest.mark.parametrize(("given", "message"), [
@@ -153,6 +194,26 @@ def test_what_no_chapter_can_run_with(given: dict[str, object], message: str) ->
 def test_architectures_that_can_be_ranked(number: int) -> None:
     names = ", ".join(list(networks.NETWORKS)[:number])
     assert resolve({"transfer_networks": names}, ALLOWED).transfer_networks == names
+
+
+def test_the_names_of_parameters_are_those_of_the_engine() -> None:
+    def has_a_cut(name: str) -> bool:
+        try:
+            with torch.device("meta"):  # no weights are made
+                return bool(features.last_cut(networks.build(name)))
+        except ValueError:
+            return False
+
+    assert sorted(parameters.NETWORKS) == sorted(networks.NETWORKS)
+    assert sorted(parameters.CUTTABLE) == sorted(filter(has_a_cut, networks.NETWORKS))
+    assert (parameters.DATASETS, parameters.ENCODER_SIZES) == (sources.DATASETS, SIZES)
+    assert tuple(autoattack.VERSIONS) == parameters.AUTOATTACKS
+
+
+@given(st.integers(1, 99) | st.floats(0, 1, exclude_min=True))
+def test_a_usual_radius_is_what_the_engine_reads(levels: float) -> None:
+    text = f"{levels}/255" if isinstance(levels, int) else levels
+    assert resolve({"eps": text}, ALLOWED).eps == ThreatModel("Linf", parse_eps(text)).eps
 
 
 MASKING = {chapter.name for chapter in chapters.every("") if "features.last_cut(" in chapter.source.read_text()}
@@ -341,6 +402,19 @@ def test_what_a_run_found_is_in_its_card_and_nowhere_else(own_build: Path, claim
     assert header["parameters"]["seeds"] == 2
     assert header["chapter"] == "x"
     assert not own_build.exists()
+
+
+@pytest.mark.usefixtures("own_build")
+def test_a_run_knows_how_many_classes_its_images_have(tmp_path: Path, claim: Claim,
+                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    bounded = claim.model_copy(update={"classes": 10})
+    monkeypatch.setattr(claims, "load", lambda: {bounded.id: bounded})
+    for word, dataset, classes in (("not comparable (2 classes, the bound is for 10)", two_classes(tmp_path), 2),
+                                   ("direction undecided", "planted", 10)):
+        run = start("x", notebook(dataset=dataset))
+        number(run, "known.tile", [0.4, 0.9], count=20)
+        assert run.judge(claim.id).verdicts[0].words == word
+        assert record(run)[0]["classes"] == classes
 
 
 def test_measuring_again_replaces(own_build: Path) -> None:

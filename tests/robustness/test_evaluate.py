@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from nbutils import console, store
 from nbutils.images import ImageSet, PlantedSet
+from nbutils.lab.evidence import evidence
 from nbutils.machine import build_dir
 from nbutils.networks import SplitClassifier
 from nbutils.robustness import (
@@ -24,6 +25,7 @@ from nbutils.robustness import (
     FGSM,
     PGD,
     AutoAttack,
+    Noise,
     Outcome,
     ThreatModel,
     accuracy_curve,
@@ -31,6 +33,7 @@ from nbutils.robustness import (
     evaluate,
     health_checks,
     predict,
+    right_before,
     scored,
     transfer_matrix,
     transfer_rate,
@@ -186,6 +189,8 @@ def test_an_attack_without_radius_is_unbounded(network_pair: Pair, planted_test:
     outcome = evaluate(network_pair[0], planted_test.view("pattern_only"), Returns(None, 0.001))
     assert outcome.threat == "unbounded"
     torch.testing.assert_close(outcome.linf, torch.full((100,), 0.001), rtol=0, atol=1e-6)
+    darker = scored(network_pair[0], planted_test, None, planted_test.x - 0.001)
+    torch.testing.assert_close(darker.linf, torch.full((100,), 0.001), rtol=0, atol=1e-6)
 
 
 def test_attacked_images_keep_their_labels_and_truth(network_pair: Pair, planted_test: PlantedSet) -> None:
@@ -200,6 +205,12 @@ def test_attacked_images_keep_their_labels_and_truth(network_pair: Pair, planted
     assert (distance > 0).all()
     score = evaluate(network_pair[0], planted_test, attack, seed=4, batch_size=32)
     assert torch.equal(predict(network_pair[0], found.x, batch_size=9) == found.y, score.correct)
+
+
+def test_every_batch_has_random_starts_of_its_own(network_pair: Pair, planted_test: PlantedSet) -> None:
+    twice = planted_test.take(torch.arange(4) % 2)
+    found = attacked(network_pair[0], twice, Noise(LINF), seed=4, batch_size=2).x
+    assert not torch.equal(found[:2], found[2:])
 
 
 # --- precision ----------------------------------------------------------------------------------------------------
@@ -318,17 +329,32 @@ def test_a_transfer_matrix_holds_what_evaluations_one_by_one_would_find(attack: 
             outcome = matrix[i][j]
             assert torch.equal(outcome.prediction, predict(model, found))
             assert torch.equal(outcome.correct, predict(model, found) == planted_test.y)
-            assert outcome.inputs == (model.key, planted_test.fingerprint)
             assert outcome.attack == (repr(attack) if i == j else f"transferred {attack!r}")
             alone = evaluate(model, planted_test, attack, source=None if i == j else source, seed=4)
             assert torch.equal(outcome.correct, alone.correct)
-            assert (outcome.attack, outcome.threat, outcome.model) == (alone.attack, alone.threat, alone.model)
+            for what in ("attack", "threat", "model", "inputs"):
+                assert getattr(outcome, what) == getattr(alone, what)
             if i != j:
                 assert torch.equal(outcome.prediction, alone.prediction)
                 assert torch.equal(outcome.l2, alone.l2)
                 assert outcome.accuracy > matrix[j][j].accuracy  # weaker than against the model itself
         assert torch.equal(matrix[i][0].l2, matrix[i][1].l2)  # one row, one set of images
     assert not torch.equal(matrix[0][0].l2, matrix[1][0].l2)
+
+
+def test_a_transferred_attack_rests_on_its_source(planted_test: PlantedSet, network_pair: Pair) -> None:
+    """One target and several sources, the last one a network that holds two: other images, other inputs."""
+    target, first, second = (copy.deepcopy(network_pair[index]) for index in (0, 1, 1))
+    target.key, first.key, second.key = "model-1", "model-2", "model-3"
+    images, attack = planted_test.take(4), PGD(LINF, 1)
+    sources = (None, first, second, torch.nn.ModuleDict({"a": first, "b": second}))
+    behind: list[tuple[str, ...]] = [(), ("model-2",), ("model-3",), ("model-2", "model-3")]
+    sources[-1].forward = second.forward  # type: ignore[union-attr]
+    for source, keys in zip(sources, behind, strict=True):
+        assert evaluate(target, images, attack, source=source).inputs == ("model-1", *keys, images.fingerprint)
+    ((outcome,),) = transfer_matrix([first], images, attack, targets=[target])
+    assert outcome.inputs == ("model-1", "model-2", images.fingerprint)
+    assert scored(target, images, None, images.x).inputs == ("model-1", images.fingerprint)
 
 
 def test_a_transfer_matrix_attacks_each_model_once(network_pair: Pair, planted_test: PlantedSet) -> None:
@@ -359,9 +385,11 @@ def test_a_transfer_rate_counts_only_images_that_were_right() -> None:
     under = replace(clean, correct=torch.tensor([0, 1, 1, 0, 0]).bool(), attack="PGD")
     assert transfer_rate(clean, under) == 0.5
     assert transfer_rate(replace(clean, correct=torch.zeros(5).bool()), under) == 0
-    right = [outcome.take(clean.correct) for outcome in (clean, under)]
+    right = right_before(clean, under)
     assert [len(outcome) for outcome in right] == [len(outcome.l2) for outcome in right] == [4, 4]
+    assert [outcome.accuracy for outcome in right] == [1, 0.5]
     assert transfer_rate(*right) == 0.5
+    assert evidence(right).context["n"] == 4  # what a record says that the rate is a share of
 
 
 def test_a_transfer_matrix_of_one_model_and_of_none(network_pair: Pair, planted_test: PlantedSet) -> None:
@@ -429,15 +457,16 @@ def outcome(correct: list[bool], prediction: list[int], attack: str, size: float
 
 def test_worst_case_is_per_image() -> None:
     """Each attack alone leaves half of the images; together they leave a quarter."""
-    a = outcome([True, True, False, False], [0, 1, 7, 7], "A", 0.1)
-    b = outcome([True, False, True, False], [0, 8, 2, 8], "B", 0.2)
+    a = replace(outcome([True, True, False, False], [0, 1, 7, 7], "A", 0.1), inputs=("model", "data"), seconds=1.0)
+    b = replace(outcome([True, False, True, False], [0, 8, 2, 8], "B", 0.2), inputs=("model", "source", "data"),
+                seconds=2.0)
     worst = worst_case([a, b])
     assert worst.correct.tolist() == [True, False, False, False]
     assert worst.accuracy == 0.25 < min(a.accuracy, b.accuracy) == 0.5
     assert worst.prediction.tolist() == [0, 8, 7, 7]
     torch.testing.assert_close(worst.l2, torch.tensor([0.2, 0.2, 0.1, 0.1]))
     torch.testing.assert_close(worst.linf, torch.tensor([0.4, 0.4, 0.2, 0.2]))
-    assert worst.attack == "A + B"
+    assert (worst.attack, worst.inputs, worst.seconds) == ("A + B", ("model", "data", "source"), 3.0)
     assert worst_case([a]).correct.tolist() == a.correct.tolist()
 
 
@@ -554,7 +583,8 @@ def test_what_a_costly_attack_finds_is_kept_and_read_again(network_pair: Pair, p
     assert again.seconds == first.seconds > 0
 
 
-@pytest.mark.parametrize("change", ["attack", "seed", "images", "weights", "source", "batch_size"])
+@pytest.mark.parametrize("change", ["attack", "seed", "images", "weights", "source", "batch_size",
+                                    "precision"])
 def test_another_attack_seed_image_or_weight_is_another_outcome(change: str, network_pair: Pair,
                                                               planted_test: PlantedSet) -> None:
     model, images, attack = copy.deepcopy(network_pair[0]), planted_test.take(8), CW(steps=2)
@@ -566,7 +596,8 @@ def test_another_attack_seed_image_or_weight_is_another_outcome(change: str, net
             next(model.parameters()).add_(0.01)
     evaluate(model, images.take(7) if change == "images" else images, CW(steps=3) if change == "attack" else attack,
              source=network_pair[1] if change == "source" else None, seed=int(change == "seed"),
-             batch_size=8 if change == "batch_size" else 256)
+             batch_size=8 if change == "batch_size" else 256,
+             precision="bfloat16" if change == "precision" else "float32")
     assert len({path.name for path in kept.iterdir() if path.is_dir()} - before) == 1
 
 

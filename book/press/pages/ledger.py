@@ -16,7 +16,8 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
-from nbutils.lab import claims, editions, figures, ledger
+from book.press import editions, ledger
+from nbutils.lab import claims, figures
 
 kept = cache(editions.kept)  # a build reads and checks them once
 

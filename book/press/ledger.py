@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from nbutils.lab import claims, results, runs
-from nbutils.lab.chapters import recorded
+from book.press.chapters import recorded
+from nbutils.lab import claims, history, results
 from nbutils.lab.claims import Claim, Verdict
 from nbutils.machine import ROOT, build_dir
+from nbutils.messages import counted
 
 STATES = tuple(claims.MARKS)
 PAPERS = ("ilyas2019", "kim2021", "li2023")  # those that the book is about
@@ -107,7 +108,8 @@ def entries(profile: str, records: Records) -> list[Entry]:
     for claim in claims.load().values():
         runs = [chapters[claim.chapter] for name, chapters in records.items()
                 if claim.chapter in chapters and (claim.setting or name == profile)]
-        judged = [(run, claims.judge(claim, result, run["parameters"], measured)) for run, measured in runs
+        judged = [(run, claims.judge(claim, result, run["parameters"], measured, run.get("classes")))
+                  for run, measured in runs
                   if claim.fits(run["parameters"]) for result in measured if result.id == claim.statistic]
         run, verdict = max(judged, key=lambda one: (one[1].held != "not comparable", one[0]["finished"]),
                            default=({}, None))
@@ -122,7 +124,7 @@ def criterion_commits(path: Path = CLAIMS) -> dict[str, Commit]:
     """
     @cache
     def git(*words: str) -> str:
-        return runs.git(*words, folder=path.parent).stdout
+        return history.git(*words, folder=path.parent).stdout
 
     try:
         blame = git("blame", "--line-porcelain", path.name)
@@ -177,11 +179,11 @@ def table(ledger: Sequence[Entry], page: Callable[[str], str]) -> str:
                   if setting else "")
         measured = "not yet"
         if verdict:
-            seeds = len(verdict.result.values)
+            seeds = counted(len(verdict.result.values), "seed")
             attack = "" if verdict.result.attack == "none" else f" Attack: {html.escape(verdict.result.attack)}."
             edition = html.escape(f"{verdict.result.data}, profile {verdict.result.profile}")
             measured = (f"{verdict.result}<br><small>{html.escape(claim.measures.rstrip(','))}; {edition}, "
-                        f"n = {verdict.result.n}, {seeds} seed{'s' * (seeds > 1)}.{attack}</small>")
+                        f"n = {verdict.result.n}, {seeds}.{attack}</small>")
         fixed = f"<div>Fixed {claim.fixed}</div>"
         if entry.commit:
             younger = " <strong>younger than the result</strong>" if entry.in_time is False else ""
@@ -219,8 +221,7 @@ def beside(editions: Mapping[str, Sequence[Entry]], root: str) -> str:
                 found = entry.verdict.result
                 place = f"{root}/records/{quote(name)}/{claim.chapter}.html#{results.anchor(found.id)}"
                 shown = (f'{claims.MARKS[entry.state]} {entry.state}<br><a class="address" href="{place}">'
-                         f"{found}</a><br><small>n = {found.n}, {len(found.values)} "
-                         f"seed{'s' * (len(found.values) > 1)}</small>")
+                         f"{found}</a><br><small>n = {found.n}, {counted(len(found.values), 'seed')}</small>")
             cells.append(f"<td>{shown}</td>")
         rows.append(f'<tr class="verdict-{"not-held" if differ else "same"}"><td>{html.escape(claim.paraphrase)}<br>'
                     f'<a class="claim-id" href="{root}/book/ledger.html#claim-{claim.id}">{claim.id}</a>; chapter '

@@ -8,7 +8,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from nbutils.lab import claims, ledger, results
+from book.press import ledger
+from book.press.files import write
+from nbutils.lab import claims, results
 from nbutils.lab.results import Result
 
 CLAIM = claims.find("tile-is-useful")
@@ -25,7 +27,7 @@ def record(build: Path, *values: float, claim: claims.Claim = CLAIM, name: str =
     content = {**json.loads(results.dumps(header, [found], [])), "schema": schema}
     card = nbformat.v4.new_output("display_data", {results.MIME: json.dumps(content)})
     cell = nbformat.v4.new_code_cell("run.card()", outputs=[card])
-    results.write({path: nbformat.writes(nbformat.v4.new_notebook(cells=[cell]))})
+    write({path: nbformat.writes(nbformat.v4.new_notebook(cells=[cell]))})
 
 
 def entries() -> list[ledger.Entry]:

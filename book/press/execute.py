@@ -1,16 +1,14 @@
 """Run one chapter strictly.
 
-    python -m nbutils.lab.execute notebooks/01_known_features.ipynb OUTPUT.ipynb -p profile smoke -p eps 4/255
+    python -m book.press execute notebooks/01_known_features.ipynb OUTPUT.ipynb -p profile smoke -p eps 4/255
 
 Papermill runs it; this module adds what papermill leaves out. Parameters are checked before anything runs. The output
 appears only if every cell finished; until then, and after a failure, ``OUTPUT.partial.ipynb`` holds what there is.
 A cell that fails, a kernel that dies and Ctrl-C all end in one line that names the cell and the partial file.
 """
 
-import argparse
 import json
 import os
-import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -19,13 +17,12 @@ from typing import Any
 
 import nbformat
 import papermill
-from filelock import AcquireReturnProxy, FileLock, Timeout
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from nbutils.lab import results
-from nbutils.lab.chapters import code_cells, one_line, parameter_names, parse, read, readable
-from nbutils.lab.runs import resolve
+from book.press.chapters import code_cells, one_line, parse, read, readable
+from book.press.files import alone, write
+from nbutils.lab.parameters import resolve, set_in
 from nbutils.machine import ROOT
 
 
@@ -51,17 +48,16 @@ class Progress:
         return f"{minutes:3d}:{seconds:02d}"
 
 
-def execute(source: Path, output: Path, given: Mapping[str, Any]) -> None:
-    """Run ``source`` with parameters ``given`` and write the executed notebook to ``output``.
+def execute(source: Path, output: Path, settings: Mapping[str, str]) -> None:
+    """Run ``source`` with parameters set to these words, and write the executed notebook to ``output``.
 
     Raises ParameterError before anything has run, and ChapterFailed if the chapter does not reach its end.
     """
     source, output = source.resolve(), output.resolve()
-    notebook = read(source)
-    resolve(given, parameter_names(notebook, source.stem), source.stem)
+    notebook, given = read(source), {name: parse(value) for name, value in settings.items()}
+    resolve(given, set_in(notebook, source.stem), source.stem)
     partial = output.with_suffix(".partial.ipynb")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(output.with_suffix(".lock")):
+    with alone(output.with_suffix(".lock"), f"another process is running {source.stem}"):
         progress = Progress(source.stem, len(code_cells(notebook)) + bool(given))  # papermill adds a cell for `given`
         reason = _run(source, partial, given, progress)
         if not reason:
@@ -71,16 +67,6 @@ def execute(source: Path, output: Path, given: Mapping[str, Any]) -> None:
         left = f" (partial output: {_short(partial)})" if partial.exists() else ""
         raise ChapterFailed(f"{source.stem} failed {where}: {reason}{left}")
     print(f"{progress.elapsed()}  {source.stem}  finished", flush=True)
-
-
-def _alone(path: Path) -> AcquireReturnProxy:
-    """Hold the lock at ``path``; a run whose `make` was killed may still be at work on the same chapter."""
-    lock = FileLock(path)
-    try:
-        return lock.acquire(timeout=0)
-    except Timeout:
-        print(f"another process is running {path.stem}: waiting for its end", flush=True)
-        return lock.acquire()
 
 
 def _run(source: Path, partial: Path, given: Mapping[str, Any], progress: Progress) -> str:
@@ -119,7 +105,7 @@ def _finish(source: Path, partial: Path, output: Path) -> None:
         cell.outputs = [o for o in cell.outputs if o.output_type != "stream" or o.text.strip()]
     notebook.metadata.papermill.update(input_path=_short(source), output_path=_short(output))
     here = json.dumps(f"{ROOT}{os.sep}")[1:-1]
-    results.write({output: nbformat.writes(notebook).replace(here, "")})
+    write({output: nbformat.writes(notebook).replace(here, "")})
     partial.unlink()
 
 
@@ -136,30 +122,10 @@ def _mark_stopped(partial: Path, progress: Progress, error: BaseException) -> st
         cell.metadata.papermill.update(exception=True, status="failed")
         for later in notebook.cells[progress.index + 1 :]:
             later.metadata.papermill["status"] = "pending"
-        results.write({partial: nbformat.writes(notebook)})
+        write({partial: nbformat.writes(notebook)})
     return one_line(name, message)
 
 
 def _short(path: Path) -> str:
     """The path from the repository's root, if it lies inside."""
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
-
-
-def main(words: list[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="nbutils.lab.execute", description="Run one chapter strictly.")
-    parser.add_argument("source", type=Path, help="notebook without outputs")
-    parser.add_argument("output", type=Path, help="where the executed notebook goes")
-    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="set a parameter")
-    arguments = parser.parse_args(words)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as after Ctrl-C: one line, partial file kept
-    try:
-        execute(arguments.source, arguments.output, {name: parse(value) for name, value in arguments.p})
-    except (ValueError, ChapterFailed, OSError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

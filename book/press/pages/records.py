@@ -23,10 +23,11 @@ from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxRole
 
-from nbutils.lab import ledger, results
-from nbutils.lab.chapters import every, recorded
+from book.press import ledger
+from book.press.chapters import every, recorded
+from book.press.editions import DEFAULT, kept, order
+from nbutils.lab import results
 from nbutils.lab.claims import paper_name
-from nbutils.lab.editions import DEFAULT, kept, order
 from nbutils.lab.results import MINUS, Record, Result
 from nbutils.messages import did_you_mean
 

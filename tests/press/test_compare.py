@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from nbutils import compare
-from nbutils.compare import (
+from book.press import compare, editions
+from book.press.__main__ import main
+from book.press.compare import (
     IDENTICAL,
     INSIDE,
     NO_SPREAD,
@@ -25,7 +26,8 @@ from nbutils.compare import (
     Number,
     spread,
 )
-from nbutils.lab import editions, results
+from book.press.files import write
+from nbutils.lab import results
 from nbutils.lab.results import Record, Result, wilson
 
 NAME = "01_known_features"
@@ -241,7 +243,7 @@ def edition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Result]:
     for module in (compare, editions):
         monkeypatch.setattr(module, "EDITIONS", tmp_path / "editions")
     ours = runs(20, seed=0)
-    results.write({tmp_path / "editions" / "quick" / f"{NAME}.json": dumps((HEADER, ours))})
+    write({tmp_path / "editions" / "quick" / f"{NAME}.json": dumps((HEADER, ours))})
     return ours
 
 
@@ -273,7 +275,7 @@ def test_a_notebook_and_its_record_end_alike(edition: list[Result], tmp_path: Pa
     nbformat.write(notebook(text), tmp_path / "run.ipynb")
     said = []
     for name in ("run.json", "run.ipynb"):
-        assert compare.main([str(tmp_path / name)]) == status
+        assert main(["compare", str(tmp_path / name)]) == status
         said.append(capsys.readouterr().out)
     assert said[0] == said[1]
     assert "edition quick" in said[0]
@@ -334,7 +336,7 @@ def test_what_cannot_be_compared_gets_one_clear_line(edition: list[Result], tmp_
                                                   nbformat.NotebookNode: lambda made: nbformat.write(made, path)}
     if content is not None:
         write[type(content)](content)
-    assert compare.main([str(path)]) == 2
+    assert main(["compare", str(path)]) == 2
     found = capsys.readouterr()
     assert found.out == ""
     assert found.err.count("\n") == 1

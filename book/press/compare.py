@@ -1,17 +1,15 @@
 """Your run against ours: a run beside the recorded spread over seeds, and the likeliest cause of a difference.
 
-    python -m nbutils.compare out.ipynb      an executed notebook; --all lists every number
+    python -m book.press compare out.ipynb      an executed notebook; --all lists every number
 
 It ends with exit status 0 where no more numbers differ than chance explains, 1 where they do, 2 where the file
 cannot be compared.
-Our run is the edition (see `nbutils.lab.editions`) of your run's profile, or else the edition of profile quick.
+Our run is the edition (see `editions`) of your run's profile, or else the edition of profile quick.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
-import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -22,13 +20,12 @@ import numpy as np
 from pydantic import BaseModel, ValidationError
 from scipy import stats
 
-from nbutils.lab.chapters import recorded
-from nbutils.lab.editions import EDITIONS, find
+from book.press.chapters import aligned, recorded
+from book.press.editions import DEFAULT, EDITIONS, find
+from nbutils.lab.parameters import short
 from nbutils.lab.results import Record, Result, first_fault, wilson
-from nbutils.lab.runs import short
 
 CONFIDENCE = 0.95
-DEFAULT = "quick"  # the edition that runs of other profiles are held against
 INSIDE, OUTSIDE, IDENTICAL, NO_SPREAD = "inside", "outside", "identical", "no spread known"
 NOT_COMPARABLE, ONLY_YOURS, ONLY_OURS = "not comparable", "only yours", "only ours"
 
@@ -199,10 +196,7 @@ class Comparison:
                  f"of {self.ours['finished'][:10]}"]
         shown = [number.row for number in self.numbers if every or number.mark == OUTSIDE]
         if shown:
-            rows = [("number", "yours", "ours", "95 % of new runs", "mark"), *shown]
-            widths = [max(len(row[i]) for row in rows) for i in range(5)]
-            lines += ["", *("  ".join(f"{word:<{width}}" for word, width in zip(row, widths, strict=True)).rstrip()
-                            for row in rows), ""]
+            lines += ["", aligned([("number", "yours", "ours", "95 % of new runs", "mark"), *shown]), ""]
         lines += self._summary() + [f"Verdict of {claim}: {mine}, ours {theirs}"
                                     for claim, (mine, theirs) in self.verdicts.items()]
         if not self.verdicts:
@@ -233,26 +227,16 @@ class Comparison:
         return [*lines, f"Not judged: {left}."] if left else lines
 
 
-def main(words: list[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="nbutils.compare", description="Your run against ours.")
-    parser.add_argument("run", type=Path, help="executed notebook, or a record of an edition")
-    parser.add_argument("--all", action="store_true", help="list every number, not only those outside")
-    arguments = parser.parse_args(words)
+def beside_ours(path: Path) -> Comparison:
+    """The run in an executed notebook, or in a record of an edition, beside ours.
+
+    Raises:
+        ValueError: no run that can be compared; in one line.
+    """
+    yours = recorded(path)
     try:
-        yours = recorded(arguments.run)
         profile = _Header.model_validate(yours[0]).parameters.profile
-        ours = find(profile if profile and (EDITIONS / profile).is_dir() else DEFAULT, yours[0]["chapter"])
-        comparison = Comparison.of(yours, ours)
     except ValidationError as error:
-        print(f"{arguments.run}: not the record of a run ({first_fault(error)})", file=sys.stderr)
-        return 2
-    except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(comparison.text(arguments.all))
-    return int(comparison.differs)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        raise ValueError(f"{path}: not the record of a run ({first_fault(error)})") from None
+    ours = find(profile if profile and (EDITIONS / profile).is_dir() else DEFAULT, yours[0]["chapter"])
+    return Comparison.of(yours, ours)

@@ -1,38 +1,35 @@
 """Editions: runs that the book keeps, in ``book/editions/<edition>``, so that nobody has to make them again.
 
-    python -m nbutils.lab.editions planted     keep the last runs at profile planted
+    python -m book.press keep planted          keep the last runs at profile planted
     make book EDITION=planted                  render the book from what is kept; nothing is run
 
-Of each chapter there is a record of results, which other runs are compared with (see `nbutils.compare`), and a compact
-executed notebook: code and outputs, without text, timings and progress bars. The notebook carries a stamp, which tells
-whether either file was changed by hand, which stops the build, and whether the chapter's code, parameters or criteria
-have changed since, which its page says.
-How an expensive edition is made, see `nbutils.lab.stages`.
+Of each chapter there is a record of results, which other runs are compared with (see `compare`), and a compact executed
+notebook: code and outputs, without text, timings and progress bars. The notebook carries a stamp, which tells whether
+either file was changed by hand, which stops the build, and whether the chapter's code, parameters or criteria have
+changed since, which its page says. How an expensive edition is made, see `stages`.
 """
 
-import argparse
 import ast
 import hashlib
 import json
 import re
 import shutil
-import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import nbformat
 
-from nbutils.identity import code_version, imports
+from book.press.chapters import Chapter, code_cells, every, read, recorded, written
+from book.press.files import write
+from book.press.stages import EDITIONS, NOT_RUN, Stage, differing, fault, stages
 from nbutils.lab import claims, results
-from nbutils.lab.chapters import Chapter, code_cells, every, read, recorded, written
-from nbutils.lab.results import literal, literal_code
-from nbutils.lab.stages import EDITIONS, NOT_RUN, Stage, differing, fault, stages
 from nbutils.machine import ROOT, build_dir
 from nbutils.messages import did_you_mean, read_project_file
+from nbutils.modules import code_version, imports
 
 DEFAULT = "quick"  # the run that the text speaks of
 BEST = "best"  # of each chapter the first edition in book/editions/order.yml that has it
-AGAIN, RESTORE = "run its stage again and keep it", "restore it with git checkout"
 SILENT = {"engine": "the code of `nbutils`", "published": "the table of published numbers"}  # the page says it, no more
 CHANGED = {"code": "The chapter's code has changed since; shown is the code that ran.",
            "criteria": "Criteria of its claims have changed since; verdicts on this page are by those of then."}
@@ -69,9 +66,7 @@ def kept() -> dict[str, dict[str, results.Record]]:
         ValueError: files changed by hand, one line for each.
     """
     paths = {edition: sorted((EDITIONS / edition).glob("*.json")) for edition in reversed(order())}
-    stamped = [path for found in paths.values() for path in found if list(path.parent.glob("*.ipynb"))]
-    if problems := [problem for path in stamped if (problem := _harm(path))]:
-        raise ValueError("\n".join(problems))
+    _check(path for found in paths.values() for path in found if list(path.parent.glob("*.ipynb")))
     return {edition: {path.stem: results.read(path) for path in found} for edition, found in paths.items()}
 
 
@@ -97,7 +92,7 @@ def keep(profile: str) -> tuple[list[Path], list[str]]:
         except ValueError as error:
             faults.append(f"{chapter.name}: {error}; left as it was")
             continue
-        results.write(files)
+        write(files)
         kept_now += files
     if not kept_now and not faults:
         raise ValueError(f"no chapter has run at profile {profile!r}; run `make book PROFILE={profile}` first")
@@ -150,15 +145,14 @@ def show(name: str) -> None:
             shown[chapter] = path
     if not shown and list((EDITIONS / name).glob("*.json")):
         raise ValueError(f"edition {name!r} holds records alone; `make book PROFILE={name}` makes its pages")
-    if problems := [problem for path in shown.values() if (problem := _harm(path))]:
-        raise ValueError("\n".join(problems))
+    _check(shown.values())
     executed = build_dir() / "editions" / name / "executed"
     shutil.rmtree(executed, ignore_errors=True)
     for path in shown.values():
         notebook, record = read(path), path.with_suffix(".json").read_text()
         [*_, last] = (output.data for cell in notebook.cells for output in cell.outputs if "data" in output)
         last[results.MIME] = record  # where every executed notebook has it
-        results.write({executed / name / path.name: nbformat.writes(notebook)})
+        write({executed / name / path.name: nbformat.writes(notebook)})
         shutil.copystat(path, executed / name / path.name)  # what has not changed is not rendered again
 
 
@@ -180,6 +174,16 @@ def banner(chapter: Chapter, stamp: dict[str, Any]) -> str:
     if differs := differing(chapter, profile, set_then, header):
         words.append(f"Its parameters have changed since: it ran with {literal(differs)} now.")
     return " ".join(words)
+
+
+def literal(text: object) -> str:
+    """Text that stands in MyST for itself, whatever markup it holds."""
+    return re.sub(r"([\\`*_{}\[\]<>|$&])", r"\\\1", " ".join(str(text).split()))
+
+
+def literal_code(text: object) -> str:
+    """The same, set as code."""
+    return f"`{' '.join(str(text).replace('`', chr(39)).split())}`"
 
 
 def _compact(twin: nbformat.NotebookNode) -> nbformat.NotebookNode:
@@ -221,38 +225,19 @@ def _replaced(text: str, words: dict[str, str]) -> str:
     return text
 
 
-def _harm(path: Path) -> str:
-    """Why the two files of a kept chapter are not what was kept, in one line, or nothing."""
-    notebook, record = path.with_suffix(".ipynb"), path.with_suffix(".json")
-    try:
-        kept_then = read(notebook)
-        stamp = dict(kept_then.metadata["edition"])
-        if stamp.pop("content") != _hash([stamp, kept_then.cells, record.read_text()]):
-            raise ValueError
-        results.read(record)
-    except (ValueError, OSError, KeyError, AttributeError, nbformat.ValidationError):
-        return f"{path.parent.name}/{notebook.name}: changed by hand since it was recorded; {RESTORE}, or {AGAIN}"
-    return ""
-
-
-def main(words: list[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="nbutils.lab.editions", description="Keep the last runs as an edition.")
-    parser.add_argument("edition", help="for example quick")
-    parser.add_argument("--show", action="store_true", help="lay out what is kept, for `make book EDITION=...`")
-    arguments = parser.parse_args(words)
-    try:
-        if arguments.show:
-            show(arguments.edition)
-            return 0
-        paths, faults = keep(arguments.edition)
-    except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    print("\n".join(f"{path.relative_to(ROOT)}  {path.stat().st_size / 1000:.0f} kB" for path in paths))
-    print("".join(f"{line}\n" for line in faults), end="", file=sys.stderr)
-    return 1 if faults else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def _check(paths: Iterable[Path]) -> None:
+    """Raise a ValueError that names each kept chapter whose two files are not what was kept, one line for each."""
+    harmed = []
+    for path in paths:
+        notebook, record = path.with_suffix(".ipynb"), path.with_suffix(".json")
+        try:
+            kept_then = read(notebook)
+            stamp = dict(kept_then.metadata["edition"])
+            if stamp.pop("content") != _hash([stamp, kept_then.cells, record.read_text()]):
+                raise ValueError
+            results.read(record)
+        except (ValueError, OSError, KeyError, AttributeError, nbformat.ValidationError):
+            harmed.append(f"{path.parent.name}/{notebook.name}: changed by hand since it was recorded; restore it with "
+                          "git checkout, or run its stage again and keep it")
+    if harmed:
+        raise ValueError("\n".join(harmed))

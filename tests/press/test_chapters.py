@@ -8,8 +8,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from nbutils.lab import chapters, results
-from nbutils.lab.runs import ParameterError
+from book.press import chapters
+from nbutils.lab import parameters, results
+from nbutils.lab.parameters import ParameterError
 from nbutils.machine import ROOT
 
 
@@ -19,14 +20,13 @@ def test_a_chapter_is_chosen_by_number_or_name(wanted: str) -> None:
 
 
 def test_a_size_that_a_chapter_lacks_is_no_bound() -> None:
-    (words,) = chapters.select("smoke", "09", "test_size=40").values()
-    assert words[3:] == ["-p", "test_size", "40"]
+    (given,) = chapters.select("smoke", "09", "test_size=40").values()
+    assert given == {"profile": "smoke", "test_size": "40"}
 
 
 def test_settings_reach_the_chapters_that_have_them() -> None:
-    for chapter, words in chapters.select("smoke", settings="steps=7").items():
-        assert ("steps" in words) == ("steps" in chapter.parameters)
-        assert words[:3] == ["-p", "profile", "smoke"]
+    for chapter, given in chapters.select("smoke", settings="steps=7").items():
+        assert given == {"profile": "smoke"} | ({"steps": "7"} if "steps" in chapter.parameters else {})
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,8 @@ def test_settings_reach_the_chapters_that_have_them() -> None:
         (("smoke", "", "eps=1e999999999"), "eps = '1e999999999': expected a number or a fraction"),
         (("smoke", "", "train_size=1000000000"), "train_size = 1000000000: expected less than or equal to 1000000"),
         (("smoke", "", "steps='7"), "SET: No closing quotation"),
-        (("smoke", "09", "test_size=40 costly_size=4"), "SET = 'costly_size': no chosen chapter has"),
+        (("smoke", "09", "test_size=40 costly_size=4"), "SET = 'costly_size': no chosen .*; other chapters have it"),
+        (("smoke", "01", "dataset=digits"), "SET = 'dataset': no chosen .*; other chapters have it"),
         (("smoke", "10", "costly_size=101"), "10_.*: costly_size = 101: expected at most test_size = 100"),
         (("smoke", "04", "transfer_networks=small"), "04_.*: transfer_networks = 'small': 1 name; expected 2 to 9"),
         (("smoke", "08", "eps=0"), "08_nrf_attack: eps = 0: expected more than 0"),
@@ -72,7 +73,7 @@ def test_parameter_names_come_from_the_tagged_cell() -> None:
     cell = nbformat.v4.new_code_cell('profile: str = "quick"  # which\neps: float | None = None\nsteps = 3')
     cell.metadata.tags = ["parameters"]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("other = 1"), cell])
-    assert chapters.parameter_names(notebook, "x") == ["profile", "eps", "steps"]
+    assert list(parameters.set_in(notebook, "x")) == ["profile", "eps", "steps"]
 
 
 def book_of(monkeypatch: pytest.MonkeyPatch, folder: Path, old: str, new: str) -> None:
@@ -113,12 +114,12 @@ def test_committed_values_are_those_of_the_history(monkeypatch: pytest.MonkeyPat
     before = (ROOT / "notebooks" / f"{name}.ipynb").read_text()
     notebooks.mkdir()
     book_of(monkeypatch, notebooks, '= "8/255"', '= "4/255"')
-    monkeypatch.setattr(chapters, "ROOT", tmp_path)
+    monkeypatch.setattr(parameters, "ROOT", tmp_path)
     for shown, eps in ((before, "8/255"), ("", "4/255")):
         done = subprocess.CompletedProcess([], 0, shown, "")
-        monkeypatch.setattr(chapters, "git", lambda *words, done=done: done)
-        assert chapters.committed(name)["eps"] == eps
-    assert chapters.committed("no_such_chapter") == {}
+        monkeypatch.setattr(parameters, "git", lambda *words, done=done: done)
+        assert parameters.committed(name)["eps"] == eps
+    assert parameters.committed("no_such_chapter") == {}
 
 
 def test_the_table_names_status_and_device(tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ from sphinx.errors import ExtensionError
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
-from nbutils.lab.chapters import Chapter, State, code_cells, is_injected, read, written
-from nbutils.lab.editions import banner
-from nbutils.lab.results import MIME, literal
+from book.press.chapters import Chapter, State, code_cells, is_injected, read, written
+from book.press.editions import banner, literal
+from nbutils.lab.results import MIME
 
 logger = logging.getLogger(__name__)
 NOT_RECORDED = "Not yet recorded"

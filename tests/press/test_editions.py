@@ -11,9 +11,12 @@ from typing import Any
 import nbformat
 import pytest
 
-from nbutils.lab import chapters, editions, results, runs, stages
+from book.press import chapters, editions, stages
+from book.press.__main__ import main
+from nbutils.lab import history, results
+from nbutils.lab.parameters import resolve
 from nbutils.lab.results import Result
-from nbutils.lab.runs import resolve
+from tests.helpers import assert_one_line
 
 NAMES = ("01_x", "02_y", "03_z")
 FOUND = [Result.of("a", "w", [0.1, 0.2])]
@@ -73,7 +76,7 @@ def place(name: str, profile: str = "quick") -> chapters.Chapter:
 
 
 def test_an_edition_reads_back_as_the_runs_were(book: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert editions.main(["quick"]) == 0
+    assert main(["keep", "quick"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [
         "editions/quick/01_x.json", "editions/quick/01_x.ipynb",
         "editions/quick/02_y.json", "editions/quick/02_y.ipynb"]
@@ -110,7 +113,7 @@ def test_a_run_that_does_not_count_is_named_and_left_out(book: Path, changes: di
     before = {path: path.read_text() for path in book.glob("quick/02_y.*")}
     run("01_x", steps=50, device="another")
     run("02_y", **changes)
-    assert editions.main(["quick"]) == 1
+    assert main(["keep", "quick"]) == 1
     found = capsys.readouterr().err
     assert found.startswith(words)
     assert found.endswith("; left as it was\n")
@@ -122,7 +125,7 @@ def test_a_run_that_does_not_count_is_named_and_left_out(book: Path, changes: di
 def test_a_run_under_way_does_not_stop_the_others(book: Path, capsys: pytest.CaptureFixture[str]) -> None:
     chapter = place("02_y", "quick")
     chapter.twin.rename(chapter.partial)
-    assert editions.main(["quick"]) == 1
+    assert main(["keep", "quick"]) == 1
     assert sorted(path.name for path in book.glob("quick/*")) == ["01_x.ipynb", "01_x.json"]
     assert capsys.readouterr().err == "02_y: stopped between two cells, or under way; left as it was\n"
 
@@ -131,7 +134,7 @@ def test_a_run_is_kept_only_with_the_code_and_criteria_that_made_it(book: Path, 
                                                                     capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(stages, "changed_since", lambda commit: commit == "abc")
     run("02_y", commit="def")
-    assert editions.main(["quick"]) == 1
+    assert main(["keep", "quick"]) == 1
     assert capsys.readouterr().err == ("01_x: ran from commit abc, since when claims or code changed; keep it from "
                                        "there, or run it again; left as it was\n")
     assert [path.stem for path in book.glob("quick/*.json")] == ["02_y"]
@@ -142,21 +145,22 @@ def test_what_counts_as_changed_since_a_commit(tmp_path: Path, monkeypatch: pyte
         command = ["git", "-c", "user.name=a", "-c", "user.email=a@b", *words]
         return subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
 
-    for name in ("nbutils/x.py", "nbutils/lab/y.py", "book/claims.yml", "book/intro.md", "book/editions/z.json"):
+    for name in ("nbutils/x.py", "nbutils/store.py", "nbutils/lab/y.py", "book/claims.yml", "book/intro.md",
+                 "book/press/z.py", "book/editions/z.json"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("1")
     git("init", "-q")
     git("add", ".")
     git("commit", "-qm", "first")
-    monkeypatch.setattr("nbutils.lab.runs.ROOT", tmp_path)
-    commit = runs.present_commit()
+    monkeypatch.setattr(history, "ROOT", tmp_path)
+    commit = history.present_commit()
     assert git("rev-parse", "HEAD").startswith(commit)
     (tmp_path / "book/editions/z.json").write_text("2")
-    assert runs.present_commit() == commit  # keeping an edition does not spoil the next run
-    for name, changed in (("nbutils/lab/y.py", False), ("book/intro.md", False), ("nbutils/x.py", True),
-                          ("book/claims.yml", True)):
+    assert history.present_commit() == commit  # keeping an edition does not spoil the next run
+    for name, changed in (("nbutils/lab/y.py", False), ("nbutils/store.py", False), ("book/press/z.py", False),
+                          ("book/intro.md", False), ("nbutils/x.py", True), ("book/claims.yml", True)):
         (tmp_path / name).write_text("2")
-        assert runs.present_commit() == f"{commit}-dirty"
+        assert history.present_commit() == f"{commit}-dirty"
         assert stages.changed_since(commit) is changed
         (tmp_path / name).write_text("1")
     assert stages.changed_since("0000000")  # git does not know it
@@ -176,15 +180,15 @@ def test_a_full_disk_leaves_the_kept_pair_as_it_was(book: Path, monkeypatch: pyt
         return write(path, *words, **more)
 
     monkeypatch.setattr(Path, "write_text", full)
-    assert editions.main(["quick"]) == 2
+    assert main(["keep", "quick"]) == 2
     assert "No space left on device" in capsys.readouterr().err
     assert {path: path.read_text() for path in book.glob("quick/*")} == before
 
 
 def test_a_profile_without_runs_is_refused(book: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert editions.main(["quik"]) == 2
+    assert main(["keep", "quik"]) == 2
     assert capsys.readouterr().err.startswith("EDITION = 'quik': expected one of cifar-cpu, gpu, paper, planted, quick")
-    assert editions.main(["planted"]) == 2
+    assert main(["keep", "planted"]) == 2
     assert capsys.readouterr().err == "no chapter has run at profile 'planted'; run `make book PROFILE=planted` first\n"
 
 
@@ -243,12 +247,11 @@ def change_number(path: Path) -> None:
 @pytest.mark.parametrize("edit", [
     change_output, change_number, change_stamp, lambda path: path.with_suffix(".json").unlink(),
     lambda path: path.write_text("{}"), lambda path: path.write_text("<<<<<<< ours")])
-def test_an_edition_edited_by_hand_is_not_shown(book: Path, edit: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_edition_edited_by_hand_is_not_shown(book: Path, edit: Any) -> None:
     editions.keep("quick")
     edit(book / "quick" / "02_y.ipynb")
-    assert editions.main(["quick", "--show"]) == 2
-    assert capsys.readouterr().err == ("quick/02_y.ipynb: changed by hand since it was recorded; restore it with git "
-                                       "checkout, or run its stage again and keep it\n")
+    assert_one_line(lambda: editions.show("quick"), ["quick/02_y.ipynb: changed by hand since it was recorded; restore "
+                                                     "it with git checkout, or run its stage again and keep it"])
 
 
 def test_what_is_not_shown_is_checked_too(book: Path) -> None:
@@ -266,14 +269,14 @@ def test_what_is_not_shown_is_checked_too(book: Path) -> None:
         editions.kept()
 
 
-def test_an_edition_may_hold_records_alone(book: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_edition_may_hold_records_alone(book: Path) -> None:
     editions.keep("quick")
     (book / "order.yml").write_text("- quick\n")
     for path in book.glob("quick/*.ipynb"):
         path.unlink()
     assert list(editions.kept()["quick"]) == ["01_x", "02_y"]
-    assert editions.main(["quick", "--show"]) == 2
-    assert capsys.readouterr().err == "edition 'quick' holds records alone; `make book PROFILE=quick` makes its pages\n"
+    assert_one_line(lambda: editions.show("quick"),
+                    ["edition 'quick' holds records alone; `make book PROFILE=quick` makes its pages"])
 
 
 @pytest.mark.parametrize("build", ["jos\N{LATIN SMALL LETTER E WITH ACUTE}", "plain"])
@@ -316,7 +319,7 @@ def test_what_has_changed_since_is_said_on_the_page(book: Path, tmp_path: Path, 
     stamp = chapters.read(chapter.twin).metadata.edition
     assert editions.banner(chapter, stamp).endswith("Nothing was run for this page.")
     change(tmp_path / "02_y.ipynb", monkeypatch)
-    assert editions.main(["quick", "--show"]) == 0
+    editions.show("quick")
     assert chapter.state().status == "ok"
     assert editions.banner(chapter, stamp).endswith(f"Nothing was run for this page. {words}")
 
@@ -329,12 +332,11 @@ def test_new_words_make_no_edition_stale(book: Path, tmp_path: Path) -> None:
     assert place("02_y").state().status == "ok"
 
 
-def test_an_unknown_edition_is_named_with_the_nearest(book: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_edition_is_named_with_the_nearest(book: Path) -> None:
     for name in ("planted", "quick"):
         (book / name).mkdir(parents=True)
-    assert editions.main(["plantd", "--show"]) == 2
-    assert capsys.readouterr().err == ("EDITION = 'plantd': expected one of best, planted, quick; did you mean "
-                                       "'planted'?\n")
+    assert_one_line(lambda: editions.show("plantd"),
+                    ["EDITION = 'plantd': expected one of best, planted, quick; did you mean 'planted'?"])
 
 
 def test_a_copy_of_the_images_is_named_without_its_place(book: Path, tmp_path: Path) -> None:
@@ -384,12 +386,12 @@ def test_a_small_edition_from_its_first_stage_to_what_is_shown(tmp_path: Path, m
     monkeypatch.setattr(editions, "recorded", clean)
     monkeypatch.setattr(editions, "EDITIONS", tmp_path / "editions")
     monkeypatch.setattr(editions, "ROOT", tmp_path)
-    assert stages.main(["smoke", "1"]) == 0
-    assert stages.main(["smoke", "1"]) == 0
+    assert main(["stage", "smoke", "1"]) == 0
+    assert main(["stage", "smoke", "1"]) == 0
     assert "stage 1 of edition 'smoke' is done" in capsys.readouterr().out
     [chapter] = (chapter for chapter in chapters.every("smoke") if chapter.name == "01_known_features")
     _, found = chapters.recorded(chapter.twin)
-    assert editions.main(["smoke"]) == 0
+    assert main(["keep", "smoke"]) == 0
     shutil.rmtree(chapters.build_dir())
     show("smoke")
     assert chapter.state().status == "ok"
@@ -399,3 +401,9 @@ def test_a_small_edition_from_its_first_stage_to_what_is_shown(tmp_path: Path, m
 def recorded_as(path: Path, commit: str) -> results.Record:
     header, found = chapters.recorded(path)
     return header | {"commit": commit}, found
+
+
+def test_text_stands_for_itself_in_the_book() -> None:
+    assert editions.literal("cpu, 2 threads\n| a") == r"cpu, 2 threads \| a"
+    assert editions.literal("<b>$x$ [a](b) `c` {d}") == r"\<b\>\$x\$ \[a\](b) \`c\` \{d\}"
+    assert editions.literal_code("a `b`\nc") == "`a 'b' c`"

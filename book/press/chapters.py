@@ -8,8 +8,7 @@ import ast
 import json
 import re
 import shlex
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 import nbformat
 
 from nbutils.lab import results
-from nbutils.lab.runs import ParameterError, Parameters, assigned, choose_device, git, resolve
+from nbutils.lab.parameters import ParameterError, Parameters, plain, resolve, set_in
 from nbutils.machine import ROOT, build_dir
 from nbutils.messages import DECIMAL, did_you_mean, read_project_file, short_repr
 
@@ -63,12 +62,12 @@ class Chapter:
     @cached_property
     def parameters(self) -> list[str]:
         """Names assigned in the cell tagged ``parameters``."""
-        return parameter_names(read(self.source), self.name)
+        return list(set_in(read(self.source), self.name))
 
     @property
     def defaults(self) -> dict[str, Any]:
         """Name -> value assigned there, where it is a plain one."""
-        return _plain(read(self.source), self.name)
+        return plain(read(self.source), self.name)
 
     def state(self) -> State:
         """Read the last run's end from papermill's own records."""
@@ -196,50 +195,6 @@ def _card(path: Path, cells: Sequence[nbformat.NotebookNode]) -> results.Record:
     raise ValueError(f"{path}: its run card holds no results, as in older versions; run it again")
 
 
-def parameter_names(notebook: nbformat.NotebookNode, name: str) -> list[str]:
-    """Names assigned in the cell tagged ``parameters`` of the notebook called ``name``, in order.
-
-    Raises ParameterError: the cell is no Python, or assigns what is no parameter; in one line.
-    """
-    return list(_assigned(notebook, name))
-
-
-def committed(name: str) -> dict[str, Any]:
-    """The plain values of a chapter's parameters cell as last committed; as on disk where git does not know it."""
-    path = ROOT / "notebooks" / f"{name}.ipynb"
-    try:
-        text = git("show", f"HEAD:./notebooks/{path.name}").stdout
-    except (OSError, UnicodeError):
-        text = ""
-    if not text and not path.is_file():
-        return {}
-    return _plain(nbformat.reads(text or path.read_text(encoding="utf-8"), as_version=4), name)
-
-
-def _plain(notebook: nbformat.NotebookNode, name: str) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for key, value in _assigned(notebook, name).items():
-        with suppress(ValueError, TypeError):  # not a plain one, which only running the cell tells
-            values[key] = ast.literal_eval(value) if value else None
-    return values
-
-
-def _assigned(notebook: nbformat.NotebookNode, name: str) -> dict[str, ast.expr | None]:
-    found: dict[str, ast.expr | None] = {}
-    for cell in code_cells(notebook):
-        if "parameters" in cell.metadata.get("tags", []):
-            try:
-                found |= assigned(cell.source)
-            except SyntaxError as error:
-                raise ParameterError(f"{name}: syntax error in line {error.lineno} of its parameters cell: {error.msg} "
-                                     f"in {short_repr((error.text or '').strip())}") from None  # fmt: skip
-    for key in found:
-        if key not in Parameters.model_fields:
-            raise ParameterError(f"{name}: its parameters cell sets {key!r}, which is no parameter"
-                                 f"{did_you_mean(key, Parameters.model_fields)}")
-    return found
-
-
 def parse(value: str) -> Any:
     """A value from the command line: a plain decimal number, ``null``, otherwise the text itself."""
     if value == "null":
@@ -273,17 +228,17 @@ def every(profile: str, root: Path = ROOT) -> list[Chapter]:
     return [Chapter(source, profile) for source in sources]
 
 
-def images(words: Sequence[str]) -> list[tuple[str, int, int]]:
-    """Path, size and time of change of each file that a chapter with these arguments reads as ``folder:PATH``."""
-    dataset = dict(zip(words[1::3], words[2::3], strict=True)).get("dataset", "")
+def images(settings: Mapping[str, str]) -> list[tuple[str, int, int]]:
+    """Path, size and time of change of each file that a chapter set to these reads as ``folder:PATH``."""
+    dataset = settings.get("dataset", "")
     if not dataset.startswith("folder:"):
         return []
     files = sorted(path for path in Path(dataset.removeprefix("folder:")).expanduser().rglob("*") if path.is_file())
     return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
 
 
-def select(profile: str, wanted: str = "", settings: str = "") -> dict[Chapter, list[str]]:
-    """The chapters to run, each with its arguments for :mod:`nbutils.lab.execute`.
+def select(profile: str, wanted: str = "", settings: str = "") -> dict[Chapter, dict[str, str]]:
+    """The chapters to run, each with the parameters that are set, the profile first.
 
     ``wanted`` names one chapter, or gives its number (``"02"``, ``"2"``); empty means all. ``settings`` is
     ``"name=value ..."``, quoted as in a shell; each chapter takes those it has a parameter for.
@@ -299,7 +254,9 @@ def select(profile: str, wanted: str = "", settings: str = "") -> dict[Chapter, 
     known = {name for chapter in chapters for name in chapter.parameters} - {"profile"}
     for name in given:
         if name not in known:
-            raise ParameterError(f"SET = {name!r}: no chosen chapter has this parameter{nearest(name, sorted(known))}")
+            others = Parameters.model_fields.keys() - {"profile"}
+            hint = "; other chapters have it" if name in others else nearest(name, sorted(known))
+            raise ParameterError(f"SET = {name!r}: no chosen chapter has this parameter{hint}")
     resolve({"profile": profile}, ["profile"])
     selected = {}
     for chapter in chapters:
@@ -307,11 +264,19 @@ def select(profile: str, wanted: str = "", settings: str = "") -> dict[Chapter, 
         values = {name: parse(value) for name, value in mine.items()}
         values = {**chapter.defaults, "profile": profile, **values}
         try:
-            choose_device(resolve(values, chapter.parameters, chapter.name).device)
+            _check_device(resolve(values, chapter.parameters, chapter.name).device)
         except ParameterError as error:
             raise ParameterError(f"{chapter.name}: {error}") from None
-        selected[chapter] = [word for pair in {"profile": profile, **mine}.items() for word in ("-p", *pair)]
+        selected[chapter] = {"profile": profile, **mine}
     return selected
+
+
+def _check_device(device: str) -> None:
+    """Raise ParameterError where a GPU is asked for that this machine does not have."""
+    if device not in ("auto", "cpu"):
+        from nbutils.lab.runs import choose_device  # here, since torch alone knows the machine's GPUs
+
+        choose_device(device)
 
 
 def assignments(settings: str) -> dict[str, str]:

@@ -12,10 +12,11 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from nbutils.lab import chapters, execute, stages
-from nbutils.lab.chapters import select
-from nbutils.lab.runs import resolve
-from nbutils.lab.stages import EDITIONS, Stage
+from book.press import chapters, stages
+from book.press.__main__ import main
+from book.press.chapters import select
+from book.press.stages import EDITIONS, Stage
+from nbutils.lab.parameters import resolve
 from nbutils.machine import build_dir
 
 TABLES = sorted(path.parent.name for path in EDITIONS.glob("*/stages.yml"))
@@ -42,9 +43,9 @@ make("second")
 def test_every_stage_is_a_run_that_its_chapter_accepts_within_its_minutes(edition: str) -> None:
     for stage in stages.stages(edition):
         for profile, size in ((edition, stage), ("smoke", stage.tiny(edition))):
-            [(chapter, words)] = select(profile, stage.chapter, size.set).items()
+            [(chapter, given)] = select(profile, stage.chapter, size.set).items()
             assert chapter.name == stage.chapter
-            assert set(words[4::3]) == set(size.given)
+            assert given.keys() - {"profile"} == set(size.given)
         assert stage.minutes is not None
         assert 1 <= stage.minutes <= (10 if edition == "gpu" else 20)
         assert stage.gives
@@ -81,10 +82,11 @@ def book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def in_a_process(folder: Path) -> list[str]:
     """The command that runs stage 1 of this book."""
-    code = (f"from pathlib import Path; from nbutils.lab import chapters, stages; source = Path({str(folder)!r}); "
+    code = ("from pathlib import Path; from book.press import __main__, chapters, stages; "
+            f"source = Path({str(folder)!r}); "
             "chapters.every = lambda profile: [chapters.Chapter(source / '01_x.ipynb', profile)]; "
             "stages.EDITIONS = source / 'editions'; stages.present_commit = lambda: 'abc'; "
-            "raise SystemExit(stages.main(['quick', '1']))")
+            "raise SystemExit(__main__.main(['stage', 'quick', '1']))")
     return [sys.executable, "-c", code]
 
 
@@ -96,70 +98,70 @@ def wait_for(there: Callable[[], object], process: subprocess.Popen) -> None:
         time.sleep(0.05)
 
 
-def test_a_stage_killed_half_way_goes_on_from_the_store(book: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_stage_runs_once_at_a_time_and_when_killed_goes_on_from_the_store(book: Path) -> None:
     with subprocess.Popen(in_a_process(book), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         wait_for(lambda: list((build_dir() / "store" / "model").glob("model-*/record.json")), process)
-        assert stages.main(["quick", "1"]) == 2  # started twice
-        assert capsys.readouterr().err == "stage 1 of edition 'quick' is running already; wait for its end\n"
+        with subprocess.Popen(in_a_process(book), stdout=subprocess.PIPE, text=True) as second:
+            assert second.stdout is not None
+            assert second.stdout.readline() == "stage 1 of edition 'quick' is running already: waiting for its end\n"
+            second.kill()
         os.kill(process.pid, signal.SIGKILL)
     assert "stopped" in stages.table("quick").splitlines()[1]
     (book / "go").touch()
-    assert stages.main(["quick", "1"]) == 0
+    assert main(["stage", "quick", "1"]) == 0
     assert ((book / "first").read_text(), (book / "second").read_text()) == ("made\n", "made\n")
     assert stages.table("quick").splitlines()[1].split()[:5] == ["1", "01_x", "steps=5", "2", "ok"]
 
 
 def test_what_is_done_is_not_done_again(book: Path, monkeypatch: pytest.MonkeyPatch,
                                         capsys: pytest.CaptureFixture[str]) -> None:
-    ran: list[list[str]] = []
+    ran: list[tuple[str, dict[str, str]]] = []
     header = {"commit": "abc", "parameters": resolve({"profile": "quick"}, ["profile"]).model_dump()}
     monkeypatch.setattr(stages, "recorded", lambda path: (header | {"parameters": header["parameters"] | (
         {"steps": 5} if "steps=5" in str(path) else {})}, []))
     monkeypatch.setattr(stages, "changed_since", lambda commit: False)
     monkeypatch.setattr(stages, "present_commit", lambda: "abc")
 
-    def leave_a_twin(words: list[str]) -> int:
-        ran.append(words)
-        nbformat.write(chapters.read(Path(words[0])), words[1])
-        return 0
+    def leave_a_twin(source: Path, output: Path, given: dict[str, str]) -> None:
+        ran.append((output.parent.name, given))
+        nbformat.write(chapters.read(source), output)
 
-    monkeypatch.setattr(execute, "main", leave_a_twin)
+    monkeypatch.setattr(stages, "execute", leave_a_twin)
     monkeypatch.setenv("SET", "")
     for number in ("1", "1", "2"):
-        assert stages.main(["quick", number]) == 0
-    assert [words[2:] for words in ran] == [["-p", "profile", "quick", "-p", "steps", "5"], ["-p", "profile", "quick"]]
-    assert [Path(words[1]).parent.name for words in ran] == ["steps=5", "quick"]
+        assert main(["stage", "quick", number]) == 0
+    assert ran == [("steps=5", {"profile": "quick", "steps": "5"}), ("quick", {"profile": "quick"})]
     assert "stage 1 of edition 'quick' is done" in capsys.readouterr().out
     header["commit"] = "abc-dirty"  # a run that cannot be kept is none that is done
-    assert stages.main(["quick", "1"]) == 0
+    assert main(["stage", "quick", "1"]) == 0
     assert len(ran) == 3
     header["commit"] = "abc"
     monkeypatch.setenv("SET", "steps=6")  # nor is one with other parameters than those asked for
-    assert stages.main(["quick", "1"]) == 0
-    assert ran[-1][2:] == ["-p", "profile", "quick", "-p", "steps", "6"]
-    assert stages.main(["quick", "1", "--tiny"]) == 0
-    assert ran[-1][2:] == ["-p", "profile", "smoke", "-p", "steps", "6"]
+    assert main(["stage", "quick", "1"]) == 0
+    assert ran[-1][1] == {"profile": "quick", "steps": "6"}
+    assert main(["stage", "quick", "1", "--tiny"]) == 0
+    assert ran[-1][1] == {"profile": "smoke", "steps": "6"}
 
 
 def test_a_run_that_could_not_be_kept_does_not_start(book: Path, monkeypatch: pytest.MonkeyPatch,
                                                     capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(stages, "present_commit", lambda: "abc-dirty")
-    monkeypatch.setattr(execute, "main", lambda words: pytest.fail("it runs"))
-    assert stages.main(["quick", "1"]) == 2
+    monkeypatch.setattr(stages, "execute", lambda *given: pytest.fail("it runs"))
+    assert main(["stage", "quick", "1"]) == 2
     assert capsys.readouterr().err == ("changed files are not committed (commit abc-dirty), so a run could not be "
                                        "kept; commit first\n")
 
 
 @pytest.mark.parametrize(("words", "message"), [
-    (["quick", "3"], "STAGE = 3: edition 'quick' has stages 1 to 2"),
-    (["quick", "0"], "STAGE = 0: edition 'quick' has stages 1 to 2"),
+    (["quick", "3"], "STAGE = '3': edition 'quick' has stages 1 to 2"),
+    (["quick", "0"], "STAGE = '0': edition 'quick' has stages 1 to 2"),
     (["plantd"], "EDITION = 'plantd': expected one of cifar-cpu, gpu, paper, planted, quick, smoke; did you mean"),
     (["plantd", "1"], "EDITION = 'plantd': expected one of"),
     ([""], "EDITION = '': expected one of"),
 ])
 def test_a_bad_choice_is_one_line(book: Path, words: list[str], message: str,
                                   capsys: pytest.CaptureFixture[str]) -> None:
-    assert stages.main(words) == 2
+    assert main(["stage", *words]) == 2
     found = capsys.readouterr().err
     assert found.startswith(message)
     assert found.count("\n") == 1

@@ -11,7 +11,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from nbutils.lab.chapters import Chapter, State, read
+from book.press.chapters import Chapter, State, read
 
 Write = Callable[..., Path]
 
@@ -32,7 +32,7 @@ def write(tmp_path: Path) -> Write:
 
 def command(source: Path, *words: str) -> list[str]:
     output = Chapter(source, "smoke").twin
-    return [sys.executable, "-m", "nbutils.lab.execute", str(source), str(output), "-p", "profile", "smoke", *words]
+    return [sys.executable, "-m", "book.press", "execute", str(source), str(output), "-p", "profile", "smoke", *words]
 
 
 def run(source: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -78,7 +78,7 @@ def test_a_failing_cell(write: Write) -> None:
 def test_a_bad_parameter_stops_before_the_first_cell(write: Write, words: list[str], message: str) -> None:
     source = write("print('never')")
     done = run(source, *words)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
     assert not Chapter(source, "smoke").partial.exists()
@@ -114,6 +114,6 @@ def test_a_killed_run_leaves_its_partial_output(write: Write, how: signal.Signal
 def test_a_folder_that_cannot_be_written(write: Write, own_build: Path) -> None:
     own_build.write_text("a file where the build folder should be")
     done = run(write("x = 1"))
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert str(own_build) in done.stderr
     assert done.stderr.count("\n") == 1

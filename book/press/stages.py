@@ -1,7 +1,7 @@
 """Stages: the runs that make an edition, one by one, in the order of what the book gains.
 
-    python -m nbutils.lab.stages planted             what each stage gives, and which are done
-    python -m nbutils.lab.stages planted 3           run one; with --tiny at the sizes of smoke, as a proof
+    python -m book.press stage planted             what each stage gives, and which are done
+    python -m book.press stage planted 3           run one; with --tiny at the sizes of smoke, as a proof
 
 A stage is a run of one chapter. Those that set parameters make it shorter: one seed, one network. What they train stays
 in the store, so the stages after them find it there, and so does a stage that was killed and is started again.
@@ -10,24 +10,24 @@ The tables stand in ``book/editions/<edition>/stages.yml``. An edition without o
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import shlex
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
-from nbutils.lab import execute
-from nbutils.lab.chapters import Chapter, aligned, assignments, every, parse, recorded, select
+from book.press.chapters import Chapter, aligned, assignments, every, parse, recorded, select
+from book.press.execute import execute
+from book.press.files import alone
+from nbutils.lab.history import git, present_commit
+from nbutils.lab.parameters import profiles, resolve, short
 from nbutils.lab.results import first_fault
-from nbutils.lab.runs import git, present_commit, profiles, resolve, short
 from nbutils.machine import ROOT
 from nbutils.messages import did_you_mean, read_project_file
+from nbutils.modules import NO_PART
 
 EDITIONS = ROOT / "book" / "editions"
 NOT_RUN = "not run"
@@ -120,43 +120,40 @@ def fault(chapter: Chapter, profile: str, given: Mapping[str, Any]) -> str:
     return ""
 
 
-def run(edition: str, number: int, tiny: bool = False) -> int:
-    """Run one stage, if it is not done; returns the exit status.
+def run(edition: str, number: str, tiny: bool = False) -> None:
+    """Run one stage, if it is not done.
 
     The variable SET changes parameters of every stage, for example the place of the images.
 
     Raises:
-        ValueError: no such edition or stage, a stage that is running already, parameters that its chapter refuses, or
-            changed files that are not committed, since their run could not be kept.
+        ValueError: no such edition or stage, parameters that its chapter refuses, or changed files that are not
+            committed, since their run could not be kept.
+        execute.ChapterFailed: it did not reach its end.
     """
-    table = stages(edition)
-    if not 1 <= number <= len(table):
-        raise ValueError(f"STAGE = {number}: edition {edition!r} has stages 1 to {len(table)}")
+    rows = stages(edition)
+    if not re.fullmatch("[0-9]{1,4}", number) or not 1 <= int(number) <= len(rows):
+        raise ValueError(f"STAGE = {number!r}: edition {edition!r} has stages 1 to {len(rows)}")
     if not tiny and (commit := present_commit()).endswith("-dirty"):
         raise ValueError(f"changed files are not committed (commit {commit}), so a run could not be kept; commit first")
-    stage = table[number - 1].tiny(edition) if tiny else table[number - 1]
+    stage = rows[int(number) - 1].tiny(edition) if tiny else rows[int(number) - 1]
     settings = assignments(stage.set) | assignments(os.environ.get("SET", ""))
     changed = replace(stage, set=shlex.join(f"{name}={value}" for name, value in settings.items()))
-    chosen = select("smoke" if tiny else edition, stage.chapter, changed.set)
-    [(chapter, words)] = ((stage.of(chapter), words) for chapter, words in chosen.items())
-    chapter.twin.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(chapter.twin.with_suffix(".stage.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ValueError(f"stage {number} of edition {edition!r} is running already; wait for its end") from None
-    with lock:
+    [(chapter, given)] = select("smoke" if tiny else edition, stage.chapter, changed.set).items()
+    chapter = stage.of(chapter)
+    name = f"stage {number} of edition {edition!r}"
+    with alone(chapter.twin.with_suffix(".stage.lock"), f"{name} is running already"):
         done = chapter.state().status == "ok" if tiny else not fault(chapter, edition, changed.given)
         if done:
-            print(f"stage {number} of edition {edition!r} is done")
-            return 0
-        return execute.main([str(chapter.source), str(chapter.twin), *words])
+            print(f"{name} is done")
+        else:
+            execute(chapter.source, chapter.twin, given)
 
 
 def changed_since(commit: str) -> bool:
-    """Whether claims or the engine, laboratory aside, are other than at this commit, or git cannot tell."""
-    paths = ("book/claims.yml", "book/published", "nbutils", ":!nbutils/lab")
-    return git("diff", "--quiet", commit, "--", *paths).returncode != 0
+    """Whether claims or code that decides numbers are other than at this commit, or git cannot tell."""
+    left_out = [f":!{module.replace('.', '/')}*" for module in NO_PART]
+    return git("diff", "--quiet", commit, "--", "book/claims.yml", "book/published", "nbutils",
+               *left_out).returncode != 0
 
 
 def table(edition: str) -> str:
@@ -168,26 +165,3 @@ def table(edition: str) -> str:
         rows.append((str(number), stage.chapter, stage.set, str(stage.minutes or ""), "yes" * stage.keep, state,
                      stage.gives))  # fmt: skip
     return aligned(rows)
-
-
-def main(words: list[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="nbutils.lab.stages", description="List an edition's stages, or run one.")
-    parser.add_argument("edition", help="for example planted")
-    parser.add_argument("stage", nargs="?", help="its number")
-    parser.add_argument("--tiny", action="store_true", help="at the sizes of profile smoke")
-    arguments = parser.parse_args(words)
-    try:
-        if arguments.stage is not None:
-            if not re.fullmatch("[0-9]{1,4}", arguments.stage):
-                raise ValueError(f"STAGE = {arguments.stage!r}: expected its number, such as 3")
-            return run(arguments.edition, int(arguments.stage), arguments.tiny)
-        print(table(arguments.edition))
-    except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

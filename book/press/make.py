@@ -1,6 +1,6 @@
-"""What the Makefile calls once there is an environment: ``python -m nbutils.lab.make book``, or another command.
+"""What `make book`, `make serve` and `make oracles` do once there is an environment.
 
-Settings come from the variables of make, through the environment. Whatever ends a command is told in one line.
+Settings come from the variables of make, through the environment.
 """
 
 import functools
@@ -10,14 +10,12 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
-from filelock import FileLock, Timeout
 
-from nbutils.lab import chapters, editions
+from book.press import chapters, editions
+from book.press.files import alone
 from nbutils.machine import ROOT, build_dir, take
 
 TRACEBACK = re.compile(r"^Traceback \(most recent call last\):\n(?:[ \t].*\n|\n)*", re.MULTILINE)
@@ -33,10 +31,9 @@ def book() -> int:
     take(build)
     if edition and os.environ.get("CHAPTER", "") + os.environ.get("SET", ""):
         raise ValueError("EDITION shows whole recorded runs: leave out CHAPTER and SET.")
-    with _alone(build / ".lock"):
+    with alone(build / ".lock", "another `make book` is at work in this build folder"):
         if edition:
-            if editions.main(["--show", "--", edition]):
-                return 2
+            editions.show(edition)
             # Its own build folder, so that a run at a profile never takes an edition's notebooks for its own.
             os.environ |= {"PROFILE": edition, "NBUTILS_BUILD": str(build / "editions" / edition)}
         status = _graph("book" if edition else "all")
@@ -47,18 +44,6 @@ def book() -> int:
             _graph("book")
         chapters.summary(os.environ["PROFILE"])
     return status
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print("Another `make book` is at work in this build folder: waiting for its end.", flush=True)
-        lock.acquire()
-    with lock:
-        yield
 
 
 def _graph(target: str) -> int:
@@ -93,8 +78,11 @@ def _cause(output: str) -> str:
     return lines[0] if len(lines) == 1 else chapters.one_line("snakemake", " ".join(lines) or "no message")
 
 
-def render(strict: str = "") -> int:
-    """Render the book with jupyter-book; what it says is shown, of a traceback the last line only."""
+def render(strict: bool = False) -> int:
+    """Render the book with jupyter-book; what it says is shown, of a traceback the last line only.
+
+    strict: warnings are errors, those of missing references too.
+    """
     try:
         config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
         if not isinstance(config, dict):
@@ -104,7 +92,7 @@ def render(strict: str = "") -> int:
     # --all reads every page anew: an incremental build would not repeat the warnings of pages it skips.
     program = "from jupyter_book.cli.main import main; main()"  # its script would name the folder it was made in
     words = [sys.executable, "-c", program, "build", ".", "--path-output", str(build_dir()), "--all", "--keep-going",
-             "-q", *strict.split()]  # fmt: skip
+             "-q", *["-n", "-W"] * strict]  # fmt: skip
     done = subprocess.run(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     print(TRACEBACK.sub("", done.stderr), end="", file=sys.stderr)
     if done.returncode:
@@ -149,22 +137,3 @@ def oracles() -> int:
         whole.touch()
     tests = [sys.executable, "-m", "pytest", "-W", "default", "tests/oracles"]
     return subprocess.call(tests, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(peers)})
-
-
-def main(words: list[str]) -> int:
-    """The command line; returns the exit status."""
-    for end in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(end, signal.default_int_handler)  # as Ctrl-C: the chapter under way ends
-    try:
-        commands: dict[str, Callable[..., int]] = {"book": book, "render": render, "serve": serve, "oracles": oracles}
-        return commands[words[0]](*words[1:])
-    except KeyboardInterrupt:
-        print("stopped; the next run goes on from here", file=sys.stderr)
-        return 130
-    except (ValueError, OSError) as error:
-        print(chapters.one_line("", str(error), 1000), file=sys.stderr)
-        return 2
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,42 @@
+"""Files that are written whole or not at all, and locks for who may write."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+
+def write(files: Mapping[Path, str]) -> None:
+    """Write texts that belong together: none is replaced before all are on the disk.
+
+    Raises:
+        OSError: a folder cannot be written.
+    """
+    temporary = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in files}
+    try:
+        for path, text in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary[path].write_text(text, encoding="utf-8")
+        for path in files:
+            temporary[path].replace(path)
+    finally:
+        for left in temporary.values():
+            left.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone(path: Path, others: str) -> Iterator[None]:
+    """Hold the lock at `path`; where somebody else does, wait for their end. others: who that may be, as printed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"{others}: waiting for its end", flush=True)
+        lock.acquire()
+    with lock:
+        yield
