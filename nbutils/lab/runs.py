@@ -187,7 +187,8 @@ class Run:
                                           attacks[name] if isinstance(attacks, Mapping) else attacks, **settings)
                     for name in columns}
         found = self.each(evaluate, models, images[: len(models)], attacks, **settings)
-        return self.measure(id, f"accuracy, {id.rpartition('.')[2]}", found)
+        what = id.rpartition(".")[2] if attacks is None else found[0].attack
+        return self.measure(id, f"accuracy, {what}", found)
 
     def curve(self, id: str, models: Any, images: Sequence[ImageSet], attacks: Iterable[Attack | None]) -> Any:
         """Record one accuracy for each attack, see `robustness.accuracy_curve`, under "<id>.<attack>", in a list.
@@ -211,8 +212,7 @@ class Run:
         self.outcomes[id] = list(outcomes)
         return self._record(Result.of(id, what, outcomes))
 
-    def number(self, id: str, what: str, f: Callable[..., float | Tensor], *inputs: Any,
-               unit: str = "number") -> Result:
+    def number(self, id: str, what: str, f: Callable[..., float | Tensor], *inputs: Any, unit: str = "number") -> Any:
         """Record what `f` makes of its inputs, once for each seed.
 
         What the number rests on (n, data, model, threat model, attack, artifacts, seconds) is read off the inputs, see
@@ -221,20 +221,28 @@ class Run:
         Args:
             f: takes one entry of each input and gives one number.
             inputs: a list has one entry per seed; of a `Result` f gets the value of each seed; anything else, a tuple
-                for example, is the same for all seeds.
+                for example, is the same for all seeds. A mapping adds a level to the id and to what is returned; in
+                all others of them the same name is looked up.
             unit: "share" (in [0, 1]), "points" (a difference of shares) or "number".
 
         Raises:
             ValueError: an input with an entry for another number of seeds; nothing that depends on seeds.
         """
+        for names in inputs:
+            if isinstance(names, Mapping):
+                return {name: self.number(f"{id}.{dotted(name)}", what, f, *(_named(name, each) for each in inputs),
+                                          unit=unit) for name in names}
         began = time.monotonic()
         values = [float(f(*row)) for row in _by_seed(id, inputs)]
         context = evidence(*inputs).context
         context["seconds"] += time.monotonic() - began
         return self._record(Result.of(id, what, values, unit=unit, **context))
 
-    def difference(self, id: str, what: str, first: Result, second: Result) -> Result:
+    def difference(self, id: str, what: str, first: Any, second: Any) -> Any:
         """Record first - second, taken per seed first because the two were measured on the same images, in points.
+
+        Args:
+            first, second: results, or mappings of names to results, see `number`.
 
         Raises:
             ValueError: the two have different numbers of seeds.
@@ -245,6 +253,24 @@ class Run:
         """Record the mean of some results, of architectures for example, taken per seed first."""
         parts = list(results)
         return self.number(id, what, lambda *values: fmean(values), *parts, unit=parts[0].unit)
+
+    def learned(self, id: str, trained: Mapping[str, Result],
+                untrained: Mapping[str, Result]) -> dict[str, Mapping[str, Result | str]]:
+        """Record what training adds to an encoder, under "<id>.<kind>"; claims need it by that id.
+
+        Args:
+            trained, untrained: kind of encoder -> accuracy of probes on natural images, on encoders that learned from
+                these images and on the same before training. Kinds without `untrained` are left out.
+
+        Returns:
+            Rows for `table`: both, their difference, and whether the encoder has learned.
+        """
+        what = "accuracy of a probe on natural images, trained minus untrained encoder"
+        trained = {kind: trained[kind] for kind in untrained}
+        gained = self.difference(id, what, trained, untrained)
+        return {"trained": trained, "untrained": untrained, "trained minus untrained": gained,
+                "the encoder has learned": {kind: "yes" if claims.has_learned(gain) else "no"
+                                            for kind, gain in gained.items()}}
 
     def _record(self, result: Result) -> Result:
         result = replace(result, profile=self.parameters.profile, device=self.device_name)

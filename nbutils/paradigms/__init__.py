@@ -8,7 +8,6 @@ from nbutils.paradigms.encoder import (
     MatchFeatures,
     Paradigm,
     pretrained,
-    supervised,
     untrained,
 )
 from nbutils.paradigms.mae import MAE, Masked, Reconstruct

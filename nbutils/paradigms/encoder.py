@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nbutils import networks, store, training
+from nbutils import store, training
 from nbutils.images.imageset import ImageSet
 from nbutils.messages import did_you_mean
 from nbutils.networks import SplitClassifier
@@ -108,13 +108,14 @@ class Paradigm(Protocol):
         """The loss, an objective of `training.fit`; the labels y play no part."""
 
 
-def untrained(paradigm: Paradigm, image_size: int = 32, seed: int = 0) -> Encoder:
+def untrained(paradigm: Paradigm, image_size: int = 32, seed: int = 0,
+              device: torch.device | str = "cpu") -> Encoder:
     """An encoder with random weights that depend only on `seed`, in evaluation mode: the first control of a probe."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = paradigm.encoder(image_size)
     model.name = type(paradigm).__name__
-    return model.eval()
+    return model.to(device).eval()
 
 
 def pretrained(paradigm: Paradigm, images: ImageSet, schedule: training.Schedule, seed: int = 0,
@@ -128,7 +129,7 @@ def pretrained(paradigm: Paradigm, images: ImageSet, schedule: training.Schedule
     Raises:
         ValueError: a setting of the paradigm that does not fit the images. FloatingPointError: training diverged.
     """
-    model = untrained(paradigm, images.x.shape[-1], seed).to(device)
+    model = untrained(paradigm, images.x.shape[-1], seed, device)
     model.name = name or model.name
     return fitted_once(model, paradigm, images, schedule, seed)
 
@@ -157,7 +158,8 @@ def fitted_once(model: Model, objective: Any, images: ImageSet, schedule: traini
 
 @dataclass(frozen=True)
 class Labelled:
-    """Supervised training through the input pipeline of another paradigm: cross-entropy on what `view` leaves.
+    """Supervised training through the input pipeline of another paradigm: cross-entropy on what `view` leaves. It is an
+    objective of `training.trained`.
 
     If a paradigm fails where this does as well, its input is to blame and not its loss.
 
@@ -169,20 +171,6 @@ class Labelled:
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
         return F.cross_entropy(model(self.view(x, generator)), y)
-
-
-def supervised(network: str, view: View, images: ImageSet, schedule: training.Schedule, seed: int = 0,
-               device: torch.device | str = "cpu", name: str = "") -> SplitClassifier:
-    """A network of `networks.NETWORKS` trained with labels on what `view` leaves: once, then read from the store.
-
-    `training.trained` with `Labelled(view)` is the same training.
-
-    Raises:
-        ValueError: unknown network. FloatingPointError: training diverged.
-    """
-    model = networks.build(network, images.num_classes, seed, images.x.shape[-1]).to(device)
-    model.name = name or f"{network} through {type(view).__name__}"
-    return fitted_once(model, Labelled(view), images, schedule, seed)
 
 
 @dataclass(frozen=True)

@@ -493,6 +493,18 @@ def test_a_number_of_results_rests_on_what_they_rest_on(own_build: Path) -> None
     assert gap.seconds >= clean.seconds + under.seconds
 
 
+def test_a_number_for_each_name_of_a_mapping(own_build: Path) -> None:
+    run = start("x", notebook())
+    accuracy = {"one": number(run, "one", [0.5, 0.75]), ("two", "b"): number(run, "two", [0.25, 0.5])}
+    factors = {"one": 2, ("two", "b"): 4}
+    found = run.number("a", "w", lambda value, factor, plus: factor * value + plus, accuracy, factors, [1.0, 3.0])
+    assert {name: each.values for name, each in found.items()} == {"one": (2.0, 4.5), ("two", "b"): (2.0, 5.0)}
+    assert found["one"] is run.found["a.one"]
+    assert found["two", "b"] is run.found["a.two.b"]
+    gaps = run.difference("gap", "w", accuracy, accuracy["one"])
+    assert (gaps["two", "b"].values, gaps["one"].unit) == ((-0.25, -0.25), "points")
+
+
 def test_what_is_used_in_several_places_counts_once() -> None:
     found = evidence({"a": images(5), "b": [images(5)]}, (network("x", ""), network("y", "")), "words", 3).context
     assert found == {"n": 5, "data": "dots", "model": "x; y", "threat": "none", "attack": "none",
@@ -589,6 +601,22 @@ def test_accuracies_are_those_of_evaluate_in_rows_and_columns(own_build: Path) -
     assert lines["one"][0].values == line[0].values
     assert run.mean("m", "w", table["one"].values()).value == pytest.approx(
         (table["one"]["clean"].value + table["one"]["noise"].value) / 2)
+
+
+def test_what_training_adds_to_an_encoder_is_recorded_and_named(own_build: Path) -> None:
+    run = start("x", notebook())
+    trained = {kind: number(run, f"t.{kind}", values, 400)
+               for kind, values in {"CL": [0.9, 0.8], "DM": [0.5, 0.52], "SL": [1.0, 1.0]}.items()}
+    untrained = {kind: number(run, f"u.{kind}", values, 400) for kind, values in {"CL": [0.4, 0.3],
+                                                                                 "DM": [0.5, 0.48]}.items()}
+    rows = run.learned("x.learned", trained, untrained)
+    assert rows["trained"] == {"CL": trained["CL"], "DM": trained["DM"]}
+    assert rows["untrained"] == untrained
+    gained = rows["trained minus untrained"]
+    assert gained["CL"] is run.found["x.learned.CL"]
+    assert gained["CL"].values == pytest.approx((0.5, 0.5))
+    assert gained["DM"].values == pytest.approx((0.0, 0.04))
+    assert rows["the encoder has learned"] == {"CL": "yes", "DM": "no"}
 
 
 @pytest.mark.parametrize("inputs", [([1.0, 2.0], [1.0]), (3.0,), ()])

@@ -26,7 +26,6 @@ from nbutils.paradigms import (
     Reconstruct,
     SimCLR,
     pretrained,
-    supervised,
     untrained,
 )
 from nbutils.paradigms.encoder import View
@@ -175,20 +174,16 @@ def test_labelled_is_cross_entropy_on_the_view(view: View, images: ImageSet) -> 
     found = Labelled(view)(model, images.x, images.y, torch.Generator().manual_seed(2))
     wanted = F.cross_entropy(model(view(images.x, torch.Generator().manual_seed(2))), images.y)
     torch.testing.assert_close(found, wanted)
-    once = supervised("small_narrow", view, images, SCHEDULE, seed=2)
-    same = training.trained("small_narrow", images, Labelled(view), SCHEDULE, seed=2)  # type: ignore[arg-type]
-    assert torch.equal(once(images.x), same(images.x))
-    assert once.name == f"small_narrow through {type(view).__name__}"
 
 
 def test_the_key_of_supervised_training_holds_the_view(images: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "fit", lambda *arguments: [])
     cases = [("small_narrow", Masked(8)), ("small", Masked(8)), ("small_narrow", Masked(4)),
              ("small_narrow", Noised(8))]
-    keys = [supervised(network, view, images, SCHEDULE).key for network, view in cases]
+    keys = [training.trained(network, images, Labelled(view), SCHEDULE).key for network, view in cases]
     code = identity.code_version
     monkeypatch.setattr(identity, "code_version", lambda module: code(module) + "changed" * module.endswith("mae"))
-    keys.append(supervised("small_narrow", Masked(8), images, SCHEDULE).key)
+    keys.append(training.trained("small_narrow", images, Labelled(Masked(8)), SCHEDULE).key)
     assert len(set(keys)) == 5
 
 
