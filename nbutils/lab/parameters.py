@@ -286,7 +286,7 @@ def set_in(notebook: nbformat.NotebookNode, name: str) -> dict[str, ast.expr | N
                 found |= assigned(cell.source)
             except SyntaxError as error:
                 raise ParameterError(f"{name}: syntax error in line {error.lineno} of its parameters cell: {error.msg} "
-                                     f"in {short_repr((error.text or '').strip())}") from None  # fmt: skip
+                                     f"in {short_repr((error.text or '').strip())}") from None
     for key in found:
         if key not in Parameters.model_fields:
             raise ParameterError(f"{name}: its parameters cell sets {key!r}, which is no parameter"

@@ -66,5 +66,5 @@ def test_what_nohup_ignores_stays_ignored() -> None:
     code = ("import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); from book.press.__main__ import main; "
             "main(['stage', 'quick']); print(signal.getsignal(signal.SIGHUP).name)")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60,
-                          env={**os.environ, "SET": ""})  # fmt: skip
+                          env={**os.environ, "SET": ""})
     assert done.stdout.splitlines()[-1] == "SIG_IGN"
