@@ -51,7 +51,7 @@ def find(edition: str, chapter: str) -> results.Record:
 
 
 def order() -> list[str]:
-    """The editions, the best first."""
+    """The editions, the best first; raises ValueError where the list is damaged or names what is none, in one line."""
     path, known = EDITIONS / "order.yml", profiles()
     found = read_project_file(path, list[str])
     for name in found:
