@@ -45,7 +45,7 @@ def take(build: Path) -> None:
         foreign = sorted(found - {"store", "executed", "results", "editions"})
         if foreign and not is_ours(build):
             raise ValueError(f"{name}: holds {foreign[0]!r}, which is not ours; expected a new folder, an empty one or "
-                             f"one with the file {MARKER}")  # fmt: skip
+                             f"one with the file {MARKER}")
         if not found or is_ours(build):
             (build / MARKER).touch()
         for folder in (build / "store", build / "executed"):
@@ -54,7 +54,7 @@ def take(build: Path) -> None:
                 raise PermissionError(13, "Permission denied")
     except OSError as error:
         raise ValueError(f"{folder}: cannot be written ({error.strerror}); expected a folder that can be, "
-                         "set NBUTILS_BUILD to one") from None  # fmt: skip
+                         "set NBUTILS_BUILD to one") from None
 
 
 def clean() -> None:
@@ -67,7 +67,7 @@ def clean() -> None:
     if build.is_dir() and any(build.iterdir()):
         if not is_ours(build):
             raise ValueError(f"NBUTILS_BUILD = {str(build)!r}: has no file {MARKER}, so it may not be ours; "
-                             "nothing is deleted")  # fmt: skip
+                             "nothing is deleted")
         for name in (*GENERATED, ".lock", MARKER):
             _remove(build / name)
     if build.is_dir() and not any(build.iterdir()):
@@ -120,7 +120,7 @@ def environment() -> None:
         else:
             whole.unlink()
         install = [str(venv / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
-                   "-c", "constraints.txt", "-e", ".[test]"]  # fmt: skip
+                   "-c", "constraints.txt", "-e", ".[test]"]
         for words in ([sys.executable, "-m", "venv", str(venv)], install):
             subprocess.run(words, cwd=str(ROOT), check=True, pass_fds=[lock.fileno()])
         whole.touch()

@@ -74,7 +74,7 @@ def whole(checkout: Path) -> Path:
 def call(folder: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if name not in (*VARIABLES, "MAKEFLAGS", "MAKELEVEL")}
     return subprocess.run(["make", *words], cwd=folder, env={**kept, **variables}, capture_output=True, text=True,
-                          timeout=60)  # fmt: skip
+                          timeout=60)
 
 
 @pytest.mark.parametrize("how", ["argument", "environment"])

@@ -73,15 +73,15 @@ PROFILE = (parameters.PROFILES / "smoke.yml").read_text()
 NOTEBOOK = nbformat.v4.new_notebook(cells=[
     nbformat.v4.new_markdown_cell("# Title", id="a"),
     nbformat.v4.new_code_cell("x = 1", id="b", execution_count=1,
-                              outputs=[nbformat.v4.new_output("stream", text="one")])])  # fmt: skip
+                              outputs=[nbformat.v4.new_output("stream", text="one")])])
 RECORD = results.dumps(
     {"chapter": "01_x", "parameters": {"profile": "quick", "dataset": "planted"}, "device": "cpu", "minutes": 1.5,
      "finished": "2030-01-02T03:04:05+00:00", "version": "0", "commit": "abc", "python": "3", "torch": "2"},
     [Result.of("a.b", "share", [0.5, 0.25], n=8), Result.of("a.c", "ratio", [2.0], unit="number")],
-    [{"claim": "c", "held": "held"}])  # fmt: skip
+    [{"claim": "c", "held": "held"}])
 STAMP = {"set": "", "code": "0", "criteria": "0", "engine": "0", "published": "0"}
 STAMPED = nbformat.from_dict({**NOTEBOOK, "metadata": {"edition": {
-    **STAMP, "content": editions._hash([STAMP, NOTEBOOK.cells, RECORD])}}})  # fmt: skip
+    **STAMP, "content": editions._hash([STAMP, NOTEBOOK.cells, RECORD])}}})
 
 # Path in the project -> text, and what reads it.
 FILES: dict[str, tuple[str, Callable[[Path], Any]]] = {
@@ -166,7 +166,7 @@ def damage(draw: st.DrawFn, text: str) -> bytes:
           for other in (b"", b"many", b"[]", b"{}", b"-1", b"nan", b"null", b"1e999", b"9" * 5000)),
         whole + b"\xff", whole.decode().encode("utf-16"), b"", b"\0", b"[]", b"{}", b"null", b"3", b"text", b"[1, 2]",
         b'{"a": 1}', b"- - -", b"a: 1\na: 2", b"[" * 400, b"&a [*a]", b'"', b"%",
-    ]))  # fmt: skip
+    ]))
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
     argument("source", type=Path, help="notebook without outputs")
     argument("output", type=Path, help="where the executed notebook goes")
     argument("-p", dest="given", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
-             help="set a parameter")  # fmt: skip
+             help="set a parameter")
     argument = add("stage", stage, "list an edition's stages, or run one")
     argument("edition", help="for example planted")
     argument("number", nargs="?", help="of the stage")

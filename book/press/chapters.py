@@ -149,10 +149,10 @@ def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
     return [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
 
 
-def one_line(name: str, message: str, limit: int = 300) -> str:
-    """``name: message`` on a single line of at most ``limit`` characters."""
+def one_line(name: str, message: str) -> str:
+    """``name: message`` on a single line of at most 300 characters."""
     text = " ".join(f"{name}: {message}".strip(": ").split())
-    return text if len(text) <= limit else text[: limit - 3] + "..."
+    return text if len(text) <= 300 else f"{text[:297]}..."
 
 
 def is_injected(cell: nbformat.NotebookNode) -> bool:

@@ -51,7 +51,7 @@ def find(edition: str, chapter: str) -> results.Record:
 
 
 def order() -> list[str]:
-    """The editions, the best first."""
+    """The editions, the best first; raises ValueError where the list is damaged or names what is none, in one line."""
     path, known = EDITIONS / "order.yml", profiles()
     found = read_project_file(path, list[str])
     for name in found:
@@ -199,7 +199,7 @@ def _compact(twin: nbformat.NotebookNode) -> nbformat.NotebookNode:
                 output.get("data", {}).pop(results.MIME, None)
             tags = {"tags": cell.metadata.tags} if cell.metadata.get("tags") else {}
             cells.append(nbformat.v4.new_code_cell(cell.source, id=cell.id, metadata=tags, outputs=outputs,
-                                                   execution_count=cell.execution_count))  # fmt: skip
+                                                   execution_count=cell.execution_count))
     metadata = {name: twin.metadata[name] for name in ("kernelspec", "language_info") if name in twin.metadata}
     return nbformat.v4.new_notebook(cells=cells, metadata=metadata)
 
@@ -212,7 +212,7 @@ def _sources(chapter: Chapter) -> dict[str, str]:
     modules = imports(ast.parse("\n".join(cell.source for cell in code_cells(notebook))))
     published = [read_text(path) for path in sorted((ROOT / "book" / "published").glob("*.csv"))]
     parts = {"code": written(notebook), "criteria": criteria, "published": published,
-             "engine": [code_version(module) for module in sorted(modules)]}  # fmt: skip
+             "engine": [code_version(module) for module in sorted(modules)]}
     return {name: _hash(part) for name, part in parts.items()}
 
 

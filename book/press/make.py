@@ -130,7 +130,7 @@ def render(strict: bool = False) -> int:
     # --all reads every page anew: an incremental build would not repeat the warnings of pages it skips.
     program = "from jupyter_book.cli.main import main; main()"  # its script would name the folder it was made in
     words = [sys.executable, "-c", program, "build", ".", "--path-output", str(build_dir()), "--all", "--keep-going",
-             "-q", *["-n", "-W"] * strict]  # fmt: skip
+             "-q", *["-n", "-W"] * strict]
     done = subprocess.run(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     print(_said(done.stderr), end="", file=sys.stderr)
     if done.returncode:
@@ -169,7 +169,7 @@ def oracles() -> int:
     whole = peers / "complete"
     if not whole.exists() or whole.stat().st_mtime < wanted.stat().st_mtime:
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps",
-               "--upgrade", "--target", str(peers), "-r", str(wanted)]  # fmt: skip
+               "--upgrade", "--target", str(peers), "-r", str(wanted)]
         if status := subprocess.call(pip, cwd=ROOT):
             return status
         whole.touch()

@@ -70,7 +70,7 @@ class Stage:
         full, smoke = (resolve({"profile": name}, ["profile"]).model_dump() for name in (edition, "smoke"))
         names = next(chapter for chapter in every(edition) if chapter.name == self.chapter).parameters
         networks = {name: full[name].replace(", ", ",") for name in names
-                    if name.endswith(("network", "networks")) or name == "encoder_size"}  # fmt: skip
+                    if name.endswith(("network", "networks")) or name == "encoder_size"}
         least = {name: min(value, smoke[name]) if isinstance(value, int) else value
                  for name, value in (networks | self.given).items()}
         return replace(self, set=shlex.join(f"{name}={value}" for name, value in least.items()))
@@ -170,5 +170,5 @@ def table(edition: str) -> str:
     for number, stage in enumerate(found, start=1):
         state = stage.of(chapters[stage.chapter]).state().status
         rows.append((str(number), stage.chapter, stage.set, str(stage.minutes or ""), "yes" * stage.keep, state,
-                     stage.gives))  # fmt: skip
+                     stage.gives))
     return aligned(rows)

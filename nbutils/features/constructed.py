@@ -159,8 +159,8 @@ def matched(images: ImageSet, model: nn.Module, name: str, objective: Objective 
 
 def relabelled(images: ImageSet, model: SplitClassifier, name: str, target: str, *, eps: float = 0.5, steps: int = 100,
                step_size: float = 0.1, seed: int = 0, chunk_size: int = 500, batch_size: int = 100) -> ConstructedSet:
-    """Each image changed towards a class t that becomes its label (Ilyas et al. 2019, section 3.2 and appendix
-    C).
+    """Each image changed towards a class t that becomes its label (Ilyas et al. 2019, section 3.2 and
+    appendix C).
 
     Targeted PGD on the cross-entropy from the image itself, L2, last iterate. The defaults are the CIFAR-10 setting.
 

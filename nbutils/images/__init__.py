@@ -4,5 +4,3 @@ from nbutils.images.batches import augment, batches
 from nbutils.images.imageset import DataError, ImageSet
 from nbutils.images.planted import VIEWS, PlantedSet, PlantedWorld
 from nbutils.images.sources import load
-
-__all__ = ["VIEWS", "DataError", "ImageSet", "PlantedSet", "PlantedWorld", "augment", "batches", "load"]

@@ -108,37 +108,38 @@ Count = Annotated[int, BeforeValidator(_whole)]
 
 
 class Parameters(BaseModel):
-    """Every parameter that a chapter can have. A chapter's parameters cell names those it uses."""
+    """Every parameter that a chapter can have. A chapter's parameters cell names those it uses; a profile gives values
+    to all but eps and device."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     profile: str
-    dataset: Annotated[str, BeforeValidator(_dataset)] = "planted"
-    train_size: Count = Field(3000, ge=20, le=1_000_000, description="training images per seed")
-    test_size: Count = Field(500, ge=10, le=1_000_000, description="test images per seed")
-    attack_size: Count = Field(250, ge=10, le=1_000_000, description="test images under the costlier attacks, per seed")
-    seeds: Count = Field(3, ge=1, le=100, description="independent repetitions")
-    network: Annotated[str, _one_of(NETWORKS)] = "small"
-    encoder_network: Annotated[str, _one_of(NETWORKS)] = "wrn_small"
-    encoder_size: Annotated[str, _one_of(ENCODER_SIZES)] = "small"
-    epochs: Count = Field(10, ge=1, le=10_000, description="passes over the training images")
+    dataset: Annotated[str, BeforeValidator(_dataset)]
+    train_size: Count = Field(ge=20, le=1_000_000, description="training images per seed")
+    test_size: Count = Field(ge=10, le=1_000_000, description="test images per seed")
+    attack_size: Count = Field(ge=10, le=1_000_000, description="test images under the costlier attacks, per seed")
+    seeds: Count = Field(ge=1, le=100, description="independent repetitions")
+    network: Annotated[str, _one_of(NETWORKS)]
+    encoder_network: Annotated[str, _one_of(NETWORKS)]
+    encoder_size: Annotated[str, _one_of(ENCODER_SIZES)]
+    epochs: Count = Field(ge=1, le=10_000, description="passes over the training images")
     eps: Annotated[float, BeforeValidator(_radius)] = Field(8 / 255, description="L_inf radius, pixels in [0, 1]")
-    steps: Count = Field(50, ge=1, le=10_000, description="PGD steps of the judging attack")
-    curve_steps: Count = Field(20, ge=2, le=10_000, description="PGD steps for curves and surveys")
-    train_steps: Count = Field(3, ge=1, le=100, description="PGD steps inside adversarial training")
-    table_networks: Annotated[str, _some_of(NETWORKS)] = "vgg_small, wrn_small"
-    table_methods: Annotated[str, _some_of(METHODS), AfterValidator(_with_adv)] = ", ".join(METHODS)
-    table_epochs: Count = Field(6, ge=1, le=10_000, description="passes for the table's networks")
-    autoattack: Annotated[str, _one_of(AUTOATTACKS)] = "standard"
-    construct_size: Count = Field(2000, ge=20, le=1_000_000, description="training images that a set is made from")
-    match_steps: Count = Field(1000, ge=1, le=100_000, description="steps that make an image of D_R or D_NR")
-    match_step_size: Annotated[float, BeforeValidator(_whole)] = Field(0.1, gt=0, le=100, allow_inf_nan=False,
-                                                                       description="their L2 length")
-    relabel_steps: Count = Field(100, ge=1, le=100_000, description="steps that make an image of D_rand or D_det")
-    pretrain_epochs: Count = Field(60, ge=1, le=10_000, description="passes of CL pre-training; others a share")
+    steps: Count = Field(ge=1, le=10_000, description="PGD steps of the judging attack")
+    curve_steps: Count = Field(ge=2, le=10_000, description="PGD steps for curves and surveys")
+    train_steps: Count = Field(ge=1, le=100, description="PGD steps inside adversarial training")
+    table_networks: Annotated[str, _some_of(NETWORKS)]
+    table_methods: Annotated[str, _some_of(METHODS), AfterValidator(_with_adv)]
+    table_epochs: Count = Field(ge=1, le=10_000, description="passes for the table's networks")
+    autoattack: Annotated[str, _one_of(AUTOATTACKS)]
+    construct_size: Count = Field(ge=20, le=1_000_000, description="training images that a set is made from")
+    match_steps: Count = Field(ge=1, le=100_000, description="steps that make an image of D_R or D_NR")
+    match_step_size: Annotated[float, BeforeValidator(_whole)] = Field(
+        gt=0, le=100, allow_inf_nan=False, description="their L2 length")
+    relabel_steps: Count = Field(ge=1, le=100_000, description="steps that make an image of D_rand or D_det")
+    pretrain_epochs: Count = Field(ge=1, le=10_000, description="passes of CL pre-training; others a share")
     # They are ranked, and the exact p value goes through all orders.
-    transfer_networks: Annotated[str, _some_of(NETWORKS, 2, 9)] = "small, vgg_small, wrn_small"
-    transfer_epochs: Count = Field(4, ge=1, le=10_000, description="passes over the training images for these networks")
-    costly_size: Count = Field(50, ge=4, le=1_000_000, description="test images under CW, FAB and AutoAttack, per seed")
+    transfer_networks: Annotated[str, _some_of(NETWORKS, 2, 9)]
+    transfer_epochs: Count = Field(ge=1, le=10_000, description="passes over the training images for these networks")
+    costly_size: Count = Field(ge=4, le=1_000_000, description="test images under CW, FAB and AutoAttack, per seed")
     device: Annotated[str, BeforeValidator(_device)] = Field("auto", description="auto: cuda > mps > cpu")
 
 
@@ -285,7 +286,7 @@ def set_in(notebook: nbformat.NotebookNode, name: str) -> dict[str, ast.expr | N
                 found |= assigned(cell.source)
             except SyntaxError as error:
                 raise ParameterError(f"{name}: syntax error in line {error.lineno} of its parameters cell: {error.msg} "
-                                     f"in {short_repr((error.text or '').strip())}") from None  # fmt: skip
+                                     f"in {short_repr((error.text or '').strip())}") from None
     for key in found:
         if key not in Parameters.model_fields:
             raise ParameterError(f"{name}: its parameters cell sets {key!r}, which is no parameter"

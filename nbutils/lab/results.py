@@ -165,9 +165,9 @@ class Result:
                 context.setdefault(shared, found.pop())
             if context["threat"] == "unbounded":
                 context.setdefault("norms", median_norms(outcomes))
-            n = min(len(outcome.correct) for outcome in outcomes)
+            n = min(map(len, outcomes))
             k = int(outcomes[0].correct.sum()) if len(outcomes) == 1 else None
-            values = tuple(outcome.correct.double().mean().item() for outcome in outcomes)
+            values = tuple(outcome.accuracy for outcome in outcomes)
             context.setdefault("inputs", tuple(key for outcome in outcomes for key in outcome.inputs))
             context.setdefault("seconds", sum(outcome.seconds for outcome in outcomes))
         value = float(np.mean(values))

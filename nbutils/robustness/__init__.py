@@ -11,7 +11,6 @@ from nbutils.robustness.evaluate import (
     health_checks,
     predict,
     right_before,
-    scored,
     transfer_matrix,
     transfer_rate,
     worst_case,

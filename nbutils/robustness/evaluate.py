@@ -171,18 +171,6 @@ def _kept(kind: str, model: nn.Module, source: nn.Module | None, images: ImageSe
     return store.load_or_build(kind, recipe, build or moved)
 
 
-def scored(model: SplitClassifier, images: ImageSet, attack: Attack | None, x_adv: Tensor,
-           prediction: Tensor | None = None) -> Outcome:
-    """The outcome for images that the attack has made already.
-
-    Args:
-        images: N images before the attack. attack: None if there was none. x_adv: (N, 3, H, W) what it made of them.
-        prediction: (N,) classes given to x_adv by a part of the model; by default those of the whole.
-    """
-    read = None if prediction is None else lambda *_: prediction
-    return _outcome(model, images, attack, model, _found(model, images, x_adv, read))
-
-
 def _found(model: SplitClassifier, images: ImageSet, x_adv: Tensor, read: Reader | None = None) -> dict[str, Tensor]:
     delta = (x_adv - images.x).detach().flatten(1)
     said = predict(model, x_adv) if read is None else read(model, x_adv)

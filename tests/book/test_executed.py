@@ -59,7 +59,7 @@ def build(tmp_path: Path) -> Callable[..., tuple[int, str, str]]:
             nbformat.write(twin, getattr(chapter, place))
         words = [sys.executable, "-m", "sphinx", "-q", "-n", "-W", "--keep-going", str(book), str(book / "html")]
         environment = {"BOOK_PROFILE": "quick", "BOOK_INCOMPLETE": "1" if incomplete else "",
-                       "BOOK_EDITION": edition}  # fmt: skip
+                       "BOOK_EDITION": edition}
         with pytest.MonkeyPatch.context() as patch:
             for name, value in environment.items():
                 patch.setenv(name, value)
@@ -135,7 +135,7 @@ def test_a_bare_picture_is_refused(build: Callable) -> None:
 
 def test_a_page_from_an_edition_says_so_below_its_title(build: Callable, tmp_path: Path, own_build: Path) -> None:
     header = {"device": "one GPU", "finished": "2030-01-02T03:04:05+00:00", "commit": "abc", "minutes": 1.5,
-              "parameters": {"profile": "gpu"}}  # fmt: skip
+              "parameters": {"profile": "gpu"}}
     card = nbformat.v4.new_output("display_data", {MIME: results.dumps(header, [], []), "text/html": "<p>card</p>"})
     twin = notebook(nbformat.v4.new_output("stream", text="forty-two"), card)
     stamp = {"set": "steps=5", "engine": "x", "published": "x"}
@@ -155,7 +155,7 @@ def test_a_page_from_an_edition_says_so_below_its_title(build: Callable, tmp_pat
 def test_markup_in_a_record_is_shown_as_it_is_written(build: Callable, tmp_path: Path) -> None:
     device = "<img src=x onerror=alert(1)> `a` | $b$ [c](d)"
     header = {"device": device, "finished": "2030-01-02T03:04:05+00:00", "commit": "<b>", "minutes": 1.5,
-              "parameters": {"profile": "gpu", "dataset": "folder:`<i>`"}}  # fmt: skip
+              "parameters": {"profile": "gpu", "dataset": "folder:`<i>`"}}
     card = nbformat.v4.new_output("display_data", {MIME: results.dumps(header, [], []), "text/html": "<p>card</p>"})
     twin = notebook(card)
     twin.metadata = {"edition": {"set": "", "engine": "x", "published": "x"}, "language_info": {"name": "python"}}

@@ -45,7 +45,7 @@ def test_no_number_is_typed_into_the_text(page: str) -> None:
     "It is right on 75.3 % of the images.", "about 75% of them", "a gap of 3 points", "3 percent", "1,234.5 points",
     "a usefulness of .94", "between 0.94\nand one", "(0.672)", "| 48 % | x |", "```{note}\nright on 12 %\n```",
     "```bash\nmake\n```\n\n12 % of $x$", "{result}`a.b` and 12 %", "-2.99", "section 3 found 12.5 of them",
-])  # fmt: skip
+])
 def test_a_typed_number_is_found(text: str) -> None:
     assert len(typed(text)) == 1
 
@@ -55,7 +55,7 @@ def test_a_typed_number_is_found(text: str) -> None:
     "$$\nx = .5\n$$", "```{math}\n:label: eq\nx = 0.5\n```", "````python\nx = 0.5\n````", "`eps=0.5`", "<b a='.5'>",
     "[text](http://a.b/0.5)", "sections 3.1 and 3.2", "Python 3.11 to 3.13", "its 95 % interval", "3,000 images",
     "8/255, in 2021", "six points in two groups", "one in ten",
-])  # fmt: skip
+])
 def test_other_numbers_are_left_alone(text: str) -> None:
     assert typed(text) == []
 

@@ -136,7 +136,7 @@ OTHER_IMAGES = {NAME: ({"parameters": {"dataset": "cifar10"}}, [])}
     ("known.tile", f"this page is no chapter; name one before the id, as in {NAME}:known.tile"),
     (f"quik/{NAME}:known.tile", "no edition 'quik'; did you mean 'quick'?"),
     ("01_known:known.tile", f"no chapter '01_known'; did you mean '{NAME}'?"),
-])  # fmt: skip
+])
 def test_a_wrong_name_in_the_text_is_told_in_one_line(text: str, words: str) -> None:
     with pytest.raises(ValueError, match="^" + re.escape(words) + "$"):
         records.look_up(KNOWN, "book/intro", text)
@@ -161,7 +161,7 @@ def test_the_text_speaks_of_the_default_run_where_the_book_shows_an_edition(monk
     (f"{{result}}`{NAME}:an.id`", f"index: {{result}}`{NAME}:an.id`: no such result in the record of {NAME}"),
     ("{published}`kim2021; Table 2; VGG-16; PGD`", "index: {published}`kim2021; Table 2; VGG-16; PGD`: kim2021 "
      "Table 2, VGG-16, PGD: 2 published numbers fit, expected exactly one; they differ in dataset, certainty"),
-])  # fmt: skip
+])
 def test_a_wrong_name_in_the_text_stops_the_build(tmp_path: Path, own_build: Path, text: str, words: str) -> None:
     run(results.dumps(HEADER | {"parameters": {}}, [], []))
     (tmp_path / "conf.py").write_text(CONF)

@@ -62,7 +62,7 @@ def run(name: str, commit: str = "abc", code: str = CODE, error: bool = False, s
     twin = place(name, profile + f"/{stage}" * bool(stage)).twin
     twin.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("old words"), ran], metadata=metadata),
-                   twin)  # fmt: skip
+                   twin)
 
 
 def show(name: str) -> None:
@@ -327,7 +327,7 @@ def test_what_has_changed_since_is_said_on_the_page(book: Path, tmp_path: Path, 
 def test_new_words_make_no_edition_stale(book: Path, tmp_path: Path) -> None:
     editions.keep("quick")
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# New"), cell()]),
-                   tmp_path / "02_y.ipynb")  # fmt: skip
+                   tmp_path / "02_y.ipynb")
     show("quick")
     assert place("02_y").state().status == "ok"
 
@@ -358,7 +358,7 @@ def test_a_copy_of_the_images_is_named_without_its_place(book: Path, tmp_path: P
 def test_the_last_finished_stage_of_a_chapter_is_kept(book: Path, own_build: Path,
                                                       monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [{"chapter": "02_y", "set": "steps=4"}, {"chapter": "02_y", "set": "steps=5", "keep": True},
-            {"chapter": "02_y", "keep": True}]  # fmt: skip
+            {"chapter": "02_y", "keep": True}]
     (book / "quick").mkdir(parents=True)
     (book / "quick" / "stages.yml").write_text(json.dumps(rows))
     place("02_y").twin.unlink()

@@ -2,16 +2,19 @@
 
 import ast
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from book.press.__main__ import main
+from book.press.__main__ import main, parser
 from nbutils.machine import ROOT
-from tests.helpers import WITHOUT_TORCH
+from tests.helpers import WITHOUT_TORCH, pages
 
+TEXTS = "\n\n".join([*(path.read_text() for path in sorted(ROOT.glob("*.md"))), *pages().values()])
 PRESS = sorted(path for path in (ROOT / "book" / "press").rglob("*.py") if path.stem != "__init__")
 
 
@@ -46,6 +49,21 @@ print(len(ledger.entries("planted", editions.kept())), "claims")
     assert " claims" in done.stdout
 
 
+@pytest.mark.parametrize("words", sorted(set(re.findall(r"python -m book\.press ([^`#\n]*[^`#\s])", TEXTS))))
+def test_a_command_that_the_texts_name_is_one(words: str) -> None:
+    assert callable(parser().parse_args(shlex.split(words)).command)
+
+
+@pytest.mark.parametrize("words", sorted(set(re.findall(r"(?:^|`)make ([^`#\n]*[^`#\s])", TEXTS, re.MULTILINE))))
+def test_what_the_texts_ask_of_make_it_has(words: str) -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    targets, variables = (re.findall(rf"^{name} (.+)$", makefile, re.MULTILINE)[0].split()
+                          for name in (r"\.PHONY:", "variables :="))
+    target, *settings = shlex.split(words)
+    assert target in targets
+    assert {setting.partition("=")[0] for setting in settings} <= set(variables)
+
+
 def test_an_unknown_command_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["nosuch"])
@@ -66,5 +84,5 @@ def test_what_nohup_ignores_stays_ignored() -> None:
     code = ("import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); from book.press.__main__ import main; "
             "main(['stage', 'quick']); print(signal.getsignal(signal.SIGHUP).name)")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60,
-                          env={**os.environ, "SET": ""})  # fmt: skip
+                          env={**os.environ, "SET": ""})
     assert done.stdout.splitlines()[-1] == "SIG_IGN"

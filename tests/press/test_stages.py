@@ -53,7 +53,7 @@ def test_every_stage_is_a_run_that_its_chapter_accepts_within_its_minutes(editio
     assert len(kept) == len({(stage.chapter, stage.set) for stage in kept})
     for stage in stages.stages(edition):  # what only fills the store does so for a run that comes after it
         assert stage.keep or stage.chapter == "08_nrf_attack" or any(
-            later.keep for later in stages.stages(edition) if later.chapter == stage.chapter)  # fmt: skip
+            later.keep for later in stages.stages(edition) if later.chapter == stage.chapter)
 
 
 def test_a_tiny_stage_has_its_editions_networks_and_no_number_above_those_of_smoke() -> None:
@@ -67,7 +67,7 @@ def book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A book of one chapter, which trains twice and waits between for the file "go", in an edition of two stages."""
     source = tmp_path / "01_x.ipynb"
     cells = [nbformat.v4.new_code_cell("profile: str = 'quick'\nsteps: int | None = None"),
-             nbformat.v4.new_code_cell(f"FOLDER = {str(tmp_path)!r}\n{CODE}")]  # fmt: skip
+             nbformat.v4.new_code_cell(f"FOLDER = {str(tmp_path)!r}\n{CODE}")]
     cells[0].metadata.tags = ["parameters"]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), source)
     rows = [{"chapter": "01_x", "set": "steps=5", "minutes": 2}, {"chapter": "01_x", "keep": True}]

@@ -2,7 +2,6 @@
 
 import copy
 import functools
-import operator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -35,7 +34,6 @@ from nbutils.robustness import (
     health_checks,
     predict,
     right_before,
-    scored,
     transfer_matrix,
     transfer_rate,
     worst_case,
@@ -106,19 +104,6 @@ def test_attacked_verdicts_and_norms_are_those_of_the_attacked_images(network_pa
     torch.testing.assert_close(outcome.l2, (delta**2).sum(1).sqrt(), rtol=1e-5, atol=0)
     assert not outcome.l2.requires_grad
     assert (outcome.attack, outcome.threat) == (repr(attack), "L_inf 2/255")
-
-
-def test_images_that_are_attacked_already_are_scored_as_evaluated(network_pair: Pair, planted_test: PlantedSet) -> None:
-    model, attack = network_pair[0], PGD(LINF, 2, keep_best=False)
-    x_adv = attacked(model, planted_test, attack, seed=3).x
-    evaluated, found = evaluate(model, planted_test, attack, seed=3), scored(model, planted_test, attack, x_adv)
-    for name, value in vars(evaluated).items():
-        same = torch.equal if isinstance(value, torch.Tensor) else operator.eq
-        assert name == "seconds" or same(value, getattr(found, name)), name
-    part = scored(model, planted_test, attack, x_adv, planted_test.y)
-    assert part.accuracy == 1
-    assert torch.equal(part.l2, found.l2)
-    assert (part.attack, part.inputs) == (found.attack, found.inputs)
 
 
 def test_an_answer_may_be_read_off_otherwise(network_pair: Pair, planted_test: PlantedSet, own_build: Path) -> None:
@@ -193,8 +178,6 @@ def test_an_attack_without_radius_is_unbounded(network_pair: Pair, planted_test:
     outcome = evaluate(network_pair[0], planted_test.view("pattern_only"), Returns(None, 0.001))
     assert outcome.threat == "unbounded"
     torch.testing.assert_close(outcome.linf, torch.full((100,), 0.001), rtol=0, atol=1e-6)
-    darker = scored(network_pair[0], planted_test, None, planted_test.x - 0.001)
-    torch.testing.assert_close(darker.linf, torch.full((100,), 0.001), rtol=0, atol=1e-6)
 
 
 def test_attacked_images_keep_their_labels_and_truth(network_pair: Pair, planted_test: PlantedSet) -> None:
@@ -358,7 +341,7 @@ def test_a_transferred_attack_rests_on_its_source(planted_test: PlantedSet, netw
         assert evaluate(target, images, attack, source=source).inputs == ("model-1", *keys, images.fingerprint)
     ((outcome,),) = transfer_matrix([first], images, attack, targets=[target])
     assert outcome.inputs == ("model-1", "model-2", images.fingerprint)
-    assert scored(target, images, None, images.x).inputs == ("model-1", images.fingerprint)
+    assert evaluate(target, images).inputs == ("model-1", images.fingerprint)
 
 
 def test_a_transfer_matrix_attacks_each_model_once(network_pair: Pair, planted_test: PlantedSet) -> None:

@@ -48,7 +48,7 @@ def show_twin(app: Sphinx, docname: str, source: list[str]) -> None:
         for number, cell in enumerate(code_cells(twin), start=1):
             if any("image/png" in output.get("data", {}) for output in cell.outputs):
                 logger.warning("cell %d shows a bare picture; a lab.figures.Picture has a text alternative", number,
-                               location=docname)  # fmt: skip
+                               location=docname)
             for output in cell.outputs:
                 output.get("data", {}).pop(MIME, None)  # the run's record, which no page shows
         source[0] = nbformat.writes(twin)
@@ -96,7 +96,7 @@ def notice(chapter: Chapter, state: State) -> nbformat.NotebookNode:
     text += ["```text", str(state).replace("`", "'"), "```", ""]
     if chapter.partial.exists():
         text += [f"What it wrote before stands in `{chapter.partial.name}`, in the build folder under",
-                 f"`executed/{chapter.profile}`."]  # fmt: skip
+                 f"`executed/{chapter.profile}`."]
     text += [f"Run {again} to make this page.", "::::"]
     return nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("\n".join(text))])
 

@@ -49,9 +49,9 @@ class ClaimsPicture(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         counts = ledger.counts(entries())
         words = "; ".join(f"{paper}: " + (", ".join(f"{n} {state}" for state, n in row.items() if n) or "no claim yet")
-                          for paper, row in counts.items())  # fmt: skip
+                          for paper, row in counts.items())
         picture = figures.stacked(counts, xlabel="number of claims", alt=f"Claims by paper and verdict. {words}.",
-                                  caption="Claims by paper and verdict, in the edition shown here.")  # fmt: skip
+                                  caption="Claims by paper and verdict, in the edition shown here.")
         return _raw(picture._repr_html_())
 
 
@@ -63,7 +63,7 @@ class KeptEditions(SphinxDirective):
         for name, chapters in kept().items():
             headers = [header for header, _ in chapters.values()]
             links = ", ".join(f'<a href="../records/{quote(name)}/{chapter}.html">{chapter[:2]}</a>'
-                              for chapter in chapters)  # fmt: skip
+                              for chapter in chapters)
             minutes = f"{sum(header['minutes'] for header in headers):.0f}" * bool(headers)
             devices = "; ".join(sorted({header["device"] for header in headers}))
             last = max((header["finished"][:10] for header in headers), default="")

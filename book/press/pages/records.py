@@ -52,7 +52,7 @@ def page(name: str, header: dict[str, Any], found: list[Result]) -> str:
     """All results of a chapter, as HTML."""
     parameters = ", ".join(f"{key} = {value}" for key, value in header["parameters"].items())
     facts = {"code": f"nbutils {header['version']}, commit {header['commit']}", "finished": header["finished"],
-             "python, torch": f"{header['python']}, {header['torch']}", "parameters": parameters}  # fmt: skip
+             "python, torch": f"{header['python']}, {header['torch']}", "parameters": parameters}
     rows = []
     for result in found:
         values = ", ".join(f"{value:.4g}" for value in result.values).replace("-", MINUS)
@@ -163,7 +163,7 @@ def read(app: Sphinx) -> None:
     """On ``builder-inited``: the records are read once, those of editions under "edition/chapter"."""
     try:
         others = {f"{edition}/{chapter}": record
-                  for edition, found in kept().items() for chapter, record in found.items()}  # fmt: skip
+                  for edition, found in kept().items() for chapter, record in found.items()}
         app.records = records() | others  # type: ignore[attr-defined]
     except ValueError as error:
         raise ExtensionError(str(error)) from None
