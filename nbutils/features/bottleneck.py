@@ -161,12 +161,10 @@ def distill(model: SplitClassifier, images: ImageSet | Tensor, labels: Tensor, a
 
 
 def robust_channels(sigma: Tensor, variance: Tensor, threshold: str = "image") -> Tensor:
-    """(B, C) bool: sigma^2 > T (equation 5), for sigma and variance (B, C) of one batch.
+    """(B, C) bool: sigma^2 > T (Kim et al. 2021, equation 5), for sigma and variance (B, C) of one batch.
 
-    T = max(variance) per "image", over the "batch", or per "channel", which is the variance itself.
-
-    Raises:
-        ValueError: unknown threshold.
+    T = max(variance) per "image", over the "batch", or per "channel", which is the variance itself. Raises ValueError:
+    another threshold.
     """
     _check_choice("threshold", threshold)
     over = {"image": (1,), "batch": (0, 1), "channel": ()}[threshold]
@@ -175,10 +173,7 @@ def robust_channels(sigma: Tensor, variance: Tensor, threshold: str = "image") -
 
 def parts(z: Tensor, robust: Tensor) -> tuple[Tensor, Tensor]:
     """Zr and Znr with Zr + Znr = Z exactly, for features z (N, C, H, W) and a mask (N, C) or (C,) of robust channels.
-
-    Raises:
-        ValueError: the mask does not fit.
-    """
+    Raises ValueError: the mask does not fit."""
     mask = _fitting(robust, z)
     return z * mask, z * ~mask
 
@@ -341,9 +336,14 @@ def closed_form_masks(model: SplitClassifier, images: ImageSet | Tensor, labels:
             _, scale, last = pooled
             logits = model.logits_from(z, at)
             _check_labels(labels, logits.shape[1])
-            favour = (F.one_hot(y.to(z.device), logits.shape[1]) - logits.softmax(1)) @ last.weight * scale
+            favour = _favour(logits, y.to(z.device), last) * scale
             masks.append((favour.argsort(1, descending=True).argsort(1) < size.to(z.device)[:, None]).cpu())
     return torch.cat(masks)
+
+
+def _favour(logits: Tensor, y: Tensor, last: nn.Linear) -> Tensor:
+    """(B, C) W_y - p W: minus the gradient of the cross-entropy in the pooled features."""
+    return (F.one_hot(y, logits.shape[1]) - logits.softmax(1)) @ last.weight
 
 
 def global_mask(robust: Tensor, size: int | None = None) -> Tensor:
@@ -388,34 +388,48 @@ def _optimise(model: SplitClassifier, z: Tensor, y: Tensor, at: str, settings: B
     noise = noise.to(z)
     pooled = _pooled(model, z, at)
     if pooled is None:
-        gradient = _by_autograd(model, z, y, at, settings.draws)
+        gradient = _by_autograd(model, z, y, at)
     else:
         noise, gradient = noise.mul_(pooled[1]), _in_closed_form(pooled[0], pooled[2], y, settings.draws)
     lambda_ = torch.zeros_like(variance)
     lambda_.grad = torch.empty_like(variance)
     optimizer = torch.optim.Adam([lambda_], lr=settings.rate, fused=True)
     for epsilon in noise.unbind(1):  # (B, D, C)
-        sigma = F.softplus(lambda_)
-        by_sigma = gradient(sigma[:, None] * epsilon).mul_(epsilon)
-        by_sigma = by_sigma.mean(1) if settings.draws > 1 else by_sigma[:, 0]
-        inverse = sigma.reciprocal_()
-        by_kl = (variance * inverse).mul_(inverse).neg_().add_(1).mul_(inverse)  # finite where the variance is 0
-        torch.mul(by_sigma.add_(by_kl, alpha=pull), lambda_.sigmoid(), out=lambda_.grad)
+        by_sigma = _loss_slope(F.softplus(lambda_), epsilon, variance, gradient, pull)
+        torch.mul(by_sigma, lambda_.sigmoid(), out=lambda_.grad)
         optimizer.step()
     return F.softplus(lambda_), variance
 
 
-def _by_autograd(model: SplitClassifier, z: Tensor, y: Tensor, at: str, draws: int) -> Gradient:
-    labels = y.repeat_interleave(draws)
+def _loss_slope(sigma: Tensor, epsilon: Tensor, variance: Tensor, gradient: Gradient, beta: float) -> Tensor:
+    """Derivative in sigma (B, C) of CE(f_{l+}(z + sigma epsilon), y) + beta KL (Kim et al. 2021, equation 4), where the
+    cross-entropy is a mean over the draws epsilon (B, D, C)."""
+    by_sigma = gradient(sigma[:, None] * epsilon).mul_(epsilon)
+    by_sigma = by_sigma.mean(1) if epsilon.shape[1] > 1 else by_sigma[:, 0]
+    return by_sigma.add_(_kl_slope(sigma, variance), alpha=beta)
 
+
+def _kl_slope(sigma: Tensor, variance: Tensor) -> Tensor:
+    """(1 - variance / sigma^2) / sigma, the derivative in sigma of the divergence of equation 4, both (B, C); finite
+    where the variance is 0."""
+    inverse = sigma.reciprocal()
+    return (variance * inverse).mul_(inverse).neg_().add_(1).mul_(inverse)
+
+
+def _by_autograd(model: SplitClassifier, z: Tensor, y: Tensor, at: str) -> Gradient:
     def gradient(shift: Tensor) -> Tensor:
         with torch.enable_grad():
             leaf = shift.requires_grad_()
-            shifted = (z[:, None] + leaf[..., None, None]).flatten(0, 1)
-            loss = F.cross_entropy(model.logits_from(shifted, at), labels, reduction="sum")
-            return torch.autograd.grad(loss, leaf)[0]
+            return torch.autograd.grad(_noisy_cross_entropy(model, z, leaf, y, at), leaf)[0]
 
     return gradient
+
+
+def _noisy_cross_entropy(model: SplitClassifier, z: Tensor, shift: Tensor, y: Tensor, at: str) -> Tensor:
+    """CE(f_{l+}(z + shift), y), summed over images and draws, for shifts sigma epsilon (B, D, C); equation 3."""
+    shifted = (z[:, None] + shift[..., None, None]).flatten(0, 1)
+    labels = y.repeat_interleave(shift.shape[1])
+    return F.cross_entropy(model.logits_from(shifted, at), labels, reduction="sum")
 
 
 def _in_closed_form(levels: Tensor, last: nn.Linear, y: Tensor, draws: int) -> Gradient:

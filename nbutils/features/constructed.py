@@ -176,11 +176,10 @@ def relabelled(images: ImageSet, model: SplitClassifier, name: str, target: str,
     """
     if target not in TARGETS:
         raise ValueError(f"target = {target!r}: expected 'uniform' or 'next'{did_you_mean(target, TARGETS)}")
-    attack = PGD(ThreatModel("L2", eps), steps, step_size, targeted=True, random_start=False, keep_best=False)
+    attack = _towards_class(eps, steps, step_size)
     check_counts(chunk_size=chunk_size, batch_size=batch_size)
     _check_teacher(model, images)
-    uniform = torch.randint(images.num_classes, images.y.shape, generator=torch.Generator().manual_seed(seed))
-    t = uniform if target == "uniform" else (images.y + 1) % images.num_classes
+    t = _new_labels(images, target, seed)
 
     def change(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x, label = suited(images.x[rows], model), t[rows].to(next(model.parameters()).device)
@@ -192,6 +191,18 @@ def relabelled(images: ImageSet, model: SplitClassifier, name: str, target: str,
                 "chunk_size": chunk_size, "batch_size": batch_size}
     made = _in_chunks(images, model, name, {"target": target, "settings": settings}, change)
     return replace(made, y=t)
+
+
+def _towards_class(eps: float, steps: int, step_size: float) -> PGD:
+    """Down the loss of class t from x itself, with ||x' - x||_2 <= eps (Ilyas et al. 2019, section 3.2)."""
+    return PGD(ThreatModel("L2", eps), steps, step_size, targeted=True, random_start=False, keep_best=False)
+
+
+def _new_labels(images: ImageSet, target: str, seed: int) -> Tensor:
+    """(N,) t: "uniform", for D_rand, or the "next" class, for D_det (Ilyas et al. 2019, section 3.2)."""
+    if target == "next":
+        return (images.y + 1) % images.num_classes
+    return torch.randint(images.num_classes, images.y.shape, generator=torch.Generator().manual_seed(seed))
 
 
 def residuals(images: ImageSet, model: nn.Module, settings: Iterable[tuple[int, float]] = ((200, 0.5), (1000, 0.1)),

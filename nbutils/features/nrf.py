@@ -104,19 +104,37 @@ class NRF(CW):
     def loss(self, model: nn.Module, x: Tensor, y: Tensor) -> Loss:
         if not isinstance(model, SplitClassifier):
             raise ValueError(f"model = {type(model).__name__}: expected a SplitClassifier, which can be cut")
-        mask, sign = self.mask(model, x, y), 1 if self.magnitude == "up" else -1
-        over_batch = self.norm_over == "batch"
+        mask = self.mask(model, x, y)
 
         def loss(x_adv: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
             z = model.features(x_adv, self.at)
             gap, fooled = self.gap(model.logits_from(z, self.at), y)
-            (gradient,) = torch.autograd.grad((c * gap).sum(), z, create_graph=self.second_order)
-            masked = gradient * mask.view(*mask.shape, *[1] * (z.ndim - 2))
-            length = masked.norm().expand(len(z)) if over_batch else masked.flatten(1).norm(dim=1)
+            gradient, masked = self.gradients(c * gap, z, mask)
             if self.second_order:
-                return c * gap - sign * (length / len(z) if over_batch else length), fooled
-            unit = masked / length.clamp_min(torch.finfo(z.dtype).tiny).view(-1, *[1] * (z.ndim - 1))
-            pull = gradient + sign * unit  # the objective's gradient in z, which is all that a step needs of it
-            return (pull * z).flatten(1).sum(1), fooled
+                return self.as_printed(c * gap, masked), fooled
+            return (self.as_released(gradient, masked) * z).flatten(1).sum(1), fooled
 
         return loss
+
+    def gradients(self, base: Tensor, z: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """dL/dz for the loss L = base (B,), and G = mask dL/dz (Kim et al. 2021, equation 7), both (B, C, ...)."""
+        (gradient,) = torch.autograd.grad(base.sum(), z, create_graph=self.second_order)
+        return gradient, gradient * mask.view(*mask.shape, *[1] * (z.ndim - 2))
+
+    def as_printed(self, base: Tensor, masked: Tensor) -> Tensor:
+        """(B,) L - ||G|| (Kim et al. 2021, equation 8), or L + ||G|| where the magnitude is "down"."""
+        length = self._length(masked) / (len(masked) if self.norm_over == "batch" else 1)
+        return base - self._sign * length
+
+    def as_released(self, gradient: Tensor, masked: Tensor) -> Tensor:
+        """dL/dz + G / ||G||, the objective's gradient in z, which is all that a step needs of it."""
+        length = self._length(masked).clamp_min(torch.finfo(masked.dtype).tiny)
+        return gradient + self._sign * masked / length.view(-1, *[1] * (masked.ndim - 1))
+
+    def _length(self, masked: Tensor) -> Tensor:
+        """(B,) ||G|| of each image, or B times that of the batch."""
+        return masked.norm().expand(len(masked)) if self.norm_over == "batch" else masked.flatten(1).norm(dim=1)
+
+    @property
+    def _sign(self) -> int:
+        return 1 if self.magnitude == "up" else -1

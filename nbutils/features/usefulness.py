@@ -181,14 +181,19 @@ def usefulness(model: SplitClassifier, images: ImageSet, target: int, attack: PG
     feature, x = OneAgainstRest(model, target), images.x.to(device)
     with frozen(feature), torch.no_grad():
         clean = torch.diff(feature(x)).squeeze(1).cpu().double()
-        mean = (weights * clean).sum()
-        std = (weights * (clean - mean) ** 2).sum().sqrt()
         if attack is None:
             value = clean
         else:
             x_adv = attack(feature, x, (signs > 0).long().to(device), torch.Generator().manual_seed(seed))
             value = torch.diff(feature(x_adv)).squeeze(1).cpu().double()
-    return (weights * signs * (value - mean) / std).sum().item()
+    return _standardised(value, clean, signs, weights).item()
+
+
+def _standardised(value: Tensor, clean: Tensor, signs: Tensor, weights: Tensor) -> Tensor:
+    """E[y f] (Ilyas et al. 2019, equation 1) for values (N,) of f, scaled to mean 0 and variance 1 on clean images."""
+    mean = (weights * clean).sum()
+    std = (weights * (clean - mean) ** 2).sum().sqrt()
+    return (weights * signs * (value - mean) / std).sum()
 
 
 class OneChannel(nn.Module):
@@ -265,13 +270,18 @@ def robust_channel_usefulness(model: SplitClassifier, images: ImageSet, few: Ima
                 wanted = (signs > 0).long().to(x.device)
                 x_adv = attack(OneChannel(model, k), x, wanted, torch.Generator().manual_seed(seed))
                 fall = clean[:, k] - features_at(model, x_adv, "pool")[:, k]
-                gamma[k] = rho[k] - (weights * signs * fall).sum() / std[k]
+                gamma[k] = _what_is_left(rho[k], std[k], fall, signs, weights)
         return {"rho": rho, "gamma": gamma}
 
     recipe = {"model": store.fingerprint(model), "images": [part.fingerprint for part in (images, few, chosen_on)],
               "attack": attack, "seed": seed}
     found = store.load_or_build("channels", recipe, attack_each).tensors
     return found["rho"], found["gamma"]
+
+
+def _what_is_left(rho: Tensor, std: Tensor, fall: Tensor, signs: Tensor, weights: Tensor) -> Tensor:
+    """E[inf y f(x + delta)] (Ilyas et al. 2019, equation 2): rho minus what y f loses, where f falls by (N,) / std."""
+    return rho - (weights * signs * fall).sum() / std
 
 
 def variance_explained(values: Tensor, labels: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -145,14 +146,20 @@ def _inverted(model: SplitClassifier, z: Tensor, at: str, mask: Tensor, along: b
     for _ in range(settings.steps):
         with torch.enable_grad():
             x = w.sigmoid()
-            found = seen(move(x))
-            loss = -(found * wanted).sum(1) if along else (found - wanted).square().sum(1)
-            (w.grad,) = torch.autograd.grad((loss / unit + settings.smoothness * total_variation(x)).sum(), w)
+            loss = _picture_loss(x, seen(move(x)), wanted, unit, settings.smoothness, along)
+            (w.grad,) = torch.autograd.grad(loss.sum(), w)
         optimizer.step()
         count(1)
     x = w.sigmoid()
     length = torch.where(asked > 0, wanted.norm(dim=1), torch.nan)
     return x.cpu().contiguous(), ((seen(x) - wanted).norm(dim=1) / length).cpu()
+
+
+def _picture_loss(x: Tensor, found: Tensor, wanted: Tensor, unit: Tensor, smoothness: float, along: bool) -> Tensor:
+    """(N,) ||m (f_l(x') - z)||^2 / ||m z||^2 + smoothness TV(x') (Mahendran and Vedaldi 2015), or the same
+    with minus the inner product `along` m z; found and wanted are m f_l(x') and m z, unit is ||m z||^2."""
+    loss = -(found * wanted).sum(1) if along else (found - wanted).square().sum(1)
+    return loss / unit + smoothness * total_variation(x)
 
 
 def activation_maximum(model: SplitClassifier, at: str, channels: Tensor, *,
@@ -180,15 +187,13 @@ def activation_maximum(model: SplitClassifier, at: str, channels: Tensor, *,
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of a library that lucent imports
         import nbutils.vision  # noqa: F401, I001  (before lucent, which imports torchvision)
-        from lucent.optvis import objectives, render
+        from lucent.optvis import render
     copy = deepcopy(model).eval().requires_grad_(False)  # lucent leaves its hooks behind
     last = model.cuts.index(at)
     copy.stages = copy.stages[:last + 1]  # a stage after the cut might change its features in place
     layer, like, move = f"stages_{last}", next(model.parameters()), settings.moves()
     w = settings.start(len(channels), size, like).requires_grad_()
-    wanted = [objectives.channel_weight(layer, row.to(like) * maps[0] / row.sum().item(), batch=picture)
-              for picture, row in enumerate(channels)]
-    rough = objectives.Objective(lambda T: settings.smoothness * total_variation(T("input")).sum())
+    excited = _excitement(layer, channels.to(like), settings.smoothness)
     with counter(f"activation maximum at {at}", "step") as count:
 
         def moved(x: Tensor) -> Tensor:
@@ -196,10 +201,20 @@ def activation_maximum(model: SplitClassifier, at: str, channels: Tensor, *,
             return move(x)
 
         (found,) = render.render_vis(
-            copy, objectives.Objective.sum([*wanted, rough]), lambda: ([w], w.sigmoid), thresholds=(settings.steps,),
+            copy, excited, lambda: ([w], w.sigmoid), thresholds=(settings.steps,),
             optimizer=lambda weights: torch.optim.Adam(weights, settings.rate), transforms=[moved], preprocess=False,
             fixed_image_size=size, progress=False, show_image=False)
     return torch.from_numpy(found).permute(0, 3, 1, 2).contiguous()
+
+
+def _excitement(layer: str, channels: Tensor, smoothness: float) -> Any:
+    """The mean of each row of channels (N, C) over its picture's positions, minus smoothness TV (Olah et al. 2017)."""
+    from lucent.optvis import objectives
+
+    wanted = [objectives.channel_weight(layer, row * len(row) / row.sum().item(), batch=picture)
+              for picture, row in enumerate(channels)]
+    rough = objectives.Objective(lambda T: smoothness * total_variation(T("input")).sum())
+    return objectives.Objective.sum([*wanted, rough])
 
 
 def _maps(model: SplitClassifier, at: str, size: int) -> torch.Size:

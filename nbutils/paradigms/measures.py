@@ -57,11 +57,16 @@ def readable(z: Tensor, values: Tensor, z_test: Tensor, values_test: Tensor, pen
         raise ValueError(f"penalty = {penalty!r}: expected a number > 0, such as 1e-3")
     scale, unit = Standardize(z).double(), Standardize(values).double()
     x, x_test, y, y_test = scale(z.double()), scale(z_test.double()), unit(values.double()), unit(values_test.double())
-    gram = x.T @ x / len(x) + penalty * torch.eye(x.shape[1], dtype=x.dtype)
-    error = (y_test - x_test @ torch.linalg.solve(gram, x.T @ y / len(x))).square().mean(0)
+    error = (y_test - x_test @ _ridge(x, y, penalty)).square().mean(0)
     variance = y_test.var(0, correction=0)
     dead = (variance < 1e-12) | (y.var(0, correction=0) < 1e-12)
     return torch.where(dead, torch.nan, 1 - error / variance)
+
+
+def _ridge(x: Tensor, y: Tensor, penalty: float) -> Tensor:
+    """(D, C) weights that minimise the mean squared error of x @ weights against y plus the penalty on squares."""
+    gram = x.T @ x / len(x) + penalty * torch.eye(x.shape[1], dtype=x.dtype)
+    return torch.linalg.solve(gram, x.T @ y / len(x))
 
 
 def shown(value: float, digits: int = 3) -> str:

@@ -137,13 +137,18 @@ def logistic_regression(z: Tensor, y: Tensor, num_classes: int, penalty: float,
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = F.cross_entropy(F.linear(z, weight, bias), y) + penalty / 2 * weight.square().sum()
+        loss = _probe_loss(z, y, weight, bias, penalty)
         loss.backward()
         return loss
 
     with torch.enable_grad():
         optimizer.step(closure)
     return weight.detach(), bias.detach()
+
+
+def _probe_loss(z: Tensor, y: Tensor, weight: Tensor, bias: Tensor, penalty: float) -> Tensor:
+    """Mean cross-entropy of the linear head on features z (N, D), plus penalty / 2 times the squared weights."""
+    return F.cross_entropy(F.linear(z, weight, bias), y) + penalty / 2 * weight.square().sum()
 
 
 def finetuned(encoder: Encoder, images: ImageSet, schedule: training.Schedule, seed: int = 0,

@@ -139,8 +139,6 @@ def mixed_precision(device: torch.device | str, precision: str) -> torch.autocas
 class PGD:
     """Projected gradient ascent on a loss (Madry et al. 2018; FGSM: Goodfellow et al. 2015; BIM: Kurakin et al. 2017).
 
-    x_{t+1} = project(x_t + step_size * ascent_direction(gradient of loss at x_t)).
-
     Attributes:
         threat: the perturbations allowed.
         steps: gradient steps per restart.
@@ -231,6 +229,11 @@ class PGD:
                 harm[:, left[better]] = found_harm[:, better]
         return best
 
+    def step(self, x_adv: Tensor, gradient: Tensor, x: Tensor) -> Tensor:
+        """One step up the loss and back into the ball around x (Madry et al. 2018, section 2.1)."""
+        moved = x_adv + self.threat.ascent_direction(gradient).mul_(self.step_size or 0)
+        return self.threat.project(moved, x)
+
     def _search(self, model: nn.Module, x: Tensor, y: Tensor,
                 generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """One restart: images (B, ...) and their harm (2, B), rows fooled (0 or 1) and loss."""
@@ -250,8 +253,7 @@ class PGD:
                 harm = now.to(x.dtype)
             if stepping:
                 (gradient,) = torch.autograd.grad(loss.sum(), x_adv)
-                moved = x_adv.detach() + self.threat.ascent_direction(gradient).mul_(self.step_size or 0)
-                x_adv = self.threat.project(moved, x[at_work] if len(at_work) < len(x) else x)
+                x_adv = self.step(x_adv.detach(), gradient, x[at_work] if len(at_work) < len(x) else x)
                 if self.early_exit and (now[0] > 0).any():
                     left = now[0] == 0
                     at_work, x_adv = at_work[left], x_adv[left]

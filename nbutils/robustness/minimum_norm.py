@@ -118,13 +118,18 @@ class CW:
             with torch.enable_grad():
                 x_adv = self.image(w, x)
                 weighted, fooled = loss(x_adv, c)
-                objective = ((x_adv - origin).flatten(1).square().sum(1) + weighted).sum()
-            (w.grad,) = torch.autograd.grad(objective, w)
+                objective = self.objective(x_adv, origin, weighted)
+            (w.grad,) = torch.autograd.grad(objective.sum(), w)
             optimizer.step()
             distance = (x_adv.detach() - x).flatten(1).norm(dim=1)
             closer = fooled & (distance < nearest)
             best[closer], nearest[closer] = x_adv.detach()[closer], distance[closer]
         return best, nearest
+
+    @staticmethod
+    def objective(x_adv: Tensor, x: Tensor, weighted: Tensor) -> Tensor:
+        """(B,) what Adam minimises: the squared distance plus the weighted gap, by default c times `gap`."""
+        return (x_adv - x).flatten(1).square().sum(1) + weighted
 
     def image(self, w: Tensor, x: Tensor) -> Tensor:
         """The images (B, 3, H, W) that w stands for; x are the clean ones."""
@@ -140,11 +145,8 @@ class CW:
         return loss
 
     def gap(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """(B,) what the margin lacks, >= 0, and whether the images count as adversarial (B,).
-
-        Raises:
-            ValueError: logits that are not finite.
-        """
+        """(B,) max(f_y - max_{i != y} f_i + confidence, 0) (Carlini and Wagner 2017, section VI.A), and whether the
+        images count as adversarial (B,). Raises ValueError: logits that are not finite."""
         gap = margin(logits, y) * (-1 if self.targeted else 1)
         check_finite(gap, logits, "CW: the margin is not finite")
         raised = logits.detach() + self.confidence * (-1 if self.targeted else 1) * F.one_hot(y, logits.shape[1])

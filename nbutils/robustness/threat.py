@@ -96,12 +96,8 @@ class ThreatModel:
         return scaled / length.clamp_min(1)  # the largest entry is 1, so only a zero gradient is shorter
 
     def project(self, perturbed: Tensor, x: Tensor) -> Tensor:
-        """An admissible image near `perturbed`: into the ball around x, then into [0, 1]. Where no pixel leaves [0, 1],
-        and for Linf always, it is the nearest one.
-
-        Args:
-            perturbed: (B, ...) any values. x: (B, ...) clean pixels in [0, 1].
-        """
+        """An admissible image near `perturbed` (B, ...): into the ball around x (B, ...), clean pixels, then into
+        [0, 1]. Where no pixel leaves [0, 1], and for Linf always, it is the nearest one."""
         if self.norm == "Linf":
             return torch.clamp(perturbed, x - self.eps, x + self.eps).clamp_(0, 1)
         delta = perturbed - x

@@ -1,5 +1,6 @@
 """Rules for what stands in the repository: notebooks, table of contents, profiles, and no trace of one machine."""
 
+import ast
 import re
 import subprocess
 from pathlib import Path
@@ -16,6 +17,15 @@ from nbutils.machine import ROOT
 
 CHAPTERS = every("smoke")
 TEXT = {".py", ".md", ".yml", ".toml", ".txt", ".ipynb", ".csv", ".bib", ".cff", ".css", ""}
+# Formulas without code below them, and why.
+NO_CODE_BELOW = {
+    "eq-dr": "a hope of the paper's; the chapter tests it",
+    "eq-ib": "neither of its terms can be computed",
+    "eq-kim-taylor": "its remainder is measured in a section of its own",
+    "eq-along": "another setting of the code under the formula before it",
+    "eq-shares": "an identity, by which the result is explained",
+    "eq-foreign": "a ratio of what the chapter measures first",
+}
 each_chapter = pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda chapter: chapter.name)
 
 
@@ -89,6 +99,39 @@ def test_solutions_are_marked_and_their_checks_hidden(chapter: Chapter) -> None:
 def test_answers_are_hidden_until_the_reader_has_guessed(chapter: Chapter) -> None:
     text = "\n".join(cell.source for cell in read(chapter.source).cells if cell.cell_type == "markdown")
     assert text.count(":class: predict") == text.count(":class: reveal") >= 1
+
+
+@each_chapter
+def test_code_shown_under_formulas_exists_and_is_short(chapter: Chapter) -> None:
+    for cell in read(chapter.source).cells:
+        for path, options in re.findall(r"^```\{literalinclude\} (\S+)\n((?::.*\n)+)```$", cell.source, re.MULTILINE):
+            (name,) = re.findall(r"^:pyobject: (\S+)$", options, re.MULTILINE)
+            assert 2 <= lines_of(chapter.source.parent / path, name) <= 20, f"{path}: {name}"
+            assert (":dedent: 4" in options) == ("." in name), f"{path}: {name}"
+        assert cell.source.count("{literalinclude}") == len(re.findall(r"^:pyobject:", cell.source, re.MULTILINE))
+
+
+def lines_of(path: Path, name: str) -> int:
+    """How many lines a function or method such as "PGD.step" has, with its decorators."""
+    node: Any = ast.parse(path.read_text())
+    for word in name.split("."):
+        (node,) = (part for part in node.body if getattr(part, "name", None) == word)
+    return node.end_lineno + 1 - min(part.lineno for part in (node, *node.decorator_list))
+
+
+def test_code_stands_below_every_formula_that_is_computed() -> None:
+    """An include in the same cell, or a code cell among the next two that is not the parameters."""
+    formulas, bare = set(), set()
+    for chapter in CHAPTERS:
+        cells = read(chapter.source).cells
+        for place, cell in enumerate(cells):
+            after = [c for c in cells[place + 1 : place + 3] if "parameters" not in c.metadata.get("tags", [])]
+            for label, text in re.findall(r":label: (eq-\S+)\n(.*?)(?=:label: eq-|\Z)", cell.source, re.DOTALL):
+                formulas.add(label)
+                if "{literalinclude}" not in text and all(c.cell_type != "code" for c in after):
+                    bare.add(label)
+    assert bare == set(NO_CODE_BELOW)
+    assert len(formulas - bare) >= 25
 
 
 def test_every_notebook_has_its_place_in_the_book() -> None:
