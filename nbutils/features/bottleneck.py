@@ -268,7 +268,8 @@ def random_masks(robust: Tensor, images: ImageSet | Tensor, seed: int = 0, energ
     return order.argsort(1) < size
 
 
-def untrained(network: str, images: ImageSet, seed: int = 0, passes: int = 3, batch_size: int = 100) -> SplitClassifier:
+def untrained(network: str, images: ImageSet, seed: int = 0, device: torch.device | str = "cpu", passes: int = 3,
+              batch_size: int = 100) -> SplitClassifier:
     """A network that has learned nothing, in evaluation mode, whose BatchNorm statistics are those of the images.
 
     Left as they are built, the statistics do not fit: features lose their scale from layer to layer, and the last bias
@@ -286,7 +287,7 @@ def untrained(network: str, images: ImageSet, seed: int = 0, passes: int = 3, ba
         for x in images.x.split(batch_size)[:passes]:
             model(suited(x, model))
     model.name = f"{network}, untrained"
-    return model.eval()
+    return model.to(device).eval()
 
 
 def features_at(model: SplitClassifier, images: ImageSet | Tensor, at: str, batch_size: int = 256) -> Tensor:

@@ -197,6 +197,13 @@ class PlantedSet(ImageSet):
         """The same scenes, noise and pattern classes, with the tiles of a world of that seed."""
         return replace(self, world=replace(self.world, seed=seed)).view(self.seen_as)
 
+    def one_feature_each(self) -> ImageSet:
+        """The first half of the images with a shape and no pattern, the rest with a pattern and no shape."""
+        half = len(self) // 2
+        shape, pattern = self.take(half).view("no_pattern"), self.take(slice(half, None)).view("pattern_only")
+        return ImageSet(torch.cat([shape.x, pattern.x]), torch.cat([shape.y, pattern.y]), self.classes,
+                        "planted, one feature each")
+
     def by_pattern(self) -> Self:
         """The same images with the class of their pattern as label: accuracy is then how often the pattern is followed.
 

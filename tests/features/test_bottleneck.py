@@ -289,6 +289,7 @@ def test_an_untrained_network_knows_the_statistics_of_images() -> None:
     assert all(torch.equal(one, two) for one, two in zip(model.parameters(), fresh.parameters(), strict=True))
     z = [features_at(fresh, x, "block1.conv1").var((0, 2, 3)) for x in drawn.x.split(30)]
     bn = model.stages[model.cuts.index("block1.bn1")]
+    assert next(untrained("vgg_small", drawn, device="meta").parameters()).device.type == "meta"
     torch.testing.assert_close(bn.running_var, (z[0] + z[1]) / 2, rtol=1e-3, atol=1e-4)
 
 

@@ -63,6 +63,13 @@ def test_scored_by_pattern_the_label_is_the_tile_in_the_image(view: str, drawn: 
     assert torch.equal(seen.x, drawn.view(view).x)
 
 
+def test_one_feature_each_shows_a_shape_or_a_pattern_and_never_both(drawn: PlantedSet) -> None:
+    both, half = drawn.one_feature_each(), len(drawn) // 2
+    shape, pattern = drawn.view("no_pattern"), drawn.view("pattern_only")
+    assert torch.equal(both.x, torch.cat([shape.x[:half], pattern.x[half:]]))
+    assert torch.equal(both.y, torch.cat([drawn.shape[:half], drawn.pattern[half:]]))
+
+
 @given(amplitude=st.sampled_from([0.0, 1 / 255, 4 / 255, 0.05, 0.0599]), noise=st.sampled_from([0.0, 0.03, 1.0]),
        period=st.sampled_from([4, 8, 16, 32]), seed=st.integers(0, 50))
 def test_no_pixel_ever_reaches_a_bound(amplitude: float, noise: float, period: int, seed: int) -> None:
