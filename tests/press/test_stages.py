@@ -85,7 +85,8 @@ def in_a_process(folder: Path) -> list[str]:
     code = ("from pathlib import Path; from book.press import __main__, chapters, stages; "
             f"source = Path({str(folder)!r}); "
             "chapters.every = lambda profile: [chapters.Chapter(source / '01_x.ipynb', profile)]; "
-            "stages.EDITIONS = source / 'editions'; stages.present_commit = lambda: 'abc'; "
+            "stages.every = chapters.every; stages.EDITIONS = source / 'editions'; "
+            "stages.present_commit = lambda: 'abc'; "
             "raise SystemExit(__main__.main(['stage', 'quick', '1']))")
     return [sys.executable, "-c", code]
 
