@@ -118,8 +118,8 @@ class CW:
             with torch.enable_grad():
                 x_adv = self.image(w, x)
                 weighted, fooled = loss(x_adv, c)
-                objective = self.objective(x_adv, origin, weighted)
-            (w.grad,) = torch.autograd.grad(objective.sum(), w)
+                objective = self.objective(x_adv, origin, weighted).sum()
+            (w.grad,) = torch.autograd.grad(objective, w)
             optimizer.step()
             distance = (x_adv.detach() - x).flatten(1).norm(dim=1)
             closer = fooled & (distance < nearest)
