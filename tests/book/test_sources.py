@@ -47,6 +47,13 @@ def test_pages_speak_of_the_number_of_seeds_and_classes_that_there_are(chapter: 
         assert not re.search(r"range\(10\)|[Cc]hance is 10 %", anywhere)
 
 
+@each_chapter
+def test_a_cell_fits_on_a_screen(chapter: Chapter) -> None:
+    for cell in code_cells(read(chapter.source)):
+        lines = [line for line in cell.source.splitlines() if line.strip() and not line.strip().startswith("#")]
+        assert len(lines) <= 25, f"{chapter.name}, {cell.id}: {len(lines)} lines of code"
+
+
 @pytest.mark.parametrize("classes", [2, 3, 10])
 def test_a_third_class_is_neither_or_steps_aside_by_name(classes: int, capsys: pytest.CaptureFixture[str]) -> None:
     (chapter,) = (chapter for chapter in CHAPTERS if chapter.name == "07_correlation_tables")
