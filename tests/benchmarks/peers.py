@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from nbutils.networks import SplitClassifier
 from nbutils.paradigms import Augmentation, ContrastiveEncoder, Encoder
 from nbutils.paradigms.ddpm import DiffusionEncoder
-from nbutils.paradigms.mae import MaskedEncoder
+from nbutils.paradigms.mae import MaskedEncoder, positions
 from nbutils.vision import torchvision
 
 with warnings.catch_warnings():  # foolbox uses an old name of scipy
@@ -176,11 +176,13 @@ def masked_loss(model: MaskedEncoder, x: Tensor, y: Tensor) -> Tensor:
     hidden = torch.ones(batch, count, device=x.device)
     hidden[:, :keep] = 0
     hidden = hidden.gather(1, restore)
-    z = model.embed(patches) + model.where
+    z = model.embed(patches)
+    z = z + positions(math.isqrt(count), z.shape[2]).to(z)
     z = z.gather(1, shuffle[:, :keep, None].repeat(1, 1, z.shape[2]))
     z = model.widen(model.encoder(torch.cat([model.cls.expand(batch, -1, -1), z], dim=1)))
     everywhere = torch.cat([z[:, 1:], model.hidden.repeat(batch, count - keep, 1)], dim=1)
-    everywhere = everywhere.gather(1, restore[:, :, None].repeat(1, 1, z.shape[2])) + model.where_decoded
+    everywhere = everywhere.gather(1, restore[:, :, None].repeat(1, 1, z.shape[2]))
+    everywhere = everywhere + positions(math.isqrt(count), z.shape[2]).to(z)
     predicted = model.decoder(torch.cat([z[:, :1], everywhere], dim=1))[:, 1:]
     return (((predicted - patches) ** 2).mean(dim=2) * hidden).sum() / hidden.sum()
 

@@ -141,10 +141,10 @@ def masked_pair(peer: Peer) -> tuple[MaskedEncoder, nn.Module, nn.Module]:
         vit.patch_embed.proj.weight.copy_(weight)
         vit.patch_embed.proj.bias.copy_(ours.embed.bias)
         vit.cls_token.copy_(ours.cls)
-        vit.pos_embed.copy_(torch.cat([torch.zeros(1, 1, 64), ours.where], 1))
+        vit.pos_embed.copy_(torch.cat([torch.zeros(1, 1, 64), positions(8, 64)], 1))
         decoder.decoder_embed.load_state_dict(ours.widen.state_dict())
         decoder.mask_token.copy_(ours.hidden)
-        decoder.decoder_pos_embed.copy_(torch.cat([torch.zeros(1, 1, 32), ours.where_decoded], 1))
+        decoder.decoder_pos_embed.copy_(torch.cat([torch.zeros(1, 1, 32), positions(8, 32)], 1))
         for blocks, theirs in ((ours.encoder, vit.blocks), (ours.decoder, decoder.decoder_blocks)):
             for block, their_block in zip(blocks, theirs, strict=False):
                 copy_block(block, their_block)  # type: ignore[arg-type]
