@@ -2,7 +2,6 @@
 
 from nbutils.features.bottleneck import (
     Bottleneck,
-    Distilled,
     another_of_class,
     channel_energy,
     closed_form_masks,

@@ -12,6 +12,6 @@ from nbutils.paradigms.encoder import (
 )
 from nbutils.paradigms.mae import MAE, Masked, Reconstruct
 from nbutils.paradigms.measures import above_chance, cross_paradigm, readable, relative, shown
-from nbutils.paradigms.probe import Features, extract, finetuned, linear_probe, randomised, with_projector
+from nbutils.paradigms.probe import extract, finetuned, linear_probe, randomised, with_projector
 from nbutils.paradigms.recipes import recipes
 from nbutils.paradigms.simclr import Alignment, Augmentation, ContrastiveEncoder, InfoNCE, SimCLR, nt_xent
