@@ -277,14 +277,6 @@ class Run:
         self.found[result.id] = result
         return result
 
-    def per_seed(self, *lists: Sequence[Any]) -> Iterable[tuple[Any, ...]]:
-        """(seed, item of the first list, item of the second, ...) for each seed, with progress.
-
-        Raises:
-            ValueError: a list whose length is not the number of seeds.
-        """
-        return progress(list(zip(self.seeds, *lists, strict=True)), "seeds")
-
     def judge(self, *ids: str) -> Verdicts:
         """Hold the recorded results that these claims name against the claims' criteria.
 
