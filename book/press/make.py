@@ -146,10 +146,10 @@ def serve() -> int:
     """
     edition, port = os.environ.get("EDITION", ""), os.environ.get("PORT", "") or "8000"
     pages = build_dir() / (f"editions/{edition}" if edition else "") / "_build" / "html"
-    if not (pages / "index.html").is_file():
-        raise ValueError("There is no book yet: run 'make book' first.")
     if not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65536:
         raise ValueError(f"PORT = {port!r}: expected a whole number from 1 to 65535, such as 8000")
+    if not (pages / "index.html").is_file():
+        raise ValueError("There is no book yet: run 'make book' first.")
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(pages))
     try:
         server = http.server.ThreadingHTTPServer(("127.0.0.1", int(port)), handler)
