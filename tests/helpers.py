@@ -21,6 +21,22 @@ class NoTorch:
 sys.meta_path.insert(0, NoTorch())
 """
 
+CLAIM = """
+- id: a-claim
+  chapter: 01_known_features
+  paper: ilyas2019
+  place: Section 2
+  paraphrase: A pattern can be a useful feature.
+  published: none
+  statistic: known.tile
+  measures: usefulness of a tile
+  criterion: {above: 0.5}
+  least_n: 100
+  least_seeds: 3
+  seen: "no"
+  fixed: 2026-11-21
+"""
+
 
 class Scores(nn.Module):
     """Linear logits of any number of classes and precision, for images (B, 3, 4, 4)."""

@@ -41,6 +41,7 @@ from nbutils.robustness import (
 from nbutils.store import load_or_build
 from nbutils.training import TRADES, Schedule, Standard
 from nbutils.vision import torchvision
+from tests.helpers import CLAIM
 
 LINF = ThreatModel("Linf", 8 / 255)
 X = torch.full((4, 3, 8, 8), 0.5)
@@ -408,21 +409,6 @@ def test_bad_records_get_one_clear_line(text: str, words: tuple[str, ...], tmp_p
 
 
 D_NR = "{table: README of the authors' constructed data sets, method: standard training on D_NR, quantity: accuracy}"
-CLAIM = """
-- id: a-claim
-  chapter: 01_known_features
-  paper: ilyas2019
-  place: Section 2
-  paraphrase: A pattern can be a useful feature.
-  published: none
-  statistic: known.tile
-  measures: usefulness of a tile
-  criterion: {above: 0.5}
-  least_n: 100
-  least_seeds: 3
-  seen: "no"
-  fixed: 2026-11-21
-"""
 
 
 @pytest.mark.parametrize(("old", "new", "words"), [

@@ -17,23 +17,10 @@ from nbutils import machine
 from nbutils.lab import claims, parameters, results
 from nbutils.lab.results import Result
 from nbutils.messages import read_project_file
+from tests.helpers import CLAIM
 
-CLAIMS = """
-- id: a-claim
-  chapter: 01_known_features
-  paper: ilyas2019
-  place: Section 2
-  paraphrase: A pattern can be a useful feature.
-  value: [{table: Table 1, model: VGG-16}]
-  setting: {dataset: cifar10, train_size: 50000}
-  statistic: known.tile
-  measures: usefulness of a tile
-  criterion: {above: 0.5}
-  least_n: 100
-  least_seeds: 3
-  seen: "no"
-  fixed: 2026-11-21
-  history:
+CLAIMS = CLAIM.replace("published: none", """value: [{table: Table 1, model: VGG-16}]
+  setting: {dataset: cifar10, train_size: 50000}""") + """  history:
     - {until: 2026-11-20, reason: the bound was mistyped, was: {place: Section 3}}
 """
 PAPERS = """% a comment
