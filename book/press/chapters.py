@@ -95,11 +95,11 @@ class Chapter:
             return State("not run")
         record = notebook.metadata.get("papermill", {})
         minutes = None if record.get("duration") is None else record["duration"] / 60
-        header = self.header
-        if not record:  # an edition keeps no timings of papermill's
-            record, minutes = {"start_time": header.get("finished")}, header.get("minutes")
+        ours = self.record
+        if not record and ours:  # an edition keeps no timings of papermill's
+            record, minutes = {"start_time": ours.finished.isoformat()}, ours.minutes
         when = (record.get("start_time") or "")[:16].replace("T", " ")
-        state = State("ok", "", minutes, when, str(header.get("device", "")))
+        state = State("ok", "", minutes, when, ours.device if ours else "")
         for number, cell in enumerate(code_cells(notebook), start=1):
             error = next((o for o in cell.outputs if o.output_type == "error"), None)
             if error:
@@ -115,12 +115,12 @@ class Chapter:
         return state
 
     @property
-    def header(self) -> dict[str, Any]:
-        """The header of the record in the executed notebook; empty where there is none that can be read."""
+    def record(self) -> results.Record | None:
+        """The record in the executed notebook; None where there is none that can be read."""
         try:
-            return _record(self.twin)[0]
+            return _record(self.twin)
         except ValueError:
-            return {}
+            return None
 
 
 def read(path: Path) -> nbformat.NotebookNode:
@@ -181,9 +181,9 @@ def recorded(path: Path) -> results.Record:
     """
     record = _record(path)
     known = [chapter.name for chapter in every("")]
-    if record[0].get("chapter") not in known:
-        raise ValueError(f"{path}: of chapter {record[0].get('chapter')!r}, which this book does not have"
-                         f"{nearest(str(record[0].get('chapter')), known)}")
+    if record.chapter not in known:
+        raise ValueError(f"{path}: of chapter {record.chapter!r}, which this book does not have"
+                         f"{nearest(record.chapter, known)}")
     return record
 
 

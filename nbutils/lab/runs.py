@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import inspect
 import operator
 import platform
@@ -21,12 +20,12 @@ import nbutils
 from nbutils.console import progress
 from nbutils.images.imageset import ImageSet
 from nbutils.images.sources import class_names
-from nbutils.lab import claims, results
+from nbutils.lab import claims
 from nbutils.lab.claims import Verdict, Verdicts
 from nbutils.lab.evidence import evidence
 from nbutils.lab.history import present_commit
 from nbutils.lab.parameters import IN_PROFILES, ParameterError, Parameters, assigned, committed, resolve, short
-from nbutils.lab.results import Published, Result, Table
+from nbutils.lab.results import Published, Record, RecordedVerdict, Result, Table
 from nbutils.messages import counted, did_you_mean
 from nbutils.robustness.attacks import Attack
 from nbutils.robustness.evaluate import Outcome, accuracy_curve, evaluate
@@ -296,30 +295,26 @@ class Run:
         """A table of results with this run's stamp."""
         return Table(rows, caption, self.stamp)
 
-    def card(self) -> RunCard:
-        """Profile, parameters, device, time and memory of this run so far; holds the record of what it found."""
-        header = self._header()
-        return RunCard(header, results.dumps(header, self.found.values(), self._rows()))
-
-    def _header(self) -> dict[str, Any]:
+    def card(self) -> Record:
+        """The record of this run so far. A chapter ends with it, so that the executed notebook holds it."""
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        return {
+        verdicts = [RecordedVerdict(claim=claim, held=verdict.held, words=verdict.words, result=verdict.result.id)
+                    for claim, verdict in self.verdicts.items()]
+        return Record.model_validate({
             "chapter": self.chapter,
             "parameters": self.parameters.model_dump(),
             "classes": self.classes,
             "device": self.device_name,
             "minutes": round((time.monotonic() - self.began) / 60, 2),
             "peak_memory_gib": round(peak / 2**30, 2),
-            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "finished": datetime.now(UTC).replace(microsecond=0),
             "version": nbutils.__version__,
             "commit": present_commit(),
             "python": platform.python_version(),
             "torch": torch.__version__,
-        }
-
-    def _rows(self) -> list[dict[str, str]]:
-        return [{"claim": name, "held": verdict.held, "words": verdict.words, "result": verdict.result.id}
-                for name, verdict in self.verdicts.items()]
+            "results": list(self.found.values()),
+            "verdicts": verdicts,
+        })
 
 
 def _by_seed(what: str, inputs: Sequence[Any], *seeds: int) -> list[list[Any]]:
@@ -343,29 +338,3 @@ def _named(name: Any, thing: Any) -> Any:
 def dotted(name: Any) -> str:
     """The key of a table's row as part of an id; of a tuple its parts."""
     return ".".join(map(str, name)) if isinstance(name, tuple) else str(name)
-
-
-@dataclass(frozen=True)
-class RunCard:
-    """What a run took, as a small table. It takes the record along, so that an executed notebook holds its results."""
-
-    header: Mapping[str, Any]
-    record: str
-
-    def _rows(self) -> list[tuple[str, str]]:
-        card, shown = self.header, dict(self.header["parameters"])
-        return [("profile", shown.pop("profile")), ("parameters", ", ".join(f"{name} = {short(value)}"
-                 for name, value in shown.items())), ("device", card["device"]),
-                ("minutes", f"{card['minutes']:.1f}"), ("peak memory", f"{card['peak_memory_gib']:.1f} GiB"),
-                ("finished", card["finished"]), ("code", f"nbutils {card['version']}, commit {card['commit']}"),
-                ("python, torch", f"{card['python']}, {card['torch']}")]
-
-    def _repr_html_(self) -> str:
-        rows = "".join(f"<tr><th>{name}</th><td>{html.escape(value)}</td></tr>" for name, value in self._rows())
-        return f'<table class="run-card"><caption>Run card</caption>{rows}</table>'
-
-    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
-        return {results.MIME: self.record}  # as text: notebooks cannot hold a NaN
-
-    def __repr__(self) -> str:
-        return "\n".join(f"{name}: {value}" for name, value in self._rows())

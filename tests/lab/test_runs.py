@@ -382,7 +382,7 @@ def number(run: Run, id: str, values: list[float], count: int = 10) -> Result:
     return run.number(id, "w", lambda value, _: value, values, images(count), unit="share")
 
 
-def record(run: Run) -> results.Record:
+def recorded(run: Run) -> results.Record:
     """What the run's card takes into the notebook."""
     data, _ = DisplayFormatter().format(run.card())
     assert data.keys() == {results.MIME, "text/html", "text/plain"}
@@ -395,12 +395,13 @@ def test_what_a_run_found_is_in_its_card_and_nowhere_else(own_build: Path, claim
     assert (first.profile, first.device) == ("smoke", run.device_name)
     second = number(run, "known.other", [0.5], count=20)
     verdicts = run.judge("a-claim")
-    header, found = record(run)
-    assert found == [first, second]
-    assert header["verdicts"] == [{"claim": "a-claim", "held": verdicts.verdicts[0].held, "result": "known.tile",
-                                   "words": verdicts.verdicts[0].words}]
-    assert header["parameters"]["seeds"] == 2
-    assert header["chapter"] == "x"
+    found = recorded(run)
+    assert found.results == [first, second]
+    assert [verdict.model_dump() for verdict in found.verdicts] == [
+        {"claim": "a-claim", "held": verdicts.verdicts[0].held, "result": "known.tile",
+         "words": verdicts.verdicts[0].words}]
+    assert found.parameters["seeds"] == 2
+    assert found.chapter == "x"
     assert not own_build.exists()
 
 
@@ -414,14 +415,14 @@ def test_a_run_knows_how_many_classes_its_images_have(tmp_path: Path, claim: Cla
         run = start("x", notebook(dataset=dataset))
         number(run, "known.tile", [0.4, 0.9], count=20)
         assert run.judge(claim.id).verdicts[0].words == word
-        assert record(run)[0]["classes"] == classes
+        assert recorded(run).classes == classes
 
 
 def test_measuring_again_replaces(own_build: Path) -> None:
     run = start("x", notebook())
     number(run, "a", [0.1])
     again = number(run, "a", [0.2])
-    assert record(run)[1] == [again]
+    assert recorded(run).results == [again]
 
 
 def test_a_claim_without_its_measurement_is_refused(claim: Claim) -> None:
@@ -438,15 +439,15 @@ def test_the_run_card_says_what_it_took(own_build: Path) -> None:
     for words in ("smoke", "eps = 0.01569", "seeds = 2", run.device_name, "GiB", "minutes", torch.__version__):
         assert words in html
         assert words in repr(card)
-    header, _ = record(run)
-    assert 0.05 < header["peak_memory_gib"] < 64
-    assert header["minutes"] < 1
+    found = recorded(run)
+    assert 0.05 < found.peak_memory_gib < 64
+    assert found.minutes < 1
 
 
 def test_a_card_holds_what_has_no_value_too(claim: Claim) -> None:
     run = start("x", notebook())
     kept = number(run, "known.tile", [0.8, float("nan")], count=20)
-    assert repr(record(run)[1]) == repr([kept])  # not ==, for NaN differs from itself
+    assert repr(recorded(run).results) == repr([kept])  # not ==, for NaN differs from itself
 
 
 # --- what a number rests on ---------------------------------------------------------------------------------------
@@ -476,7 +477,7 @@ def test_a_number_says_what_it_was_computed_from(own_build: Path) -> None:
     assert 0 < found.seconds < 1
     assert found.norms is None
     assert found.device == run.device_name
-    assert record(run)[1] == [found]
+    assert recorded(run).results == [found]
 
 
 def test_a_number_of_results_rests_on_what_they_rest_on(own_build: Path) -> None:

@@ -16,7 +16,7 @@ from book.press.__main__ import main
 from nbutils.lab import history, results
 from nbutils.lab.parameters import resolve
 from nbutils.lab.results import Result
-from tests.helpers import assert_one_line
+from tests.helpers import assert_one_line, record
 
 NAMES = ("01_x", "02_y", "03_z")
 FOUND = [Result.of("a", "w", [0.1, 0.2])]
@@ -48,9 +48,8 @@ def run(name: str, commit: str = "abc", code: str = CODE, error: bool = False, s
         profile: str = "quick", **given: Any) -> None:
     """Leave an executed notebook."""
     parameters = resolve({"profile": profile, "eps": 0.03}, ["profile", "eps"]).model_dump() | given
-    header = {"chapter": name, "commit": commit, "device": "cpu, 1 thread", "finished": "2030-01-02T03:04:05+00:00",
-              "minutes": 1.5, "parameters": parameters, "version": "0", "python": "3", "torch": "2"}
-    card = results.dumps(header, FOUND, [{"claim": "c", "held": "held"}])
+    card = results.dumps(record(FOUND, chapter=name, commit=commit, device="cpu, 1 thread", parameters=parameters,
+                                verdicts=[{"claim": "c", "held": "held"}]))
     outputs = [nbformat.v4.new_output("stream", name="stderr", text="50%|####"),
                nbformat.v4.new_output("stream", text=f"in {chapters.build_dir()}" + "." * pad),
                nbformat.v4.new_output("display_data", {results.MIME: card, "text/html": "the card"})]
@@ -390,17 +389,16 @@ def test_a_small_edition_from_its_first_stage_to_what_is_shown(tmp_path: Path, m
     assert main(["stage", "smoke", "1"]) == 0
     assert "stage 1 of edition 'smoke' is done" in capsys.readouterr().out
     [chapter] = (chapter for chapter in chapters.every("smoke") if chapter.name == "01_known_features")
-    _, found = chapters.recorded(chapter.twin)
+    found = chapters.recorded(chapter.twin).results
     assert main(["keep", "smoke"]) == 0
     shutil.rmtree(chapters.build_dir())
     show("smoke")
     assert chapter.state().status == "ok"
-    assert chapters.recorded(chapter.twin)[1] == found == editions.find("smoke", chapter.name)[1]
+    assert chapters.recorded(chapter.twin).results == found == editions.find("smoke", chapter.name).results
 
 
 def recorded_as(path: Path, commit: str) -> results.Record:
-    header, found = chapters.recorded(path)
-    return header | {"commit": commit}, found
+    return chapters.recorded(path).model_copy(update={"commit": commit})
 
 
 def test_text_stands_for_itself_in_the_book() -> None:

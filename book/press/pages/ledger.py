@@ -61,12 +61,11 @@ class KeptEditions(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         rows = []
         for name, chapters in kept().items():
-            headers = [header for header, _ in chapters.values()]
             links = ", ".join(f'<a href="../records/{quote(name)}/{chapter}.html">{chapter[:2]}</a>'
                               for chapter in chapters)
-            minutes = f"{sum(header['minutes'] for header in headers):.0f}" * bool(headers)
-            devices = "; ".join(sorted({header["device"] for header in headers}))
-            last = max((header["finished"][:10] for header in headers), default="")
+            minutes = f"{sum(record.minutes for record in chapters.values()):.0f}" * bool(chapters)
+            devices = "; ".join(sorted({record.device for record in chapters.values()}))
+            last = max((str(record.finished.date()) for record in chapters.values()), default="")
             cells = (escape(name), links or "not yet recorded", minutes, escape(devices), escape(last))
             rows.append(f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
         columns = ("Edition", "Chapters recorded", "Minutes of the last runs", "Device", "Last on")

@@ -33,7 +33,7 @@ from nbutils.messages import did_you_mean
 
 
 def records() -> dict[str, Record]:
-    """Chapter -> header and results of the run that its page shows, for the chapters that have a whole one.
+    """Chapter -> record of the run that its page shows, for the chapters that have a whole one.
 
     Raises:
         ValueError: a run card of another schema, or without results.
@@ -44,17 +44,17 @@ def records() -> dict[str, Record]:
 
 def pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
     """On ``html-collect-pages``: one page of records per chapter."""
-    for name, (header, found) in app.records.items():  # type: ignore[attr-defined]
-        yield f"records/{name}", {"title": f"Records of {name}", "body": page(name, header, found)}, "page.html"
+    for name, record in app.records.items():  # type: ignore[attr-defined]
+        yield f"records/{name}", {"title": f"Records of {name}", "body": page(name, record)}, "page.html"
 
 
-def page(name: str, header: dict[str, Any], found: list[Result]) -> str:
+def page(name: str, record: Record) -> str:
     """All results of a chapter, as HTML."""
-    parameters = ", ".join(f"{key} = {value}" for key, value in header["parameters"].items())
-    facts = {"code": f"nbutils {header['version']}, commit {header['commit']}", "finished": header["finished"],
-             "python, torch": f"{header['python']}, {header['torch']}", "parameters": parameters}
+    parameters = ", ".join(f"{key} = {value}" for key, value in record.parameters.items())
+    facts = {"code": f"nbutils {record.version}, commit {record.commit}", "finished": record.finished.isoformat(),
+             "python, torch": f"{record.python}, {record.torch}", "parameters": parameters}
     rows = []
-    for result in found:
+    for result in record.results:
         values = ", ".join(f"{value:.4g}" for value in result.values).replace("-", MINUS)
         what = "; ".join(text for text in (result.model, result.data, result.threat, result.attack) if text != "none")
         rows.append(
@@ -79,7 +79,7 @@ def link(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any],
     chapter = pagename.removeprefix("notebooks/")
     if "body" not in context or chapter not in app.records:  # type: ignore[attr-defined]
         return
-    known = {result.id for result in app.records[chapter][1]}  # type: ignore[attr-defined]
+    known = app.records[chapter].by_id  # type: ignore[attr-defined]
 
     def address(found: re.Match[str]) -> str:
         id = html.unescape(found[1])
@@ -116,11 +116,10 @@ def look_up(recorded: dict[str, Record], page: str, text: str) -> tuple[str, Res
     key = f"{edition}/{chapter}" if edition else chapter
     if key not in recorded:
         return key, "not yet recorded" if edition else "not run"
-    header, measured = recorded[key]
-    found = {result.id: result for result in measured}
+    found = recorded[key].by_id
     if id not in found and edition:  # recorded before the chapter measured it; the run itself must have it
         return key, "not yet recorded"
-    if id not in found and header["parameters"].get("dataset", "planted") != "planted":
+    if id not in found and recorded[key].dataset != "planted":
         return key, "not measured"
     if id not in found:
         raise ValueError(f"no such result in the record of {key}{did_you_mean(id, found)}")
