@@ -145,16 +145,15 @@ class Run:
         Raises:
             ValueError: lists of different lengths.
         """
-        for names in [*inputs, *settings.values()]:
-            if isinstance(names, Mapping):
-                return {name: self.each(f, *(_named(name, each) for each in inputs), first_seed=first_seed,
-                                        **{key: _named(name, each) for key, each in settings.items()})
-                        for name in names}
+        if (rows := _by_name(*inputs, *settings.values())) is not None:
+            return {name: self.each(f, *row[: len(inputs)], first_seed=first_seed,
+                                    **dict(zip(settings, row[len(inputs):], strict=True)))
+                    for name, row in rows.items()}
         of_f = inspect.signature(f)
         missing = of_f.parameters.keys() - of_f.bind_partial(*inputs, **settings).arguments.keys()
         found = []
-        rows = _by_seed(getattr(f, "__name__", repr(f)), [*inputs, *settings.values()], len(self.seeds))
-        for k, row in enumerate(progress(rows, "seeds")):
+        seeds = _by_seed(getattr(f, "__name__", repr(f)), [*inputs, *settings.values()], len(self.seeds))
+        for k, row in enumerate(progress(seeds, "seeds")):
             named = dict(zip(settings, row[len(inputs):], strict=True))
             context = {"seed": first_seed + k, "device": self.device}
             named |= {name: value for name, value in context.items() if name in missing}
@@ -177,14 +176,11 @@ class Run:
         """
         if isinstance(models, Mapping):
             return {name: self.accuracies(f"{id}.{dotted(name)}", members, images, attacks,
-                                          **{key: _named(name, each) for key, each in settings.items()})
-                    for name, members in models.items()}
-        if isinstance(images, Mapping) or isinstance(attacks, Mapping):
-            columns = attacks if isinstance(attacks, Mapping) else images
-            return {name: self.accuracies(f"{id}.{dotted(name)}", models,
-                                          images[name] if isinstance(images, Mapping) else images,
-                                          attacks[name] if isinstance(attacks, Mapping) else attacks, **settings)
-                    for name in columns}
+                                          **dict(zip(settings, own, strict=True)))
+                    for name, (members, *own) in _by_name(models, *settings.values()).items()}
+        if (columns := _by_name(attacks, images)) is not None:
+            return {name: self.accuracies(f"{id}.{dotted(name)}", models, shown, attack, **settings)
+                    for name, (attack, shown) in columns.items()}
         found = self.each(evaluate, models, images[: len(models)], attacks, **settings)
         what = id.rpartition(".")[2] if attacks is None else found[0].attack
         return self.measure(id, f"accuracy, {what}", found)
@@ -227,26 +223,30 @@ class Run:
         Raises:
             ValueError: an input with an entry for another number of seeds; nothing that depends on seeds.
         """
-        for names in inputs:
-            if isinstance(names, Mapping):
-                return {name: self.number(f"{id}.{dotted(name)}", what, f, *(_named(name, each) for each in inputs),
-                                          unit=unit) for name in names}
+        if (rows := _by_name(*inputs)) is not None:
+            return {name: self.number(f"{id}.{dotted(name)}", what, f, *row, unit=unit) for name, row in rows.items()}
         began = time.monotonic()
         values = [float(f(*row)) for row in _by_seed(id, inputs)]
-        context = evidence(*inputs).context
+        context = evidence(*inputs)
         context["seconds"] += time.monotonic() - began
         return self._record(Result.of(id, what, values, unit=unit, **context))
 
     def difference(self, id: str, what: str, first: Any, second: Any) -> Any:
-        """Record first - second, taken per seed first because the two were measured on the same images, in points.
+        """Record first - second, taken per seed first because the two were measured on the same images.
 
         Args:
-            first, second: results, or mappings of names to results, see `number`.
+            first, second: results, or mappings of names to results, see `number`. Of shares, and of points, the
+                difference is in points; numbers have a number.
 
         Raises:
-            ValueError: the two have different numbers of seeds.
+            ValueError: the two have different numbers of seeds, or a number and a share are to be subtracted.
         """
-        return self.number(id, what, operator.sub, first, second, unit="points")
+        if (rows := _by_name(first, second)) is not None:
+            return {name: self.difference(f"{id}.{dotted(name)}", what, *row) for name, row in rows.items()}
+        units = {"number" if each.unit == "number" else "points" for each in (first, second)}
+        if len(units) > 1:
+            raise ValueError(f"{id}: units {first.unit} and {second.unit}; expected two of one kind")
+        return self.number(id, what, operator.sub, first, second, unit=units.pop())
 
     def mean(self, id: str, what: str, results: Iterable[Result]) -> Result:
         """Record the mean of some results, of architectures for example, taken per seed first."""
@@ -331,8 +331,12 @@ def _by_seed(what: str, inputs: Sequence[Any], *seeds: int) -> list[list[Any]]:
     return [[each[k] if isinstance(each, list) else each for each in lists] for k in range(counts.pop())]
 
 
-def _named(name: Any, thing: Any) -> Any:
-    return thing[name] if isinstance(thing, Mapping) else thing
+def _by_name(*inputs: Any) -> Any:
+    """The inputs for each name of the first mapping among them; without one, None."""
+    names = next((each for each in inputs if isinstance(each, Mapping)), None)
+    if names is None:
+        return None
+    return {name: [each[name] if isinstance(each, Mapping) else each for each in inputs] for name in names}
 
 
 def dotted(name: Any) -> str:

@@ -169,6 +169,8 @@ def test_sizes_that_a_chapter_lacks_follow() -> None:
     assert (found.attack_size, found.costly_size, found.construct_size) == (40, 40, 30)
     kept = resolve({"profile": "quick", "test_size": 400}, {"profile", "test_size"})
     usual = resolve({"profile": "quick"}, {"profile"})
+    assert resolve({"profile": "gpu"}, ALLOWED).dataset == "cifar10"
+    assert resolve({"profile": "gpu"}, {"profile"}).dataset == "planted"  # a chapter without a choice of images
     assert (kept.attack_size, kept.costly_size) == (usual.attack_size, usual.costly_size)
 
 
@@ -502,16 +504,19 @@ def test_a_number_for_each_name_of_a_mapping(own_build: Path) -> None:
     assert {name: each.values for name, each in found.items()} == {"one": (2.0, 4.5), ("two", "b"): (2.0, 5.0)}
     assert found["one"] is run.found["a.one"]
     assert found["two", "b"] is run.found["a.two.b"]
+    assert run.difference("odds", "w", found["one"], found["two", "b"]).unit == "number"
+    with pytest.raises(ValueError, match="^x: units share and number; expected two of one kind$"):
+        run.difference("x", "w", accuracy["one"], found["one"])
     gaps = run.difference("gap", "w", accuracy, accuracy["one"])
     assert (gaps["two", "b"].values, gaps["one"].unit) == ((-0.25, -0.25), "points")
 
 
 def test_what_is_used_in_several_places_counts_once() -> None:
-    found = evidence({"a": images(5), "b": [images(5)]}, (network("x", ""), network("y", "")), "words", 3).context
+    found = evidence({"a": images(5), "b": [images(5)]}, (network("x", ""), network("y", "")), "words", 3)
     assert found == {"n": 5, "data": "dots", "model": "x; y", "threat": "none", "attack": "none",
                      "inputs": (images(5).fingerprint,), "seconds": 0, "norms": None}
-    assert evidence([images(5)] * 3, images(5)).context["n"] == 5
-    many = evidence(tuple(network(name, "") for name in "abcdefg")).context
+    assert evidence([images(5)] * 3, images(5))["n"] == 5
+    many = evidence(tuple(network(name, "") for name in "abcdefg"))
     assert many["model"] == "a; b; c and 4 more"
 
 
@@ -525,22 +530,22 @@ def test_whatever_holds_a_thing_rests_on_it() -> None:
     data, model, attack = images(5), network("net", "model-1"), PGD(ThreatModel("Linf", 0.5), 2)
 
     for holder in (data, (data,), {"a": [data]}, {data}, Pair(data, 1), functools.partial(len, data)):
-        found = evidence(holder).context
+        found = evidence(holder)
         assert (found["n"], found["data"], found["inputs"]) == (5, "dots", (data.fingerprint,))
     for holder in (Pair(attack, (model, model)), functools.partial(attack, model), [attack, {"m": model}]):
-        found = evidence(holder).context
+        found = evidence(holder)
         assert (found["attack"], found["threat"], found["model"]) == (repr(attack), "L_inf 0.5", "net")
         assert found["inputs"] == ("model-1",)
     masks = Distilled(*(torch.zeros(7, 2) for _ in range(3)), torch.zeros(7), "pool", Bottleneck())
-    assert evidence(masks, images(9)).context["n"] == 7
-    assert evidence(torch.nn.Identity()).context["model"] == "Identity"
-    assert evidence(PGD, 3, "words", None, len).context["attack"] == "none"
+    assert evidence(masks, images(9))["n"] == 7
+    assert evidence(torch.nn.Identity())["model"] == "Identity"
+    assert evidence(PGD, 3, "words", None, len)["attack"] == "none"
 
 
 def test_time_of_what_is_used_twice_counts_once() -> None:
     outcome = replace(evaluate(network("net", ""), ImageSet(torch.full((4, 3, 16, 16), 0.5), torch.arange(4) % 2,
                                                            ("a", "b"), "dots")), seconds=2.0)
-    assert evidence(outcome, [outcome], {"a": outcome}).context["seconds"] == 2.0
+    assert evidence(outcome, [outcome], {"a": outcome})["seconds"] == 2.0
 
 
 def test_norms_are_those_of_unbounded_attacks_alone() -> None:
@@ -549,9 +554,9 @@ def test_norms_are_those_of_unbounded_attacks_alone() -> None:
                    l2=torch.tensor([1.0, 2, 3, 4]), linf=torch.tensor([0.1, 0.2, 0.3, 0.4]))
     far = replace(free, l2=3 * free.l2, linf=3 * free.linf)
     results = [Result.of("a", "w", [outcome, outcome]) for outcome in (free, far)]
-    assert evidence(*results).context["norms"] == pytest.approx((4.0, 0.4))  # the mean of both medians
-    assert evidence(free).context["norms"] is None  # a number of one's own is no accuracy under attack
-    assert evidence(Result.of("a", "w", [replace(free, threat="L_inf 0.5")])).context["norms"] is None
+    assert evidence(*results)["norms"] == pytest.approx((4.0, 0.4))  # the mean of both medians
+    assert evidence(free)["norms"] is None  # a number of one's own is no accuracy under attack
+    assert evidence(Result.of("a", "w", [replace(free, threat="L_inf 0.5")]))["norms"] is None
 
 
 def test_each_gives_every_seed_its_own(own_build: Path) -> None:
