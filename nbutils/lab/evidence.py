@@ -37,7 +37,7 @@ def evidence(*things: object) -> dict[str, Any]:
     found = defaultdict[str, list[Any]](list)
     for thing in _leaves(things, set()):
         for part, values in _of(thing).items():
-            found[part] += values
+            found[part] += (value for value in values if value is not None)
     threat = _listed(found["threat"])
     norms = tuple(sum(side) / len(side) for side in zip(*found["norms"], strict=True)) if threat == "unbounded" else ()
     return {"n": min(found["n"], default=0), "model": _listed(found["model"], "; "), "data": _listed(found["data"]),
@@ -76,10 +76,10 @@ def _of(thing: Any) -> dict[str, Sequence[Any]]:
             return {"n": [len(thing.y)], "model": [thing.encoder], "data": [thing.images],
                     "inputs": [thing.fingerprint]}
         case Outcome() | Result():
-            measured = ({"n": [len(thing)]} if isinstance(thing, Outcome) else
-                        {"n": [thing.n] if thing.n else [], "norms": [thing.norms] if thing.norms else []})
-            return {**measured, "model": [thing.model], "data": [thing.data], "threat": [thing.threat],
-                    "attack": [thing.attack], "inputs": thing.inputs, "seconds": [thing.seconds]}
+            n = len(thing) if isinstance(thing, Outcome) else thing.n or None
+            norms = thing.norms if isinstance(thing, Result) else None
+            return {"n": [n], "model": [thing.model], "data": [thing.data], "threat": [thing.threat],
+                    "attack": [thing.attack], "inputs": thing.inputs, "seconds": [thing.seconds], "norms": [norms]}
         case ThreatModel():
             return {"threat": [str(thing)]}
         case nn.Module():
