@@ -237,13 +237,10 @@ def judge(claim: Claim, result: Result, parameters: Mapping[str, Any], beside: I
         classes: how many its images have; None where an older record does not say.
     """
     obstacle = _obstacle(claim, result, parameters, beside, classes)
-    if obstacle is not None:
-        return Verdict(claim, result, "not comparable", f"not comparable ({obstacle})")
-    assert result.low is not None
-    assert result.high is not None
-    held = claim.criterion.judge(result.low, result.high)
-    planted = parameters.get("dataset") == "planted"
-    return Verdict(claim, result, held, _words(claim, held, result.low, result.high, planted))
+    if obstacle or not result.ends:
+        return Verdict(claim, result, "not comparable", f"not comparable ({obstacle or 'the result has no interval'})")
+    held = claim.criterion.judge(*result.ends)
+    return Verdict(claim, result, held, _words(claim, held, *result.ends, parameters.get("dataset") == "planted"))
 
 
 def _obstacle(claim: Claim, result: Result, parameters: Mapping[str, Any], beside: Iterable[Result],
@@ -261,8 +258,6 @@ def _obstacle(claim: Claim, result: Result, parameters: Mapping[str, Any], besid
         return f"measured under {result.threat}, the claim is about {claim.threat}"
     if math.isnan(result.value):
         return "the result is undefined"
-    if result.low is None or result.high is None:
-        return "the result has no interval"
     learned = {other.id for other in beside if has_learned(other)}
     idle = [id.rsplit(".", 1)[-1] for id in claim.needs if id not in learned]
     return f"the encoder has not learned: {', '.join(idle)}" if idle else None

@@ -183,6 +183,11 @@ class Result:
         return cls(id, what, unit, value, low, high, interval, values, n, k, **context)
 
     @property
+    def ends(self) -> tuple[float, float] | None:
+        """The 95 % interval; None where there is none."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
+    @property
     def parts(self) -> tuple[str, ...]:
         """The estimate, its interval and the norms of an unbounded attack as text; the last two where there are any.
         A share of no images at all, NaN, is "undefined"."""
@@ -190,8 +195,8 @@ class Result:
             return ("undefined",)
         scale, digits, tail = {"share": (100, 1, " %"), "points": (100, 1, " points")}.get(self.unit, (1, 3, ""))
         parts = [f"{scale * self.value:.{digits}f}{tail}"]
-        if self.low is not None and self.high is not None:
-            parts.append(f"[{scale * self.low:.{digits}f}, {scale * self.high:.{digits}f}]")
+        if self.ends:
+            parts.append(f"[{', '.join(f'{scale * end:.{digits}f}' for end in self.ends)}]")
         if self.norms is not None:
             parts += [f"median L2 {self.norms[0]:.2f}", f"median L_inf {self.norms[1]:.3f}"]
         return tuple(part.replace("-", MINUS) for part in parts)

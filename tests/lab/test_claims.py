@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from book.press.chapters import Chapter
+from book.press.chapters import Chapter, code_cells, read
 from nbutils.lab import claims
 from nbutils.lab.claims import Claim, Criterion, judge
 from nbutils.lab.results import Result
@@ -230,6 +230,9 @@ def test_each_claim_of_the_book(claim: Claim) -> None:
         assert claim.statistic in {other.statistic for other in judged if other.chapter == claim.chapter}
     else:  # the chapter judges what it promised
         assert claim in judged
+    code = "\n".join(cell.source for cell in code_cells(read(chapter.source)))
+    named = rf"(?<![\w.]){re.escape(claim.statistic)}(?!\.?\w)"  # in a string or, where names make the id, a comment
+    assert re.search(named, code), f"a search for {claim.statistic} in {claim.chapter} finds nothing"
     for id in claim.needs:
         assert re.fullmatch(r"[a-z]+\.learned\.(SL|CL|MIM|DM)", id)
     for change in claim.history:
