@@ -248,7 +248,7 @@ def clouds(panels: Mapping[str, tuple[Tensor, Tensor]], names: Sequence[str], *,
     with mpl.rc_context(STYLE):
         figure, grid = _panels(by_class, 3, 2.3)
         for axes in grid:
-            axes.set_axis_off()
+            _bare(axes)
         return Picture(figure, (), caption=caption, **texts)
 
 
@@ -301,6 +301,11 @@ def _rows(axes: Axes, labels: Iterable[str], xlabel: str) -> None:
     axes.set(xlabel=xlabel, yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
 
 
+def _bare(axes: Axes) -> None:
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+
+
 def _tell_apart(what: str, drawn: Sized, looks: Sized) -> None:
     if len(drawn) > len(looks):
         raise ValueError(f"{len(drawn)} {what}: expected at most {len(looks)} that can be told apart")
@@ -344,8 +349,7 @@ def image_grid(rows: Mapping[str, Tensor], *, columns: Sequence[str] = (),
         for (label, images), line in zip(rows.items(), grid, strict=True):
             for index, axes in enumerate(line):
                 axes.imshow(images[index].detach().cpu().permute(1, 2, 0).numpy(), interpolation="nearest")
-                axes.set(xticks=[], yticks=[])
-                axes.spines[:].set_visible(False)
+                _bare(axes)
                 if label in notes:
                     axes.set_xlabel(notes[label][index], fontsize=7, labelpad=2)
             line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)

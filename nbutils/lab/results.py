@@ -163,14 +163,13 @@ class Result:
                 found = {getattr(outcome, shared) for outcome in outcomes}
                 if len(found) > 1:
                     raise ValueError(f"{id}: outcomes of different {shared} {sorted(found)}: expected one")
-                context.setdefault(shared, found.pop())
-            if context["threat"] == "unbounded":
-                context.setdefault("norms", median_norms(outcomes))
+                context[shared] = found.pop()
+            context |= {"inputs": tuple(key for outcome in outcomes for key in outcome.inputs),
+                        "seconds": sum(outcome.seconds for outcome in outcomes),
+                        "norms": median_norms(outcomes) if context["threat"] == "unbounded" else None}
             n = min(map(len, outcomes))
             k = int(outcomes[0].correct.sum()) if len(outcomes) == 1 else None
             values = tuple(outcome.accuracy for outcome in outcomes)
-            context.setdefault("inputs", tuple(key for outcome in outcomes for key in outcome.inputs))
-            context.setdefault("seconds", sum(outcome.seconds for outcome in outcomes))
         value = float(np.mean(values))
         if len(values) > 1:
             interval, (low, high) = THIS_METHOD, student_t(values)
