@@ -178,31 +178,31 @@ def matrix(cells: Mapping[str, Mapping[str, Result]], *, xlabel: str, ylabel: st
         return Picture(figure, tuple(result for row in cells.values() for result in row.values()), **texts)
 
 
-def scatter(points: Mapping[str, tuple[Result, Result]], *, xlabel: str, ylabel: str, **texts: str) -> Picture:
+def scatter(pairs: Mapping[str, tuple[Result, Result]], *, xlabel: str, ylabel: str, **texts: str) -> Picture:
     """One result against another, with the intervals of both; the axes show the range of the points only.
 
     Args:
-        points: label -> (result on the x axis, result on the y axis).
+        pairs: label -> (result on the x axis, result on the y axis).
 
     Raises:
         ValueError: more points than there are markers.
     """
-    _tell_apart("points", points, MARKERS)
+    _tell_apart("points", pairs, MARKERS)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.0, 3.8))
         axes, drawn = figure.subplots(), {}
-        for index, (label, (x, y)) in enumerate(points.items()):
+        for index, (label, (x, y)) in enumerate(pairs.items()):
             colour = SERIES[index % len(SERIES)][0]
             (drawn[label],) = axes.plot([x.value], [y.value], MARKERS[index], color=colour, markersize=8, zorder=3)
             for across, along, line in ((y, x, axes.hlines), (x, y, axes.vlines)):
                 if along.ends:
                     line(across.value, *along.ends, color=colour, linewidth=1, alpha=0.7)
-        for axis, results in zip((axes.xaxis, axes.yaxis), zip(*points.values(), strict=True), strict=True):
+        for axis, results in zip((axes.xaxis, axes.yaxis), zip(*pairs.values(), strict=True), strict=True):
             if all(result.unit == "share" for result in results):
                 axis.set_major_formatter(PercentFormatter(1.0))
         axes.set(xlabel=xlabel, ylabel=ylabel)
         _legend(axes, drawn, loc="center left", bbox_to_anchor=(1.01, 0.5))
-        return Picture(figure, tuple(chain(*points.values())), **texts)
+        return Picture(figure, tuple(chain(*pairs.values())), **texts)
 
 
 def stacked(counts: Mapping[str, Mapping[str, int]], *, xlabel: str, **texts: str) -> Picture:
