@@ -242,16 +242,14 @@ def test_what_ends_the_plan_is_one_line(plain: pytest.MonkeyPatch, capsys: pytes
     assert capsys.readouterr().err == "SET = 'steps': expected name=value, such as eps=8/255\n"
 
 
-def test_the_cause_of_the_engine_is_shown() -> None:
-    output = 'Traceback (most recent call last):\n  File "x", line 1\n    f()\nMissingInput: no\nfile book/x.md\n'
-    assert make._cause(output) == "snakemake: MissingInput: no file book/x.md"
-    assert make._cause("") == "snakemake: no message"
-    chained = output.replace("MissingInput", "KeyError") + "\nDuring handling of the above exception, another:\n\n"
-    assert make._cause(chained + output) == "snakemake: MissingInput: no file book/x.md"
-    header = f"Assuming a filesystem.\n\nSNAKEMAKE\n=========\n  Date: today\n  Command: {'x' * 400}\n\n"
-    assert make._cause(header + output) == "snakemake: MissingInput: no file book/x.md"
-    assert make._cause(f"{header}{output.splitlines()[0]}\nFileExistsError: '/x/.snakemake'\n") == (
-        "snakemake: FileExistsError: '/x/.snakemake' (remove .snakemake, the notes on earlier runs, and run again)")
+def test_the_cause_of_the_engine_is_shown(plain: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The engine's own words, in one line, for a file that is not there and for damaged notes on earlier runs."""
+    plain.setattr(make, "ROOT", tmp_path)
+    (tmp_path / "Snakefile").write_text("rule all:\n    input: 'book/x.md'\n")
+    assert_one_line(lambda: make._graph("all"), ["snakemake: Missing input files for rule all", "book/x.md"])
+    shutil.rmtree(tmp_path / ".snakemake")
+    (tmp_path / ".snakemake").touch()
+    assert_one_line(lambda: make._graph("all"), ["snakemake: ", ".snakemake'", "remove .snakemake, the notes on"])
 
 
 @pytest.mark.parametrize(("change", "words"), [
@@ -266,18 +264,30 @@ def test_a_damaged_file_is_told_before_minutes_are_spent(plain: pytest.MonkeyPat
     assert_one_line(make.book, [words])
 
 
-def test_of_what_the_renderer_says_the_fault_is_shown() -> None:
-    """As Sphinx 7 and jupyter-book 1 told of a full disk."""
-    frame = '  File "x.py", line 5, in f\n    dump(x)\n'
-    fault = "OSError: [Errno 28] No space left on device\n"
-    assert make._said(
-        f"/x/intro.md:3: WARNING: a word\n\n\x1b[91mException occurred:\x1b[39;49;00m\n{frame}{fault}"
-        "\x1b[91mThe full traceback has been saved in x.log, if you want.\x1b[39;49;00m\n"
-        "Please also report this if it was a user error.\nA bug report can be filed at <x>. Thanks!\n"
-        f"Traceback (most recent call last):\n{frame}{fault}\nThe above exception was the direct cause of the "
-        f"following exception:\n\nTraceback (most recent call last):\n{frame}RuntimeError: \n\x1b[91m=====\x1b[0m\n\n"
-        "There was an error in building your book. Look above for the cause.\n\n\x1b[91m=====\x1b[0m\n\n"
-    ) == f"/x/intro.md:3: WARNING: a word\n{fault}"
+@pytest.mark.parametrize(("strict", "status"), [(False, 0), (True, 1)])
+def test_of_what_the_renderer_says_the_fault_is_shown(tmp_path: Path, own_build: Path, strict: bool,
+                                                      status: int) -> None:
+    """A warning, then a folder that cannot be written, as on a full disk: a line each, no colours and no frames."""
+    code = (f"from pathlib import Path; from book.press import make, __main__; make.ROOT = Path({str(tmp_path)!r}); "
+            f"raise SystemExit(__main__.main({['render', *['--strict'] * strict]!r}))")
+
+    (tmp_path / "_config.yml").write_text("sphinx: {config: {extensions: [myst_nb, sphinx_external_toc]}}")
+    (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: index\n")
+    (tmp_path / "index.md").write_text("# Book\n\n{nosuch}`x`\n")
+    for spoil in (False, True):
+        if spoil:
+            shutil.rmtree(own_build / "_build" / ".doctrees")
+            (own_build / "_build" / ".doctrees").touch()
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+        said = done.stderr.splitlines()
+        assert done.returncode == (2 if spoil else status)
+        assert "Traceback" not in done.stderr
+        assert "\x1b" not in done.stderr
+        if not spoil:
+            fault = f'{tmp_path}/index.md:3: WARNING: Unknown interpreted text role "nosuch". [myst.role_unknown]'
+            assert said.count(fault) == 1
+            assert (said[-1] == "The book was not rendered: see above.") == strict
+    assert said[-1] == f"[Errno 17] File exists: '{own_build}/_build/.doctrees'"
 
 
 @pytest.mark.parametrize("words", [["quick", "x"], ["quick", "99"], ["nosuch"], ["--", "-x"]])
