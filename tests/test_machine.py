@@ -15,11 +15,12 @@ import pytest
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from book.press import chapters, make
+from book.press import chapters, environment, make
 from book.press.__main__ import main
+from book.press.environment import MARKER
 from nbutils import machine
 from nbutils.lab import claims, history, runs
-from nbutils.machine import MARKER, ROOT
+from nbutils.machine import ROOT
 from tests.helpers import assert_one_line
 
 HOSTILE = ['"; touch x; "', "'; touch x; '", "`touch x`", "$(touch x)", "$$(touch x)", "$(shell touch x)",
@@ -54,8 +55,9 @@ def test_the_pinned_soupsieve_serves_debian() -> None:
 def checkout(tmp_path: Path) -> Path:
     """A folder with what `make` needs, where .venv/bin/python and pip only note that they were called."""
     folder = tmp_path / "a $book's"
-    (folder / "nbutils").mkdir(parents=True)
-    for name in ("Makefile", "pyproject.toml", "constraints.txt", "nbutils/machine.py"):
+    for name in ("Makefile", "pyproject.toml", "constraints.txt", "nbutils/__init__.py", "nbutils/machine.py",
+                 "book/press/__init__.py", "book/press/environment.py"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     return folder
 
@@ -94,12 +96,11 @@ def test_two_makes_at_once_make_one_environment(checkout: Path) -> None:
     python = checkout / "slow"
     python.write_text(f'''#!{sys.executable}
 import os, sys
-if sys.argv[1] == "nbutils/machine.py":
-    sys.argv.pop(0)
-    sys.path.insert(0, "nbutils")
-    import machine
-    machine.sys.executable = os.path.abspath("slow")
-    machine.environment()
+if sys.argv[2] == "book.press.environment":
+    sys.path.insert(0, "")
+    from book.press import environment
+    environment.sys.executable = os.path.abspath("slow")
+    environment.make()
 else:
     import shutil, time
     open("calls", "a").write(" ".join(sys.argv[1:3]) + "\\n")
@@ -119,28 +120,28 @@ else:
 
 def test_windows_and_old_pythons_are_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(machine.sys, "version_info", (3, 9, 2))
-        assert_one_line(machine.environment, ["Python 3.9", "3.11 to 3.13"])
+        patch.setattr(environment.sys, "version_info", (3, 9, 2))
+        assert_one_line(environment.make, ["Python 3.9", "3.11 to 3.13"])
     monkeypatch.setitem(sys.modules, "resource", None)
     with pytest.raises(ImportError, match="^Windows: .*run this in WSL$"):
         runpy.run_path(runs.__file__)
 
 
 def test_clean_deletes_only_what_is_marked(own_build: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "CACHES", ())
+    monkeypatch.setattr(environment, "CACHES", ())
     (own_build / "results").mkdir(parents=True)
     (own_build / "results" / "thesis.txt").write_text("mine")
-    assert_one_line(machine.clean, [str(own_build), MARKER, "nothing is deleted"])
-    machine.take(own_build)  # a folder that looks like ours may be used, but not marked
-    assert_one_line(machine.clean, [str(own_build)])
+    assert_one_line(environment.clean, [str(own_build), MARKER, "nothing is deleted"])
+    environment.take(own_build)  # a folder that looks like ours may be used, but not marked
+    assert_one_line(environment.clean, [str(own_build)])
     assert (own_build / "results" / "thesis.txt").read_text() == "mine"
     (own_build / "notes.txt").touch()
-    assert_one_line(lambda: machine.take(own_build), ["'notes.txt'", MARKER])
+    assert_one_line(lambda: environment.take(own_build), ["'notes.txt'", MARKER])
     shutil.rmtree(own_build)
-    machine.take(own_build)
+    environment.take(own_build)
     (own_build / "notes.txt").touch()
-    machine.take(own_build)
-    machine.clean()
+    environment.take(own_build)
+    environment.clean()
     assert [path.name for path in own_build.iterdir()] == ["notes.txt"]
 
 
@@ -163,7 +164,7 @@ def test_a_build_folder_that_cannot_be(
 ) -> None:
     spoil(tmp_path / name)
     monkeypatch.setenv("NBUTILS_BUILD", str(tmp_path / name))
-    assert_one_line(lambda: machine.take(machine.build_dir()), words)
+    assert_one_line(lambda: environment.take(machine.build_dir()), words)
 
 
 def test_the_home_folder_is_expanded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

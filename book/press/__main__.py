@@ -51,7 +51,6 @@ def parser() -> argparse.ArgumentParser:
 
     add("book", make.book, "run what is not up to date and render the book; settings are the variables of make")
     add("serve", make.serve, "show the book on this machine")
-    add("oracles", make.oracles, "compare the learning paradigms with their peers")
     add("render", make.render, "render the book")("--strict", action="store_true", help="warnings are errors")
     argument = add("execute", run_chapter, "run one chapter strictly")
     argument("source", type=Path, help="notebook without outputs")

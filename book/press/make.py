@@ -1,4 +1,4 @@
-"""What `make book`, `make serve` and `make oracles` do once there is an environment.
+"""What `make book` and `make serve` do once there is an environment.
 
 Settings come from the variables of make, through the environment.
 """
@@ -18,9 +18,10 @@ from typing import Any
 from pydantic import BaseModel
 
 from book.press import chapters, editions
+from book.press.environment import take
 from book.press.files import alone
 from nbutils.lab import claims, results
-from nbutils.machine import ROOT, build_dir, take
+from nbutils.machine import ROOT, build_dir
 from nbutils.messages import read_project_file
 
 
@@ -168,17 +169,3 @@ def serve() -> int:
         server.serve_forever()
     return 0
 
-
-def oracles() -> int:
-    """Compare with the peers, which lie where only this run sees them: the book pins an old kornia."""
-    peers, wanted = build_dir() / "oracles", ROOT / "tests" / "oracles" / "requirements.txt"
-    take(build_dir())
-    whole = peers / "complete"
-    if not whole.exists() or whole.stat().st_mtime < wanted.stat().st_mtime:
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps",
-               "--upgrade", "--target", str(peers), "-r", str(wanted)]
-        if status := subprocess.call(pip, cwd=ROOT):
-            return status
-        whole.touch()
-    tests = [sys.executable, "-m", "pytest", "-W", "default", "tests/oracles"]
-    return subprocess.call(tests, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(peers)})
