@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from book.press.chapters import aligned, recorded
+from book.press.chapters import aligned, every, nearest, recorded
 from book.press.editions import DEFAULT, EDITIONS, find
 from nbutils.lab.parameters import short
 from nbutils.lab.results import Record, Result, whole, wilson
@@ -210,6 +210,7 @@ def beside_ours(path: Path) -> Comparison:
         ValueError: no run that can be compared; in one line.
     """
     yours = whole(recorded(path), path)
-    profile = yours[0]["parameters"]["profile"]
-    ours = find(profile if profile and (EDITIONS / profile).is_dir() else DEFAULT, yours[0]["chapter"])
-    return Comparison.of(yours, ours)
+    profile, chapter = yours[0]["parameters"]["profile"], yours[0]["chapter"]
+    if chapter not in (known := [chapter.name for chapter in every("")]):
+        raise ValueError(f"{path}: of chapter {chapter!r}, which this book does not have{nearest(chapter, known)}")
+    return Comparison.of(yours, find(profile if profile and (EDITIONS / profile).is_dir() else DEFAULT, chapter))

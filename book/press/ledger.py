@@ -21,6 +21,8 @@ from nbutils.machine import ROOT, build_dir
 STATES = tuple(claims.MARKS)
 PAPERS = ("ilyas2019", "kim2021", "li2023")  # those that the book is about
 CLAIMS = ROOT / "book" / "claims.yml"
+# What `git blame -lntf` says of a line: ^ at the end of a shallow clone, commit, file, number and time there, the line.
+BLAMED = re.compile(r"^(\^?)([0-9a-f]{39,40}) (.+?) +([0-9]+) \(.*? ([0-9]+) [+-]\d{4} +\d+\) (.*)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -119,31 +121,21 @@ def criterion_commits(path: Path = CLAIMS) -> dict[str, Commit]:
 
     A criterion that is not committed, or older than a shallow clone, is left out.
     """
-    @cache
-    def git(*words: str) -> str:
-        return history.git(*words, folder=path.parent).stdout
-
     try:
-        blame = git("blame", "--line-porcelain", path.name)
+        blame = history.git("blame", "-lntf", path.name, folder=path.parent).stdout
     except OSError:  # no git
         return {}
-    found, known, claim, commit, number, file, when = {}, True, "", "", 0, "", datetime.now(UTC)
-    for line in blame.splitlines():
-        if header := re.match("([0-9a-f]{40}) ([0-9]+) ", line):
-            commit, number, known = header[1], int(header[2]), header[1] != "0" * 40
-        elif line.startswith("committer-time "):
-            when = datetime.fromtimestamp(int(line.split()[1]), UTC)
-        elif line.startswith("filename "):
-            file = line.removeprefix("filename ")
-        elif line == "boundary":
-            known = False
-        elif line.startswith("\t- id: "):
-            claim = line.removeprefix("\t- id: ").strip()
-        elif line.startswith("\t  criterion:") and known:
-            text = git("show", f"{commit}:{file}").splitlines()
-            begin = max((i for i in range(number) if text[i].startswith("- id: ")), default=0)
-            end = next((i for i in range(number, len(text)) if not text[i].startswith("  ")), len(text))
-            found[claim] = Commit(commit[:10], when, "\n".join(text[begin:end]))
+    show = cache(lambda commit, file: history.git("show", f"{commit}:{file}", folder=path.parent).stdout.splitlines())
+    found, claim = {}, ""
+    for shallow, commit, file, number, when, line in BLAMED.findall(blame):
+        if line.startswith("- id: "):
+            claim = line.removeprefix("- id: ").strip()
+        elif line.startswith("  criterion:") and not shallow and commit.strip("0"):
+            text, place = show(commit, file), int(number)
+            begin = max((i for i in range(place) if text[i].startswith("- id: ")), default=0)
+            end = next((i for i in range(place, len(text)) if not text[i].startswith("  ")), len(text))
+            time = datetime.fromtimestamp(int(when), UTC)
+            found[claim] = Commit(commit[:10], time, "\n".join(text[begin:end]))
     return found
 
 
