@@ -1,12 +1,14 @@
 """What several test files check in the same way."""
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from book.press.chapters import every, read
+from nbutils.lab.results import Record, Result
 from nbutils.machine import ROOT
 
 # Code after which `import torch` raises: for what the press does, which needs none.
@@ -48,6 +50,15 @@ class Scores(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return (x.flatten(1) - 0.5) @ self.weight.T
+
+
+def record(results: Iterable[Result] = (), **changes: Any) -> Record:
+    """The record of a run that found these; all else is the same everywhere, but for what is changed."""
+    usual = {"chapter": "01_known_features", "parameters": {"profile": "quick", "dataset": "planted"},
+             "device": "cpu, 2 threads", "minutes": 1.5, "peak_memory_gib": 1.0,
+             "finished": "2030-01-02T03:04:05+00:00", "version": "0", "commit": "abc", "python": "3", "torch": "2",
+             "results": list(results), "verdicts": []}
+    return Record.model_validate(usual | changes)
 
 
 def assert_one_line(call: Callable[[], object], words: Iterable[str]) -> None:

@@ -247,7 +247,7 @@ CASES = [
         ("alt = 'plot'", "a sentence")),
     Bad("short line", lambda: curves({"a": [result()]}, [0, 1], xlabel="x", ylabel="y", alt=ALT, caption="c"),
         ("'a'", "1 results for 2")),
-    Bad("picture without words", lambda: Picture(None, "", "c", ""), ("alt = ''",)),  # type: ignore[arg-type]
+    Bad("picture without words", lambda: Picture(None, alt="", caption="c"), ("alt = ''",)),  # type: ignore[arg-type]
     Bad("unequal rows", lambda: image_grid({"a": X, "b": X[:3]}, alt=ALT, caption="c"), ("'b'", "3 images", "4")),
     Bad("pixels of a grid", lambda: image_grid({"a": 2 * X - 2}, alt=ALT, caption="c"), ("'a'", "-1", "[0, 1]")),
     # parameters

@@ -16,7 +16,7 @@ from book.press import chapters, editions, environment, make, stages
 from nbutils.lab import claims, parameters, results
 from nbutils.lab.results import Result
 from nbutils.messages import read_project_file
-from tests.helpers import CLAIM
+from tests.helpers import CLAIM, record
 
 CLAIMS = CLAIM.replace("published: none", """value: [{table: Table 1, model: VGG-16}]
   setting: {dataset: cifar10, train_size: 50000}""") + """  history:
@@ -60,11 +60,9 @@ NOTEBOOK = nbformat.v4.new_notebook(cells=[
     nbformat.v4.new_markdown_cell("# Title", id="a"),
     nbformat.v4.new_code_cell("x = 1", id="b", execution_count=1,
                               outputs=[nbformat.v4.new_output("stream", text="one")])])
-RECORD = results.dumps(
-    {"chapter": "01_x", "parameters": {"profile": "quick", "dataset": "planted"}, "device": "cpu", "minutes": 1.5,
-     "finished": "2030-01-02T03:04:05+00:00", "version": "0", "commit": "abc", "python": "3", "torch": "2"},
+RECORD = results.dumps(record(
     [Result.of("a.b", "share", [0.5, 0.25], n=8), Result.of("a.c", "ratio", [2.0], unit="number")],
-    [{"claim": "c", "held": "held"}])
+    chapter="01_x", verdicts=[{"claim": "c", "held": "held"}]))
 STAMP = {"set": "", "code": "0", "criteria": "0", "engine": "0", "published": "0"}
 STAMPED = nbformat.from_dict({**NOTEBOOK, "metadata": {"edition": {
     **STAMP, "content": editions._hash([STAMP, NOTEBOOK.cells, RECORD])}}})
@@ -209,7 +207,7 @@ def test_a_sound_file_is_read_and_one_that_cannot_be_is_named(name: str, project
     ("book/profiles/smoke.yml", "seeds: 2", "seeds: 1:30", "seeds = '1:30': expected an integer"),  # 90
     ("book/profiles/smoke.yml", "seeds: 2", "seeds: 1_0", "seeds = '1_0': expected an integer"),  # 10
     ("book/profiles/smoke.yml", "seeds: 2", "seeds: yes", "seeds = 'yes': expected an integer"),  # True
-    ("book/editions/smoke/01_x.json", '"minutes":1.5,', "", "not the record of a run (minutes: Field required)"),
+    ("book/editions/smoke/01_x.json", '"minutes":1.5,', "", "not a record of results (minutes: Field required)"),
     ("book/editions/smoke/01_x.json", "0.25", "0.75", "its record was changed by hand"),
     ("book/editions/planted/01_x.ipynb", "one", "two", "planted/01_x.ipynb: changed by hand since it was recorded"),
     ("notebooks/01_x.ipynb", '"cell_type"', '"kind"', "not a notebook"),

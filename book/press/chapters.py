@@ -88,29 +88,29 @@ class Chapter:
         return plain(read(self.source), self.name)
 
     def state(self) -> State:
-        """Read the last run's end from papermill's own records; an edition keeps none, but has a header."""
+        """Read the last run's end from papermill's own records; an edition keeps none, but has a record."""
         found = ((path, readable(path)) for path in (self.twin, self.partial))
         path, notebook = next(((path, notebook) for path, notebook in found if notebook), (None, None))
         if notebook is None:
             return State("not run")
-        header, ran = self.header, notebook.metadata.get("papermill", {})
-        minutes = ran["duration"] / 60 if ran.get("duration") else header.get("minutes")
-        when = ran.get("start_time") or header.get("finished") or ""
+        record, ran = self.record, notebook.metadata.get("papermill", {})
+        minutes = ran["duration"] / 60 if ran.get("duration") else record.minutes if record else None
+        when = ran.get("start_time") or (record.finished.isoformat() if record else "")
         status, note = ended(notebook)
         if status == "ok" and path == self.partial:
             status, note = "stopped", "between two cells"
         # An edition shows its own code, and its page says what has changed.
         if status == "ok" and "edition" not in notebook.metadata and written(notebook) != written(read(self.source)):
             status, note = "stale", "since its code was edited"
-        return State(status, note, minutes, when[:16].replace("T", " "), str(header.get("device", "")))
+        return State(status, note, minutes, when[:16].replace("T", " "), record.device if record else "")
 
     @property
-    def header(self) -> dict[str, Any]:
-        """The header of the record in the executed notebook; empty where there is none that can be read."""
+    def record(self) -> results.Record | None:
+        """The record in the executed notebook; None where there is none that can be read."""
         try:
-            return recorded(self.twin)[0]
+            return recorded(self.twin)
         except ValueError:
-            return {}
+            return None
 
 
 def read(path: Path) -> nbformat.NotebookNode:

@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -22,7 +20,7 @@ from scipy import stats
 from book.press.chapters import aligned, every, nearest, recorded
 from book.press.editions import DEFAULT, EDITIONS, find
 from nbutils.lab.parameters import short
-from nbutils.lab.results import Record, Result, whole, wilson
+from nbutils.lab.results import Record, Result, wilson
 
 CONFIDENCE = 0.95
 INSIDE, OUTSIDE, IDENTICAL, NO_SPREAD = "inside", "outside", "identical", "no spread known"
@@ -93,10 +91,10 @@ class Number:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A run beside ours: headers, numbers and what follows from them."""
+    """A run beside ours: records, numbers and what follows from them."""
 
-    yours: Mapping[str, Any]
-    ours: Mapping[str, Any]
+    yours: Record
+    ours: Record
     numbers: tuple[Number, ...]
 
     @classmethod
@@ -106,11 +104,10 @@ class Comparison:
         Raises:
             ValueError: a result that counts more images than it has.
         """
-        (header, mine), (theirs, others) = yours, ours
-        a, b = ({result.id: result for result in results} for results in (mine, others))
-        comparable = all(header["parameters"][name] == theirs["parameters"][name] for name in ("profile", "dataset"))
+        a, b = yours.by_id, ours.by_id
+        comparable = (yours.profile, yours.dataset) == (ours.profile, ours.dataset)
         numbers = tuple(Number.of(a.get(id), b.get(id)) for id in dict.fromkeys([*b, *a])) if comparable else ()
-        return cls(header, theirs, numbers)
+        return cls(yours, ours, numbers)
 
     @property
     def counts(self) -> Counter[str]:
@@ -131,7 +128,7 @@ class Comparison:
     @property
     def verdicts(self) -> dict[str, tuple[str, str]]:
         """Claim -> your verdict and ours, where they differ."""
-        held = [{row["claim"]: row["held"] for row in header["verdicts"]} for header in (self.yours, self.ours)]
+        held = [{verdict.claim: verdict.held for verdict in run.verdicts} for run in (self.yours, self.ours)]
         return {claim: (mine, held[1][claim]) for claim, mine in held[0].items() if mine != held[1].get(claim, mine)}
 
     @property
@@ -145,18 +142,18 @@ class Comparison:
     def settings(self) -> list[str]:
         """What the runs were set to differently, the likeliest cause of a difference first."""
         mine, theirs = self.yours, self.ours
-        a, b = mine["parameters"], theirs["parameters"]
-        kinds, threads = zip(*(header["device"].removesuffix(" threads").partition(", ")[::2]
-                               for header in (mine, theirs)), strict=True)
-        pairs = {"profile": (a["profile"], b["profile"]), "data": (a["dataset"], b["dataset"])}
-        if a["profile"] == b["profile"]:  # another profile has other parameters
+        a, b = mine.parameters, theirs.parameters
+        kinds, threads = zip(*(run.device.removesuffix(" threads").partition(", ")[::2] for run in (mine, theirs)),
+                             strict=True)
+        pairs = {"profile": (mine.profile, theirs.profile), "data": (mine.dataset, theirs.dataset)}
+        if mine.profile == theirs.profile:  # another profile has other parameters
             pairs |= {f"parameter {name}": (a[name], b[name]) for name in a  # one that is new says nothing of a run
                       if name in b and name not in ("profile", "dataset", "device")}
         if self._other_images() and all(x == y for x, y in pairs.values()):
-            pairs["data"] = ("other images of the same name", b["dataset"])
+            pairs["data"] = ("other images of the same name", theirs.dataset)
         pairs |= {"device": kinds} if kinds[0] != kinds[1] else {"threads": threads}
-        pairs |= {name: (mine[key], theirs[key]) for name, key in (("nbutils", "version"), ("torch", "torch"),
-                                                                   ("python", "python"), ("code, commit", "commit"))}
+        pairs |= {"nbutils": (mine.version, theirs.version), "torch": (mine.torch, theirs.torch),
+                  "python": (mine.python, theirs.python), "code, commit": (mine.commit, theirs.commit)}
         return [f"{name}: {short(x)}, ours {short(y)}" for name, (x, y) in pairs.items() if x != y]
 
     def _other_images(self) -> bool:
@@ -167,16 +164,15 @@ class Comparison:
 
     def text(self, every: bool = False) -> str:
         """The comparison in words, with a table of the numbers outside; of every number if asked."""
-        edition = self.ours["parameters"]["profile"]
-        lines = [f"{self.yours['chapter']}: your run of {self.yours['finished'][:10]} beside edition {edition} "
-                 f"of {self.ours['finished'][:10]}"]
+        lines = [f"{self.yours.chapter}: your run of {self.yours.finished.date()} beside edition {self.ours.profile} "
+                 f"of {self.ours.finished.date()}"]
         shown = [number.row for number in self.numbers if every or number.mark == OUTSIDE]
         if shown:
             lines += ["", aligned([("number", "yours", "ours", "95 % of new runs", "mark"), *shown]), ""]
         lines += self._summary() + [f"Verdict of {claim}: {mine}, ours {theirs}"
                                     for claim, (mine, theirs) in self.verdicts.items()]
         if not self.verdicts:
-            lines.append("Verdicts: all as ours." if self.yours["verdicts"] else "Verdicts: none in your run.")
+            lines.append("Verdicts: all as ours." if self.yours.verdicts else "Verdicts: none in your run.")
         if self.settings:
             likeliest = ", the likeliest cause first" * self.differs
             return "\n".join([*lines, f"Settings that differ{likeliest}:", *(f"  {line}" for line in self.settings)])
@@ -209,8 +205,9 @@ def beside_ours(path: Path) -> Comparison:
     Raises:
         ValueError: no run that can be compared; in one line.
     """
-    yours = whole(recorded(path), path)
-    profile, chapter = yours[0]["parameters"]["profile"], yours[0]["chapter"]
-    if chapter not in (known := [chapter.name for chapter in every("")]):
-        raise ValueError(f"{path}: of chapter {chapter!r}, which this book does not have{nearest(chapter, known)}")
-    return Comparison.of(yours, find(profile if profile and (EDITIONS / profile).is_dir() else DEFAULT, chapter))
+    yours = recorded(path)
+    if yours.chapter not in (known := [chapter.name for chapter in every("")]):
+        raise ValueError(f"{path}: of chapter {yours.chapter!r}, which this book does not have"
+                         f"{nearest(yours.chapter, known)}")
+    recorded_too = yours.profile and (EDITIONS / yours.profile).is_dir()
+    return Comparison.of(yours, find(yours.profile if recorded_too else DEFAULT, yours.chapter))

@@ -115,11 +115,11 @@ def _files(chapter: Chapter, profile: str, wanted: list[Stage]) -> dict[Path, st
     if not good:
         raise ValueError(next(why for why in reversed(faults.values()) if why != NOT_RUN))
     run = good[-1].of(chapter)
-    header, measured = recorded(run.twin)
+    ran = recorded(run.twin)
     hidden = {str(build_dir()): "build"}  # no path of this machine
-    if (dataset := header["parameters"]["dataset"]).startswith("folder:"):
-        hidden[dataset] = f"folder:{Path(dataset.removeprefix('folder:')).name}"
-    record = _replaced(results.dumps(header, measured, header["verdicts"]), hidden)
+    if ran.dataset.startswith("folder:"):
+        hidden[ran.dataset] = f"folder:{Path(ran.dataset.removeprefix('folder:')).name}"
+    record = _replaced(results.dumps(ran), hidden)
     notebook = nbformat.reads(_replaced(nbformat.writes(_compact(read(run.twin))), hidden), as_version=4)
     stamp = {"set": good[-1].set, **_sources(chapter)}
     notebook.metadata.edition = stamp | {"content": _hash([stamp, notebook.cells, record])}
@@ -161,12 +161,12 @@ def show(name: str) -> None:
 
 def banner(chapter: Chapter, stamp: dict[str, Any]) -> str:
     """What a page built from an edition says about it, in one paragraph of MyST."""
-    header, given = chapter.header, f", set to {literal_code(stamp['set'])}" * bool(stamp["set"])
-    profile, dataset = (str(header["parameters"].get(name, "")) for name in ("profile", "dataset"))
-    given += f", images from {literal_code(dataset)}" * dataset.startswith("folder:")
-    words = [f"Edition **{literal(profile)}**{given}, recorded on {literal(header['finished'][:10])} on "
-             f"{literal(header['device'])}, from commit {literal(header['commit'])}. Nothing was run for this page."]
-    if profile != DEFAULT:
+    ran, given = chapter.record, f", set to {literal_code(stamp['set'])}" * bool(stamp["set"])
+    assert ran is not None  # `show` has put it there
+    given += f", images from {literal_code(ran.dataset)}" * ran.dataset.startswith("folder:")
+    words = [f"Edition **{literal(ran.profile)}**{given}, recorded on {ran.finished.date()} on "
+             f"{literal(ran.device)}, from commit {literal(ran.commit)}. Nothing was run for this page."]
+    if ran.profile != DEFAULT:
         words.append("Tables, figures and verdicts are those of this edition. *The default run*, of which the text "
                      f"speaks, is edition `{DEFAULT}`; numbers inside sentences are from there.")
     now = _sources(chapter)
@@ -174,7 +174,7 @@ def banner(chapter: Chapter, stamp: dict[str, Any]) -> str:
         words.append(f"Since then {' and '.join(changed)} behind it changed.")
     words += [sentence for name, sentence in CHANGED.items() if stamp.get(name, now[name]) != now[name]]
     set_then = {name: value for name, value in Stage("", set=stamp["set"]).given.items() if name in chapter.parameters}
-    if differs := differing(chapter, profile, set_then, header):
+    if differs := differing(chapter, ran.profile, set_then, ran):
         words.append(f"Its parameters have changed since: it ran with {literal(differs)} now.")
     return " ".join(words)
 

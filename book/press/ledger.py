@@ -41,13 +41,13 @@ class Entry:
     Attributes:
         claim: what is claimed, and its criterion.
         verdict: computed from the recorded result; None where no run has measured the claim's statistic.
-        run: header of the record: chapter, parameters, device, commit, when it finished.
+        run: the record of the run that measured it; None like the verdict.
         commit: the one that gave the criterion its present form; None where the history does not tell.
     """
 
     claim: Claim
     verdict: Verdict | None
-    run: dict[str, Any]
+    run: results.Record | None
     commit: Commit | None
 
     @property
@@ -67,7 +67,7 @@ class Entry:
         """Whether the criterion is older than the result; None where that cannot be told."""
         if not self.run or self.commit is None:
             return None
-        return self.commit.time < datetime.fromisoformat(self.run["finished"])
+        return self.commit.time < self.run.finished
 
     @property
     def row(self) -> dict[str, Any]:
@@ -81,7 +81,8 @@ class Entry:
                 "criterion": str(self.claim.criterion), "criterion_commit": self.commit.hash if self.commit else "",
                 "criterion_committed": self.commit and self.commit.time.isoformat(), "criterion_older": self.in_time,
                 "state": self.state, "verdict": self.words, **measured,
-                "code": self.run.get("commit", ""), "finished": self.run.get("finished", "")}
+                "code": self.run.commit if self.run else "",
+                "finished": self.run.finished.isoformat() if self.run else ""}
 
 
 Records = Mapping[str, Mapping[str, results.Record]]  # profile or edition -> chapter -> what a run found
@@ -107,11 +108,10 @@ def entries(profile: str, records: Records) -> list[Entry]:
     for claim in claims.load().values():
         runs = [chapters[claim.chapter] for name, chapters in records.items()
                 if claim.chapter in chapters and (claim.setting or name == profile)]
-        judged = [(run, claims.judge(claim, result, run["parameters"], measured, run.get("classes")))
-                  for run, measured in runs
-                  if claim.fits(run["parameters"]) for result in measured if result.id == claim.statistic]
-        run, verdict = max(judged, key=lambda one: (one[1].held != "not comparable", one[0]["finished"]),
-                           default=({}, None))
+        judged = [(run, claims.judge(claim, run.by_id[claim.statistic], run.parameters, run.results, run.classes))
+                  for run in runs if claim.fits(run.parameters) and claim.statistic in run.by_id]
+        run, verdict = max(judged, key=lambda one: (one[1].held != "not comparable", one[0].finished),
+                           default=(None, None))
         found.append(Entry(claim, verdict, run, commits.get(claim.id)))
     return found
 

@@ -24,6 +24,7 @@ from book.press.execute import execute
 from book.press.files import alone
 from nbutils.lab.history import git, present_commit
 from nbutils.lab.parameters import profiles, resolve, short
+from nbutils.lab.results import Record
 from nbutils.machine import ROOT
 from nbutils.messages import did_you_mean, read_project_file
 from nbutils.modules import NO_PART
@@ -99,13 +100,13 @@ def stages(edition: str) -> list[Stage]:
     return read_project_file(path, list[Stage])
 
 
-def differing(chapter: Chapter, profile: str, given: Mapping[str, Any], header: Mapping[str, Any]) -> str:
+def differing(chapter: Chapter, profile: str, given: Mapping[str, Any], record: Record) -> str:
     """Parameters whose recorded values are not those of the profile and of what is given besides.
 
     A folder may stand for images that would have to be downloaded; the run names it.
     """
     now = resolve({**chapter.defaults, "profile": profile, **given}, [*chapter.parameters, "profile"]).model_dump()
-    ran = {name: header["parameters"].get(name) for name in chapter.parameters}
+    ran = {name: record.parameters.get(name) for name in chapter.parameters}
     if now["dataset"] != "planted" and str(ran.get("dataset")).startswith("folder:"):
         del ran["dataset"]
     pairs = (f"{name} = {short(ran[name])} where it is {short(now[name])}" for name in ran if ran[name] != now[name])
@@ -121,10 +122,10 @@ def fault(chapter: Chapter, profile: str, given: Mapping[str, Any]) -> str:
         return f"{state}, or under way"
     if state.status != "ok":
         return f"{state}; an edition holds whole runs only, run the chapter again"
-    header, _ = recorded(chapter.twin)
-    if differs := differing(chapter, profile, given, header):
+    record = recorded(chapter.twin)
+    if differs := differing(chapter, profile, given, record):
         return f"ran with {differs}; an edition keeps to its profile"
-    if (commit := header["commit"]) == "unknown" or commit.endswith("-dirty"):
+    if (commit := record.commit) == "unknown" or commit.endswith("-dirty"):
         return f"ran from commit {commit}; commit first, then run it again"
     if changed_since(commit):
         return f"ran from commit {commit}, since when claims or code changed; keep it from there, or run it again"

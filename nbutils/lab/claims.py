@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import math
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -131,37 +130,12 @@ class Claim(BaseModel):
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim, the result it was held against, and how it came out."""
+    """A claim, the result it was held against, how it came out, and that in the words that its data allow."""
 
     claim: Claim
     result: Result
     held: Held
-    reason: str = ""
-
-    @property
-    def words(self) -> str:
-        """The verdict in the words that its data allow: a planted world can only show that a known truth is found."""
-        if self.held == "not comparable":
-            return f"not comparable ({self.reason})"
-        if self.held == "held" and self.claim.bound == "upper":
-            return "not refuted: the statistic is an upper bound, and no attack has brought it below the criterion"
-        if self.claim.value:
-            reproduced = {"held": "reproduced" if self.met else "partly reproduced", "not held": "not reproduced"}
-            return reproduced.get(self.held, self.held)
-        if not re.match("planted($|, | under )", self.result.data):
-            return f"direction {self.held}"
-        if not self.claim.planted:
-            return f"{self.held} in the planted world"
-        recovered = {"held": "yes", "not held": "no"}
-        return f"recovers the known truth: {recovered.get(self.held, self.held)}"
-
-    @property
-    def met(self) -> bool:
-        """Whether the whole interval lies within TOLERANCE of the published value."""
-        value, low, high = self.claim.published_value, self.result.low, self.result.high
-        if value is None or low is None or high is None:
-            return False
-        return value - TOLERANCE <= low and high <= value + TOLERANCE
+    words: str
 
     def _repr_html_(self) -> str:
         attack = "" if self.result.attack == "none" else f"Attack: {html.escape(self.result.attack)}."
@@ -262,23 +236,45 @@ def judge(claim: Claim, result: Result, parameters: Mapping[str, Any], beside: I
         parameters: those of the run that measured it. beside: the results of this run, for what the claim needs.
         classes: how many its images have; None where an older record does not say.
     """
+    obstacle = _obstacle(claim, result, parameters, beside, classes)
+    if obstacle or not result.ends:
+        return Verdict(claim, result, "not comparable", f"not comparable ({obstacle or 'the result has no interval'})")
+    held = claim.criterion.judge(*result.ends)
+    return Verdict(claim, result, held, _words(claim, held, *result.ends, parameters.get("dataset") == "planted"))
+
+
+def _obstacle(claim: Claim, result: Result, parameters: Mapping[str, Any], beside: Iterable[Result],
+              classes: int | None) -> str | None:
+    """Why this result cannot be held against the claim; None where it can."""
     if not claim.fits(parameters):
-        return Verdict(claim, result, "not comparable", "measured outside the paper's setting")
+        return "measured outside the paper's setting"
     if classes and claim.classes and classes != claim.classes:
-        return Verdict(claim, result, "not comparable", f"{classes} classes, the bound is for {claim.classes}")
+        return f"{classes} classes, the bound is for {claim.classes}"
     if len(result.values) < claim.least_seeds:
-        few = f"{counted(len(result.values), 'seed')}, the claim asks for {claim.least_seeds}"
-        return Verdict(claim, result, "not comparable", few)
+        return f"{counted(len(result.values), 'seed')}, the claim asks for {claim.least_seeds}"
     if result.n < claim.least_n:
-        return Verdict(claim, result, "not comparable", f"n = {result.n}, the claim asks for {claim.least_n}")
+        return f"n = {result.n}, the claim asks for {claim.least_n}"
     if claim.threat and result.threat != claim.threat:
-        reason = f"measured under {result.threat}, the claim is about {claim.threat}"
-        return Verdict(claim, result, "not comparable", reason)
+        return f"measured under {result.threat}, the claim is about {claim.threat}"
     if math.isnan(result.value):
-        return Verdict(claim, result, "not comparable", "the result is undefined")
-    if result.low is None or result.high is None:
-        return Verdict(claim, result, "not comparable", "the result has no interval")
+        return "the result is undefined"
     learned = {other.id for other in beside if has_learned(other)}
-    if idle := [id.rsplit(".", 1)[-1] for id in claim.needs if id not in learned]:
-        return Verdict(claim, result, "not comparable", f"the encoder has not learned: {', '.join(idle)}")
-    return Verdict(claim, result, claim.criterion.judge(result.low, result.high))
+    idle = [id.rsplit(".", 1)[-1] for id in claim.needs if id not in learned]
+    return f"the encoder has not learned: {', '.join(idle)}" if idle else None
+
+
+def _words(claim: Claim, held: Held, low: float, high: float, planted: bool) -> str:
+    """The verdict in the words that its data allow: a planted world can only show that a known truth is found.
+
+    A published value is reproduced if the whole interval [low, high] lies within TOLERANCE of it.
+    """
+    if held == "held" and claim.bound == "upper":
+        return "not refuted: the statistic is an upper bound, and no attack has brought it below the criterion"
+    if (value := claim.published_value) is not None:
+        met = value - TOLERANCE <= low and high <= value + TOLERANCE
+        return {"held": "reproduced" if met else "partly reproduced", "not held": "not reproduced"}.get(held, held)
+    if not planted:
+        return f"direction {held}"
+    if not claim.planted:
+        return f"{held} in the planted world"
+    return f"recovers the known truth: {({'held': 'yes', 'not held': 'no'}).get(held, held)}"

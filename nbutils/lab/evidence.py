@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MethodType
 from typing import Any
 
@@ -24,50 +24,26 @@ KNOWN = (ImageSet, Features, Outcome, Result, ThreatModel, Distilled)  # which s
 NAMED = 4  # models, data sets or attacks that are named; of more the rest is counted
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """What was used, each once and in the order of use.
+def evidence(*things: object) -> dict[str, Any]:
+    """What these rest on, each thing once, as attributes of a `Result`.
 
-    Attributes:
-        counts: numbers of images. models, data, threats, attacks: names. inputs: keys and fingerprints.
-        seconds: computing time of outcomes and results. norms: (L2, L_inf) medians of results.
-    """
-
-    counts: tuple[int, ...] = ()
-    models: tuple[str, ...] = ()
-    data: tuple[str, ...] = ()
-    threats: tuple[str, ...] = ()
-    attacks: tuple[str, ...] = ()
-    inputs: tuple[str, ...] = ()
-    seconds: float = 0.0
-    norms: tuple[tuple[float, float], ...] = ()
-
-    def __add__(self, other: Evidence) -> Evidence:
-        def both(part: Callable[[Evidence], tuple[Any, ...]]) -> tuple[Any, ...]:
-            return tuple(dict.fromkeys(part(self) + part(other)))
-
-        return Evidence(both(lambda e: e.counts), both(lambda e: e.models), both(lambda e: e.data),
-                        both(lambda e: e.threats), both(lambda e: e.attacks), both(lambda e: e.inputs),
-                        self.seconds + other.seconds, self.norms + other.norms)
-
-    @property
-    def context(self) -> dict[str, Any]:
-        """As attributes of a `Result`: of several numbers of images the smallest, of several names a list."""
-        threat = _listed(self.threats)
-        norms = tuple(sum(side) / len(self.norms) for side in zip(*self.norms, strict=True))
-        return {"n": min(self.counts, default=0), "model": _listed(self.models, "; "), "data": _listed(self.data),
-                "threat": threat, "attack": _listed(self.attacks, "; "), "inputs": self.inputs,
-                "seconds": self.seconds, "norms": norms if norms and threat == "unbounded" else None}
-
-
-def evidence(*things: object) -> Evidence:
-    """What these rest on, each thing once.
+    Of several numbers of images n is the smallest; several names are listed, in the order of use; seconds are those of
+    outcomes and results together; norms, of results under unbounded attacks alone, their mean.
 
     Args:
         things: image sets, features, masks, networks, outcomes, results, attacks and threat models; mappings, lists,
             tuples, sets, dataclasses, partial functions and methods of them. Anything else adds nothing.
     """
-    return sum(map(_of, _leaves(things, set())), Evidence())
+    found = defaultdict[str, list[Any]](list)
+    for thing in _leaves(things, set()):
+        for part, values in _of(thing).items():
+            found[part] += (value for value in values if value is not None)
+    threat = _listed(found["threat"])
+    norms = tuple(sum(side) / len(side) for side in zip(*found["norms"], strict=True)) if threat == "unbounded" else ()
+    return {"n": min(found["n"], default=0), "model": _listed(found["model"], "; "), "data": _listed(found["data"]),
+            "threat": threat, "attack": _listed(found["attack"], "; "),
+            "inputs": tuple(dict.fromkeys(found["inputs"])), "seconds": sum(found["seconds"], 0.0),
+            "norms": norms or None}
 
 
 def _leaves(things: Iterable[object], seen: set[int]) -> Iterator[object]:
@@ -91,40 +67,36 @@ def _leaves(things: Iterable[object], seen: set[int]) -> Iterator[object]:
                     yield from _leaves([getattr(thing, part.name) for part in dataclasses.fields(thing)], seen)
 
 
-def _of(thing: Any) -> Evidence:
+def _of(thing: Any) -> dict[str, Sequence[Any]]:
+    """What one thing says of itself: attribute of a `Result` -> values."""
     match thing:
         case ImageSet():
-            return Evidence((len(thing),), data=(thing.name,), inputs=(thing.fingerprint,))
+            return {"n": [len(thing)], "data": [thing.name], "inputs": [thing.fingerprint]}
         case Features():
-            return Evidence((len(thing.y),), (thing.encoder,), (thing.images,), inputs=(thing.fingerprint,))
-        case Outcome():
-            return Evidence((len(thing),), (thing.model,), (thing.data,), _without("none", thing.threat),
-                            _without("none", thing.attack), thing.inputs, thing.seconds)
-        case Result():
-            norms = (thing.norms,) if thing.norms else ()
-            return Evidence(_without(0, thing.n), _without("none", thing.model), _without("none", thing.data),
-                            _without("none", thing.threat), _without("none", thing.attack), thing.inputs,
-                            thing.seconds, norms)
+            return {"n": [len(thing.y)], "model": [thing.encoder], "data": [thing.images],
+                    "inputs": [thing.fingerprint]}
+        case Outcome() | Result():
+            n = len(thing) if isinstance(thing, Outcome) else thing.n or None
+            norms = thing.norms if isinstance(thing, Result) else None
+            return {"n": [n], "model": [thing.model], "data": [thing.data], "threat": [thing.threat],
+                    "attack": [thing.attack], "inputs": thing.inputs, "seconds": [thing.seconds], "norms": [norms]}
         case ThreatModel():
-            return Evidence(threats=(str(thing),))
+            return {"threat": [str(thing)]}
         case nn.Module():
-            return Evidence(models=(getattr(thing, "name", "") or type(thing).__name__,), inputs=artifacts(thing))
+            return {"model": [getattr(thing, "name", "") or type(thing).__name__], "inputs": artifacts(thing)}
         case Distilled():
-            return Evidence((len(thing),))
+            return {"n": [len(thing)]}
     if _is_attack(thing):
-        return Evidence(threats=(str(thing.threat or "unbounded"),), attacks=(repr(thing),))
-    return Evidence()
+        return {"threat": [str(thing.threat or "unbounded")], "attack": [repr(thing)]}
+    return {}
 
 
 def _is_attack(thing: Any) -> bool:
     return callable(thing) and hasattr(thing, "threat") and not isinstance(thing, type)
 
 
-def _without(nothing: Any, value: Any) -> tuple[Any, ...]:
-    return () if value == nothing else (value,)
-
-
-def _listed(words: Iterable[str], separator: str = ", ") -> str:
-    found = list(words)
+def _listed(names: Iterable[str], separator: str = ", ") -> str:
+    """Names, each once; of more than NAMED the rest is counted."""
+    found = [name for name in dict.fromkeys(names) if name != "none"]
     more = f" and {len(found) - NAMED + 1} more" if len(found) > NAMED else ""
     return separator.join(found[: NAMED - 1] if more else found) + more or "none"

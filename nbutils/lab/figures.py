@@ -1,6 +1,7 @@
 """One figure style: readable by colour-blind people and in grey, with text for those who do not see the picture.
 
-Every function returns a `Picture`, which a notebook shows when it stands last in a cell.
+Every function returns a `Picture`, which a notebook shows when it stands last in a cell; its `texts` are those of the
+picture: alt, caption and stamp.
 """
 
 from __future__ import annotations
@@ -8,8 +9,9 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Callable, Mapping, Sequence, Sized
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from dataclasses import KW_ONLY, dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
@@ -43,19 +45,21 @@ class Picture:
     """A finished figure with its alternative text and caption.
 
     Attributes:
-        figure: the matplotlib figure. alt: what a reader who cannot see it needs to know.
-        caption: shown below. stamp: profile and device, shown with the caption.
+        figure: the matplotlib figure.
         results: those that are drawn; the caption says what their intervals are and leads to their records.
+        alt: what a reader who cannot see it needs to know. caption: shown below.
+        stamp: profile and device, shown with the caption.
 
     Raises:
         ValueError: no alternative text.
     """
 
     figure: Figure
+    results: tuple[Result, ...] = ()
+    _: KW_ONLY
     alt: str
     caption: str
-    stamp: str
-    results: tuple[Result, ...] = ()
+    stamp: str = ""
 
     def __post_init__(self) -> None:
         if len(self.alt) < 20:
@@ -80,9 +84,8 @@ class Picture:
         return f"[figure: {self.alt}]"
 
 
-def curves(lines: Mapping[str, Sequence[Result]], x: Sequence[float], *, xlabel: str, ylabel: str, alt: str,
-           caption: str, stamp: str = "", ticks: Sequence[str] | None = None,
-           marks: Mapping[str, float] | None = None) -> Picture:
+def curves(lines: Mapping[str, Sequence[Result]], x: Sequence[float], *, xlabel: str, ylabel: str,
+           ticks: Sequence[str] | None = None, marks: Mapping[str, float] | None = None, **texts: str) -> Picture:
     """Results over a quantity, one line per entry, with their intervals as bands.
 
     Args:
@@ -101,23 +104,22 @@ def curves(lines: Mapping[str, Sequence[Result]], x: Sequence[float], *, xlabel:
                 raise ValueError(f"line {label!r}: {len(results)} results for {len(x)} positions")
             (drawn[label],) = axes.plot(x, [result.value for result in results], color=colour, marker=marker,
                                         linestyle=dash)
-            if all(result.low is not None for result in results):
-                low, high = [result.low or 0.0 for result in results], [result.high or 0.0 for result in results]
+            ends = [result.ends for result in results if result.ends]
+            if len(ends) == len(x):
+                low, high = zip(*ends, strict=True)
                 axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
         _mark(axes, marks or {}, 1, (3, -2), "top")
         if ticks is not None:
             axes.set_xticks(list(x), list(ticks))
         _value_axis(axes.yaxis, axes.set_ylim, next(iter(lines.values())))
         axes.set(xlabel=xlabel, ylabel=ylabel)
-        if len(lines) > 3:  # no place inside is free of lines
-            _legend(axes, drawn, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2 if len(lines) == 4 else 3)
-        else:
-            _legend(axes, drawn, loc="best")
-        return Picture(figure, alt, caption, stamp, tuple(result for results in lines.values() for result in results))
+        above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 2 if len(lines) == 4 else 3}
+        _legend(axes, drawn, **(above if len(lines) > 3 else {"loc": "best"}))  # of many no place inside is free
+        return Picture(figure, tuple(chain(*lines.values())), **texts)
 
 
-def dots(groups: Mapping[str, Mapping[str, Result]], *, xlabel: str, alt: str, caption: str, stamp: str = "",
-         marks: Mapping[str, float] | None = None) -> Picture:
+def dots(groups: Mapping[str, Mapping[str, Result]], *, xlabel: str, marks: Mapping[str, float] | None = None,
+         **texts: str) -> Picture:
     """Results as dots with their intervals: one row per group, one colour and marker per series.
 
     Args:
@@ -132,22 +134,19 @@ def dots(groups: Mapping[str, Mapping[str, Result]], *, xlabel: str, alt: str, c
             shift = 0.16 * (index - (len(series) - 1) / 2)
             rows = [(row + shift, group[label]) for row, group in enumerate(groups.values()) if label in group]
             for height, result in rows:
-                if result.low is not None and result.high is not None:
-                    axes.plot([result.low, result.high], [height, height], color=colour, linewidth=1.4)
+                if result.ends:
+                    axes.plot(result.ends, [height, height], color=colour, linewidth=1.4)
             (drawn[label],) = axes.plot([result.value for _, result in rows], [height for height, _ in rows], marker,
                                         color=colour)
         _mark(axes, marks or {}, 0, (3, 3), "baseline")
-        axes.set_yticks(range(len(groups)), list(groups))
-        axes.set_ylim(len(groups) - 0.5, -0.5)
-        _value_axis(axes.xaxis, axes.set_xlim, [result for group in groups.values() for result in group.values()])
-        axes.set_xlabel(xlabel)
+        results = tuple(result for group in groups.values() for result in group.values())
+        _rows(axes, groups, xlabel)
+        _value_axis(axes.xaxis, axes.set_xlim, results)
         _legend(axes, drawn, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(series))
-        return Picture(figure, alt, caption, stamp,
-                       tuple(result for group in groups.values() for result in group.values()))
+        return Picture(figure, results, **texts)
 
 
-def matrix(cells: Mapping[str, Mapping[str, Result]], *, xlabel: str, ylabel: str, alt: str, caption: str,
-           stamp: str = "") -> Picture:
+def matrix(cells: Mapping[str, Mapping[str, Result]], *, xlabel: str, ylabel: str, **texts: str) -> Picture:
     """Shares as a table of shaded squares, each with its value in percent; the darker, the larger.
 
     Cells whose row and column have one name, such as a network attacked with its own gradients, are framed.
@@ -176,12 +175,10 @@ def matrix(cells: Mapping[str, Mapping[str, Result]], *, xlabel: str, ylabel: st
         axes.set_xticks(range(len(columns)), columns, rotation=35, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(len(rows)), rows)
         axes.set(xlabel=xlabel, ylabel=ylabel)
-        drawn = tuple(result for row in cells.values() for result in row.values())
-        return Picture(figure, alt, caption, stamp, drawn)
+        return Picture(figure, tuple(result for row in cells.values() for result in row.values()), **texts)
 
 
-def scatter(points: Mapping[str, tuple[Result, Result]], *, xlabel: str, ylabel: str, alt: str, caption: str,
-            stamp: str = "") -> Picture:
+def scatter(points: Mapping[str, tuple[Result, Result]], *, xlabel: str, ylabel: str, **texts: str) -> Picture:
     """One result against another, with the intervals of both; the axes show the range of the points only.
 
     Args:
@@ -197,19 +194,18 @@ def scatter(points: Mapping[str, tuple[Result, Result]], *, xlabel: str, ylabel:
         for index, (label, (x, y)) in enumerate(points.items()):
             colour = SERIES[index % len(SERIES)][0]
             (drawn[label],) = axes.plot([x.value], [y.value], MARKERS[index], color=colour, markersize=8, zorder=3)
-            for across, ends, line in ((y, x, axes.hlines), (x, y, axes.vlines)):
-                if ends.low is not None and ends.high is not None:
-                    line(across.value, ends.low, ends.high, color=colour, linewidth=1, alpha=0.7)
-        for axis, results in ((axes.xaxis, [x for x, _ in points.values()]),
-                              (axes.yaxis, [y for _, y in points.values()])):
+            for across, along, line in ((y, x, axes.hlines), (x, y, axes.vlines)):
+                if along.ends:
+                    line(across.value, *along.ends, color=colour, linewidth=1, alpha=0.7)
+        for axis, results in zip((axes.xaxis, axes.yaxis), zip(*points.values(), strict=True), strict=True):
             if all(result.unit == "share" for result in results):
                 axis.set_major_formatter(PercentFormatter(1.0))
         axes.set(xlabel=xlabel, ylabel=ylabel)
         _legend(axes, drawn, loc="center left", bbox_to_anchor=(1.01, 0.5))
-        return Picture(figure, alt, caption, stamp, tuple(result for pair in points.values() for result in pair))
+        return Picture(figure, tuple(chain(*points.values())), **texts)
 
 
-def stacked(counts: Mapping[str, Mapping[str, int]], *, xlabel: str, alt: str, caption: str) -> Picture:
+def stacked(counts: Mapping[str, Mapping[str, int]], *, xlabel: str, **texts: str) -> Picture:
     """Counts as stacked bars: one bar per row, one colour and hatch per part; each part shows its count.
 
     Raises:
@@ -228,18 +224,16 @@ def stacked(counts: Mapping[str, Mapping[str, int]], *, xlabel: str, alt: str, c
             axes.bar_label(bars, [str(n) if n else "" for n in lengths], label_type="center", fontsize=8,
                            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.85})
             ends += lengths
-        axes.set_yticks(range(len(counts)), list(counts))
-        axes.set_ylim(len(counts) - 0.5, -0.5)
+        _rows(axes, counts, xlabel)
         axes.grid(visible=False)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_xlabel(xlabel)
         _legend(axes, drawn, loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=len(parts), fontsize=8,
                 columnspacing=1)
-        return Picture(figure, alt, caption, "")
+        return Picture(figure, (), **texts)
 
 
-def clouds(panels: Mapping[str, tuple[Tensor, Tensor]], names: Sequence[str], *, alt: str, caption: str,
-           stamp: str = "") -> Picture:
+def clouds(panels: Mapping[str, tuple[Tensor, Tensor]], names: Sequence[str], *, caption: str,
+           **texts: str) -> Picture:
     """Points in the plane by class, in small panels, three to a line. An embedding has no unit, so no axis is shown.
 
     Args:
@@ -249,25 +243,17 @@ def clouds(panels: Mapping[str, tuple[Tensor, Tensor]], names: Sequence[str], *,
     shown = list(names)[:len(MARKERS)]
     if len(names) > len(shown):
         caption += f" Drawn: the first {len(shown)} of {len(names)} classes."
-    with mpl.rc_context({**STYLE, "axes.grid": False, "axes.spines.left": False, "axes.spines.bottom": False}):
-        lines = -(-len(panels) // 3)
-        figure = Figure(figsize=(6.9, 2.25 * lines))
-        grid: np.ndarray = figure.subplots(lines, 3, squeeze=False)
-        for axes in grid.flat:
-            axes.set(xticks=[], yticks=[])
-        for axes, (title, (points, labels)) in zip(grid.flat, panels.items(), strict=False):
-            for index in range(len(shown)):
-                x, y = points[labels == index].T.tolist()
-                axes.plot(x, y, MARKERS[index], color=SERIES[index % len(SERIES)][0], markersize=3.5, alpha=0.8,
-                          markeredgewidth=0)
-            axes.set_title(title, fontsize=9)
-        _legend(figure, dict(zip(shown, grid[0, 0].lines, strict=True)), loc="upper center",
-                bbox_to_anchor=(0.5, 0.09), ncols=5, fontsize=8, markerscale=1.5)
-        return Picture(figure, alt, caption, stamp)
+    by_class = {title: {name: places[labels == index].T for index, name in enumerate(shown)}
+                for title, (places, labels) in panels.items()}
+    with mpl.rc_context(STYLE):
+        figure, grid = _panels(by_class, 3, 2.3)
+        for axes in grid:
+            axes.set_axis_off()
+        return Picture(figure, (), caption=caption, **texts)
 
 
-def points(panels: Mapping[str, Mapping[str, tuple[Tensor, Tensor]]], *, xlabel: str, ylabel: str, alt: str,
-           caption: str, stamp: str = "") -> Picture:
+def points(panels: Mapping[str, Mapping[str, tuple[Tensor, Tensor]]], *, xlabel: str, ylabel: str,
+           **texts: str) -> Picture:
     """Many points, one number against another, in panels side by side with axes of their own.
 
     Args:
@@ -277,19 +263,29 @@ def points(panels: Mapping[str, Mapping[str, tuple[Tensor, Tensor]]], *, xlabel:
     Raises:
         ValueError: more groups in a panel than can be told apart.
     """
+    for groups in panels.values():
+        _tell_apart("groups", groups, SERIES)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(0.6 + 2.7 * len(panels), 2.9), layout="constrained")
-        row: np.ndarray = figure.subplots(1, len(panels), squeeze=False)[0]
-        for axes, (title, groups) in zip(row, panels.items(), strict=True):
-            _tell_apart("groups", groups, SERIES)
-            for (x, y), (colour, _, _), marker in zip(groups.values(), SERIES, MARKERS, strict=False):
-                axes.plot(x.tolist(), y.tolist(), marker, color=colour, markersize=4, alpha=0.75, markeredgewidth=0)
-            axes.set_title(title)
+        figure, grid = _panels(panels, len(panels), 2.9)
+        for axes in grid:
             axes.set_xlabel(xlabel)
-        figure.axes[0].set_ylabel(ylabel)
-        first = next(iter(panels.values()))
-        _legend(figure, dict(zip(first, row[0].lines, strict=True)), loc="outside lower center", ncols=4)
-        return Picture(figure, alt, caption, stamp)
+        grid[0].set_ylabel(ylabel)
+        return Picture(figure, (), **texts)
+
+
+def _panels(panels: Mapping[str, Mapping[str, Any]], columns: int, height: float) -> tuple[Figure, list[Axes]]:
+    """Title -> group -> (x, y), drawn in so many columns with one legend below; also the axes, line by line."""
+    lines = -(-len(panels) // columns)
+    figure = Figure(figsize=(0.6 + 0.93 * height * columns, height * lines), layout="constrained")
+    grid = list(figure.subplots(lines, columns, squeeze=False).flat)
+    for axes, (title, groups) in zip(grid, panels.items(), strict=False):
+        for index, (x, y) in enumerate(groups.values()):
+            axes.plot(x.tolist(), y.tolist(), MARKERS[index], color=SERIES[index % len(SERIES)][0], markersize=4,
+                      alpha=0.75, markeredgewidth=0)
+        axes.set_title(title)
+    first = next(iter(panels.values()))
+    _legend(figure, dict(zip(first, grid[0].lines, strict=True)), loc="outside lower center", ncols=5)
+    return figure, grid
 
 
 def _legend(owner: Axes | Figure, drawn: Mapping[str, Any], **place: Any) -> None:
@@ -297,6 +293,12 @@ def _legend(owner: Axes | Figure, drawn: Mapping[str, Any], **place: Any) -> Non
     legend = owner.legend(list(drawn.values()), [f" {label}" for label in drawn], **place)
     for text, label in zip(legend.get_texts(), drawn, strict=True):
         text.set_text(label)
+
+
+def _rows(axes: Axes, labels: Iterable[str], xlabel: str) -> None:
+    """A row for each label, the first on top."""
+    names = list(labels)
+    axes.set(xlabel=xlabel, yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
 
 
 def _tell_apart(what: str, drawn: Sized, looks: Sized) -> None:
@@ -319,8 +321,8 @@ def _value_axis(axis: Axis, set_limits: Callable[[float, float], Any], results: 
         axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
 
 
-def image_grid(rows: Mapping[str, Tensor], *, columns: Sequence[str] | None = None, alt: str, caption: str,
-               stamp: str = "", notes: Mapping[str, Sequence[str]] | None = None) -> Picture:
+def image_grid(rows: Mapping[str, Tensor], *, columns: Sequence[str] = (),
+               notes: Mapping[str, Sequence[str]] | None = None, **texts: str) -> Picture:
     """Images in rows with labels.
 
     Args:
@@ -341,22 +343,16 @@ def image_grid(rows: Mapping[str, Tensor], *, columns: Sequence[str] | None = No
         grid: np.ndarray = figure.subplots(len(rows), width, squeeze=False)
         for (label, images), line in zip(rows.items(), grid, strict=True):
             for index, axes in enumerate(line):
-                _show_pixels(axes, images[index])
+                axes.imshow(images[index].detach().cpu().permute(1, 2, 0).numpy(), interpolation="nearest")
+                axes.set(xticks=[], yticks=[])
+                axes.spines[:].set_visible(False)
                 if label in notes:
                     axes.set_xlabel(notes[label][index], fontsize=7, labelpad=2)
             line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
-        for index, title in enumerate(columns or ()):
+        for index, title in enumerate(columns):
             grid[0, index].set_title(title, fontsize=8)
         figure.subplots_adjust(wspace=0.08, hspace=0.3 if notes else 0.08)
-        return Picture(figure, alt, caption, stamp)
-
-
-def _show_pixels(axes: Axes, image: Tensor) -> None:
-    axes.imshow(image.detach().cpu().permute(1, 2, 0).numpy(), interpolation="nearest")
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+        return Picture(figure, (), **texts)
 
 
 def magnify(perturbation: Tensor, limit: float) -> Tensor:

@@ -207,12 +207,17 @@ def resolve(given: Mapping[str, Any], allowed: Collection[str], chapter: str = "
 
 
 def _fitting(parameters: Parameters, chosen: Collection[str], allowed: Collection[str], chapter: str) -> Parameters:
-    """Parameters that go together: a size that the chapter lacks is cut to its bound; see `resolve`."""
+    """Parameters that go together: a size that the chapter lacks is cut to its bound; see `resolve`.
+
+    A chapter that lacks a choice of images has the planted ones.
+    """
     def told(name: str) -> str:
         where = "" if name in chosen else f" (from profile {parameters.profile!r})"
         return f"{name} = {getattr(parameters, name)}{where}"
 
-    if parameters.dataset.startswith("folder:") and "dataset" in allowed:
+    if "dataset" not in allowed:
+        parameters = parameters.model_copy(update={"dataset": "planted"})
+    if parameters.dataset.startswith("folder:"):
         from nbutils.images.folders import tree  # here: it takes torch
 
         found = tree(parameters.dataset)

@@ -13,8 +13,8 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, Field, FiniteFloat, TypeAdapter, ValidationError
+from pydantic import AliasPath, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 from scipy import stats
 
+from nbutils.lab.parameters import short
 from nbutils.machine import ROOT
 from nbutils.messages import did_you_mean, first_fault, read_project_file, read_text
 
@@ -182,6 +183,11 @@ class Result:
         return cls(id, what, unit, value, low, high, interval, values, n, k, **context)
 
     @property
+    def ends(self) -> tuple[float, float] | None:
+        """The 95 % interval; None where there is none."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
+    @property
     def parts(self) -> tuple[str, ...]:
         """The estimate, its interval and the norms of an unbounded attack as text; the last two where there are any.
         A share of no images at all, NaN, is "undefined"."""
@@ -189,8 +195,8 @@ class Result:
             return ("undefined",)
         scale, digits, tail = {"share": (100, 1, " %"), "points": (100, 1, " points")}.get(self.unit, (1, 3, ""))
         parts = [f"{scale * self.value:.{digits}f}{tail}"]
-        if self.low is not None and self.high is not None:
-            parts.append(f"[{scale * self.low:.{digits}f}, {scale * self.high:.{digits}f}]")
+        if self.ends:
+            parts.append(f"[{', '.join(f'{scale * end:.{digits}f}' for end in self.ends)}]")
         if self.norms is not None:
             parts += [f"median L2 {self.norms[0]:.2f}", f"median L_inf {self.norms[1]:.3f}"]
         return tuple(part.replace("-", MINUS) for part in parts)
@@ -210,38 +216,10 @@ def median_norms(outcomes: Sequence[Outcome]) -> tuple[float, float]:
     return l2, linf
 
 
-Record = tuple[dict[str, Any], list[Result]]  # a run's header, with its verdicts, and its results
-_RESULTS = TypeAdapter(list[Result])
+class Published(BaseModel):
+    """A number printed by others: a row of book/published. certainty: "inferred" from damaged text, for example."""
 
-
-class _Parameters(BaseModel):
-    profile: str
-    dataset: str
-
-
-class _Verdict(BaseModel):
-    claim: str
-    held: str
-
-
-class _Header(BaseModel):
-    """What pages and comparisons read of a record's header."""
-
-    chapter: str
-    parameters: _Parameters
-    device: str
-    minutes: FiniteFloat
-    finished: datetime
-    version: str
-    commit: str
-    python: str
-    torch: str
-    verdicts: list[_Verdict]
-
-
-class _Printed(BaseModel):
-    """A row of book/published."""
-
+    model_config = ConfigDict(frozen=True)
     table: str
     dataset: str
     model: str
@@ -252,28 +230,18 @@ class _Printed(BaseModel):
     unit: Literal["percent", "ratio", "count", "1"]
     certainty: Literal["certain", "inferred", "unknown"]
 
-
-@dataclass(frozen=True)
-class Published:
-    """A number printed by others, with its place. certainty: "certain", or "inferred" from damaged text."""
-
-    value: float
-    unit: str
-    place: str
-    certainty: str
-
     @property
     def parts(self) -> tuple[str, ...]:
         """The value and its place as text."""
         doubt = "" if self.certainty == "certain" else f", {self.certainty}"
-        return f"{self.value:g}{' %' if self.unit == 'percent' else ''}", f"({self.place}{doubt})"
+        return f"{self.value:g}{' %' if self.unit == 'percent' else ''}", f"({self.table}{doubt})"
 
     def __str__(self) -> str:
         return " ".join(self.parts)
 
 
 @cache
-def printed(paper: str) -> list[dict[str, Any]]:
+def printed(paper: str) -> list[Published]:
     """The rows of book/published/<paper>.csv.
 
     Raises:
@@ -283,7 +251,7 @@ def printed(paper: str) -> list[dict[str, Any]]:
     if not path.exists():
         known = ", ".join(sorted(file.stem for file in path.parent.glob("*.csv")))
         raise ValueError(f"paper = {paper!r}: expected one of {known}")
-    return [row.model_dump() for row in read_project_file(path, list[_Printed])]
+    return read_project_file(path, list[Published])
 
 
 def published(paper: str, *cells: str, **where: str) -> Published:
@@ -296,23 +264,21 @@ def published(paper: str, *cells: str, **where: str) -> Published:
     Raises:
         ValueError: unknown paper, cell or column, or not exactly one number fits.
     """
-    rows = printed(paper)
-    unknown = set(where) - set(rows[0])
-    if unknown:
-        raise ValueError(f"{', '.join(sorted(unknown))}: expected columns among {', '.join(rows[0])}")
-    words = {value for row in rows for column, value in row.items() if column != "value"}
+    rows = [(number, number.model_dump(exclude={"value"})) for number in printed(paper)]
+    columns = rows[0][1].keys()
+    if unknown := sorted(where.keys() - columns):
+        raise ValueError(f"{', '.join(unknown)}: expected columns among {', '.join(columns)}")
+    words = {word for _, row in rows for word in row.values()}
     for cell in cells:
         if cell not in words:
             raise ValueError(f"{paper} {cell!r}: in no row of its published numbers{did_you_mean(cell, words)}")
-    found = [row for row in rows if set(cells) <= set(row.values())
-             and all(row[column] == value for column, value in where.items())]
+    found = [(number, row) for number, row in rows if {*cells} <= {*row.values()} and where.items() <= row.items()]
     if len(found) != 1:
         asked = ", ".join([*cells, *(f"{column} = {value}" for column, value in where.items())])
-        differ = [column for column in rows[0] if len({row[column] for row in found}) > 1 and column != "value"]
+        differ = [column for column in columns if len({row[column] for _, row in found}) > 1]
         hint = f"; they differ in {', '.join(differ)}" if differ else ""
         raise ValueError(f"{paper} {asked}: {len(found)} published numbers fit, expected exactly one{hint}")
-    row = found[0]
-    return Published(row["value"], row["unit"], row["table"], row["certainty"])
+    return found[0][0]
 
 
 def intervals(results: Sequence[Result]) -> list[str]:
@@ -368,16 +334,15 @@ class Table:
 
     def _attacks(self) -> list[str]:
         """The attacks behind each column; behind each row, where only rows keep to one attack each."""
-        columns = {column: [row[column] for row in self.rows.values() if column in row] for column in self.columns}
-        rows = {label: list(row.values()) for label, row in self.rows.items()}
         sides = []
-        for groups in (columns, rows):
-            attacked = {label: [cell for cell in cells if isinstance(cell, Result) and cell.attack != "none"]
-                        for label, cells in groups.items()}
-            sides.append({label: {f"{cell.attack}{f', n = {cell.n}' * bool(cell.n)}": None for cell in cells}
-                          for label, cells in attacked.items() if cells})
-        fewest = min(sides, key=lambda side: sum(len(attacks) > 1 for attacks in side.values()))
-        return [f"{label}: {'; '.join(attacks)}" for label, attacks in fewest.items()]
+        for groups in ({column: [row.get(column) for row in self.rows.values()] for column in self.columns},
+                       {label: row.values() for label, row in self.rows.items()}):
+            attacks = {label: {f"{cell.attack}{f', n = {cell.n}' * bool(cell.n)}": None for cell in cells
+                               if isinstance(cell, Result) and cell.attack != "none"}
+                       for label, cells in groups.items()}
+            sides.append({label: names for label, names in attacks.items() if names})
+        fewest = min(sides, key=lambda side: sum(len(names) > 1 for names in side.values()))
+        return [f"{label}: {'; '.join(names)}" for label, names in fewest.items()]
 
     def _repr_html_(self) -> str:
         notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes())
@@ -414,14 +379,72 @@ def address(id: str, shown: str) -> str:
     return f'<a data-result="{html.escape(id)}">{shown}</a>'
 
 
-def dumps(header: Mapping[str, Any], results: Iterable[Result], verdicts: Iterable[Mapping[str, Any]]) -> str:
-    """A chapter's record as JSON. A result names only the fields that differ from those of the result before it."""
-    rows = [asdict(result) for result in results]
-    short = [{name: value for name, value in row.items() if name not in before or before[name] != value}
-             for before, row in zip([{}, *rows], rows, strict=False)]
-    content = {"schema": SCHEMA, **header, "results": short, "verdicts": list(verdicts)}
-    content["check"] = _check(*_parsed(json.dumps(content)))
-    return json.dumps(content, separators=(",", ":"))
+class RecordedVerdict(BaseModel):
+    """How a claim came out in a run. result: id of what it was held against."""
+
+    claim: str
+    held: str
+    words: str = ""
+    result: str = ""
+
+
+class Record(BaseModel):
+    """What one run of a chapter found, and how: it stands in the executed notebook, which shows it as a small table.
+
+    Attributes:
+        chapter, parameters, profile, dataset: what ran, with what; the last two are two of the parameters.
+        classes: how many its images have; None in older records. device, minutes, peak_memory_gib: what it took.
+        finished, version, commit, python, torch: when, and with which code.
+        results, verdicts: what it found, in the order of measuring.
+    """
+
+    chapter: str
+    parameters: dict[str, Any]
+    profile: str = Field(validation_alias=AliasPath("parameters", "profile"), exclude=True)
+    dataset: str = Field(validation_alias=AliasPath("parameters", "dataset"), exclude=True)
+    classes: int | None = None
+    device: str
+    minutes: FiniteFloat
+    peak_memory_gib: FiniteFloat
+    finished: datetime
+    version: str
+    commit: str
+    python: str
+    torch: str
+    results: list[Result]
+    verdicts: list[RecordedVerdict]
+
+    @property
+    def by_id(self) -> dict[str, Result]:
+        """The results by their ids."""
+        return {result.id: result for result in self.results}
+
+    def _rows(self) -> dict[str, str]:
+        given = ", ".join(f"{name} = {short(value)}" for name, value in self.parameters.items() if name != "profile")
+        return {"profile": self.profile, "parameters": given, "device": self.device, "minutes": f"{self.minutes:.1f}",
+                "peak memory": f"{self.peak_memory_gib:.1f} GiB", "finished": self.finished.isoformat(),
+                "code": f"nbutils {self.version}, commit {self.commit}",
+                "python, torch": f"{self.python}, {self.torch}"}
+
+    def _repr_html_(self) -> str:
+        rows = "".join(f"<tr><th>{name}</th><td>{html.escape(value)}</td></tr>" for name, value in self._rows().items())
+        return f'<table class="run-card"><caption>Run card</caption>{rows}</table>'
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
+        return {MIME: dumps(self)}  # as text: notebooks cannot hold a NaN
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{name}: {value}" for name, value in self._rows().items())
+
+
+def dumps(record: Record) -> str:
+    """A record as JSON. A result names only the fields that differ from those of the result before it."""
+    content = {"schema": SCHEMA, **record.model_dump()}
+    rows = content["results"]
+    content["results"] = [{name: value for name, value in row.items() if name not in before or before[name] != value}
+                          for before, row in zip([{}, *rows], rows, strict=False)]
+    text = json.dumps(content, default=datetime.isoformat)
+    return json.dumps({**json.loads(text), "check": _check(_whole(text))}, separators=(",", ":"))
 
 
 def loads(text: str, place: object) -> Record:
@@ -431,49 +454,38 @@ def loads(text: str, place: object) -> Record:
         place: where the text stood, for messages.
 
     Raises:
-        ValueError: not a record, or one of another schema version.
+        ValueError: not a record, one of another schema version, or one that was changed by hand; in one line.
     """
     try:
-        header, rows = _parsed(text)
-        check = header.pop("check", None)  # older records have none
-        if header["schema"] != SCHEMA:
-            raise ValueError(f"{place}: written with schema {header['schema']}; expected {SCHEMA}, "
+        content = _whole(text)
+        check = content.pop("check", None)  # older records have none
+        if content["schema"] != SCHEMA:
+            raise ValueError(f"{place}: written with schema {content['schema']}; expected {SCHEMA}, "
                              "run the chapter again")
-        found = _RESULTS.validate_python(rows)
-        if check not in (None, _check(header, rows)):
+        record = Record.model_validate(content)
+        if check not in (None, _check(content)):
             raise ValueError(f"{place}: its record was changed by hand; run the chapter again")
-        return header, found
+        return record
     except ValidationError as error:
         raise ValueError(f"{place}: not a record of results ({first_fault(error)})") from None
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{place}: not a record of results ({error})") from error
+    except (json.JSONDecodeError, LookupError, TypeError, RecursionError) as error:
+        raise ValueError(f"{place}: not a record of results ({error})") from None
 
 
-def _parsed(text: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def _whole(text: str) -> dict[str, Any]:
+    """A record's JSON, with all fields of every result."""
     content, row = json.loads(text), dict[str, Any]()
-    return content, [row := row | new for new in content.pop("results")]
+    return {**content, "results": [row := row | new for new in content["results"]]}
 
 
-def _check(header: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> str:
+def _check(content: Mapping[str, Any]) -> str:
     """Hash of a record but for names of data, from which paths of the machine are taken out once it is written."""
-    checked = [{**header, "parameters": {**header.get("parameters", {}), "dataset": ""}},
-               *({**row, "data": ""} for row in rows)]
+    header = {name: value for name, value in content.items() if name != "results"}
+    checked = [{**header, "parameters": {**content["parameters"], "dataset": ""}},
+               *({**row, "data": ""} for row in content["results"])]
     return hashlib.sha256(json.dumps(checked, sort_keys=True).encode()).hexdigest()
 
 
 def read(path: Path) -> Record:
-    """A chapter's record: header (with the verdicts) and results.
-
-    Raises:
-        ValueError: see `loads` and `whole`.
-    """
-    return whole(loads(read_text(path), path), path)
-
-
-def whole(record: Record, place: object) -> Record:
-    """The record, if its header says what is told of a run; raises ValueError where it does not, in one line."""
-    try:
-        _Header.model_validate(record[0])
-    except ValidationError as error:
-        raise ValueError(f"{place}: not the record of a run ({first_fault(error)})") from None
-    return record
+    """A chapter's record, from its file; raises ValueError, see `loads`."""
+    return loads(read_text(path), path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import inspect
 import operator
 import platform
@@ -21,12 +20,12 @@ import nbutils
 from nbutils.console import progress
 from nbutils.images.imageset import ImageSet
 from nbutils.images.sources import class_names
-from nbutils.lab import claims, results
+from nbutils.lab import claims
 from nbutils.lab.claims import Verdict, Verdicts
 from nbutils.lab.evidence import evidence
 from nbutils.lab.history import present_commit
 from nbutils.lab.parameters import IN_PROFILES, ParameterError, Parameters, assigned, committed, resolve, short
-from nbutils.lab.results import Published, Result, Table
+from nbutils.lab.results import Published, Record, RecordedVerdict, Result, Table
 from nbutils.messages import counted, did_you_mean
 from nbutils.robustness.attacks import Attack
 from nbutils.robustness.evaluate import Outcome, accuracy_curve, evaluate
@@ -146,16 +145,15 @@ class Run:
         Raises:
             ValueError: lists of different lengths.
         """
-        for names in [*inputs, *settings.values()]:
-            if isinstance(names, Mapping):
-                return {name: self.each(f, *(_named(name, each) for each in inputs), first_seed=first_seed,
-                                        **{key: _named(name, each) for key, each in settings.items()})
-                        for name in names}
+        if (rows := _by_name(*inputs, *settings.values())) is not None:
+            return {name: self.each(f, *row[: len(inputs)], first_seed=first_seed,
+                                    **dict(zip(settings, row[len(inputs):], strict=True)))
+                    for name, row in rows.items()}
         of_f = inspect.signature(f)
         missing = of_f.parameters.keys() - of_f.bind_partial(*inputs, **settings).arguments.keys()
         found = []
-        rows = _by_seed(getattr(f, "__name__", repr(f)), [*inputs, *settings.values()], len(self.seeds))
-        for k, row in enumerate(progress(rows, "seeds")):
+        seeds = _by_seed(getattr(f, "__name__", repr(f)), [*inputs, *settings.values()], len(self.seeds))
+        for k, row in enumerate(progress(seeds, "seeds")):
             named = dict(zip(settings, row[len(inputs):], strict=True))
             context = {"seed": first_seed + k, "device": self.device}
             named |= {name: value for name, value in context.items() if name in missing}
@@ -178,14 +176,11 @@ class Run:
         """
         if isinstance(models, Mapping):
             return {name: self.accuracies(f"{id}.{dotted(name)}", members, images, attacks,
-                                          **{key: _named(name, each) for key, each in settings.items()})
-                    for name, members in models.items()}
-        if isinstance(images, Mapping) or isinstance(attacks, Mapping):
-            columns = attacks if isinstance(attacks, Mapping) else images
-            return {name: self.accuracies(f"{id}.{dotted(name)}", models,
-                                          images[name] if isinstance(images, Mapping) else images,
-                                          attacks[name] if isinstance(attacks, Mapping) else attacks, **settings)
-                    for name in columns}
+                                          **dict(zip(settings, own, strict=True)))
+                    for name, (members, *own) in _by_name(models, *settings.values()).items()}
+        if (columns := _by_name(attacks, images)) is not None:
+            return {name: self.accuracies(f"{id}.{dotted(name)}", models, shown, attack, **settings)
+                    for name, (attack, shown) in columns.items()}
         found = self.each(evaluate, models, images[: len(models)], attacks, **settings)
         what = id.rpartition(".")[2] if attacks is None else found[0].attack
         return self.measure(id, f"accuracy, {what}", found)
@@ -228,26 +223,30 @@ class Run:
         Raises:
             ValueError: an input with an entry for another number of seeds; nothing that depends on seeds.
         """
-        for names in inputs:
-            if isinstance(names, Mapping):
-                return {name: self.number(f"{id}.{dotted(name)}", what, f, *(_named(name, each) for each in inputs),
-                                          unit=unit) for name in names}
+        if (rows := _by_name(*inputs)) is not None:
+            return {name: self.number(f"{id}.{dotted(name)}", what, f, *row, unit=unit) for name, row in rows.items()}
         began = time.monotonic()
         values = [float(f(*row)) for row in _by_seed(id, inputs)]
-        context = evidence(*inputs).context
+        context = evidence(*inputs)
         context["seconds"] += time.monotonic() - began
         return self._record(Result.of(id, what, values, unit=unit, **context))
 
     def difference(self, id: str, what: str, first: Any, second: Any) -> Any:
-        """Record first - second, taken per seed first because the two were measured on the same images, in points.
+        """Record first - second, taken per seed first because the two were measured on the same images.
 
         Args:
-            first, second: results, or mappings of names to results, see `number`.
+            first, second: results, or mappings of names to results, see `number`. Of shares, and of points, the
+                difference is in points; numbers have a number.
 
         Raises:
-            ValueError: the two have different numbers of seeds.
+            ValueError: the two have different numbers of seeds, or a number and a share are to be subtracted.
         """
-        return self.number(id, what, operator.sub, first, second, unit="points")
+        if (rows := _by_name(first, second)) is not None:
+            return {name: self.difference(f"{id}.{dotted(name)}", what, *row) for name, row in rows.items()}
+        units = {"number" if each.unit == "number" else "points" for each in (first, second)}
+        if len(units) > 1:
+            raise ValueError(f"{id}: units {first.unit} and {second.unit}; expected two of one kind")
+        return self.number(id, what, operator.sub, first, second, unit=units.pop())
 
     def mean(self, id: str, what: str, results: Iterable[Result]) -> Result:
         """Record the mean of some results, of architectures for example, taken per seed first."""
@@ -296,30 +295,26 @@ class Run:
         """A table of results with this run's stamp."""
         return Table(rows, caption, self.stamp)
 
-    def card(self) -> RunCard:
-        """Profile, parameters, device, time and memory of this run so far; holds the record of what it found."""
-        header = self._header()
-        return RunCard(header, results.dumps(header, self.found.values(), self._rows()))
-
-    def _header(self) -> dict[str, Any]:
+    def card(self) -> Record:
+        """The record of this run so far. A chapter ends with it, so that the executed notebook holds it."""
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        return {
+        verdicts = [RecordedVerdict(claim=claim, held=verdict.held, words=verdict.words, result=verdict.result.id)
+                    for claim, verdict in self.verdicts.items()]
+        return Record.model_validate({
             "chapter": self.chapter,
             "parameters": self.parameters.model_dump(),
             "classes": self.classes,
             "device": self.device_name,
             "minutes": round((time.monotonic() - self.began) / 60, 2),
             "peak_memory_gib": round(peak / 2**30, 2),
-            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "finished": datetime.now(UTC).replace(microsecond=0),
             "version": nbutils.__version__,
             "commit": present_commit(),
             "python": platform.python_version(),
             "torch": torch.__version__,
-        }
-
-    def _rows(self) -> list[dict[str, str]]:
-        return [{"claim": name, "held": verdict.held, "words": verdict.words, "result": verdict.result.id}
-                for name, verdict in self.verdicts.items()]
+            "results": list(self.found.values()),
+            "verdicts": verdicts,
+        })
 
 
 def _by_seed(what: str, inputs: Sequence[Any], *seeds: int) -> list[list[Any]]:
@@ -336,36 +331,14 @@ def _by_seed(what: str, inputs: Sequence[Any], *seeds: int) -> list[list[Any]]:
     return [[each[k] if isinstance(each, list) else each for each in lists] for k in range(counts.pop())]
 
 
-def _named(name: Any, thing: Any) -> Any:
-    return thing[name] if isinstance(thing, Mapping) else thing
+def _by_name(*inputs: Any) -> Any:
+    """The inputs for each name of the first mapping among them; without one, None."""
+    names = next((each for each in inputs if isinstance(each, Mapping)), None)
+    if names is None:
+        return None
+    return {name: [each[name] if isinstance(each, Mapping) else each for each in inputs] for name in names}
 
 
 def dotted(name: Any) -> str:
     """The key of a table's row as part of an id; of a tuple its parts."""
     return ".".join(map(str, name)) if isinstance(name, tuple) else str(name)
-
-
-@dataclass(frozen=True)
-class RunCard:
-    """What a run took, as a small table. It takes the record along, so that an executed notebook holds its results."""
-
-    header: Mapping[str, Any]
-    record: str
-
-    def _rows(self) -> list[tuple[str, str]]:
-        card, shown = self.header, dict(self.header["parameters"])
-        return [("profile", shown.pop("profile")), ("parameters", ", ".join(f"{name} = {short(value)}"
-                 for name, value in shown.items())), ("device", card["device"]),
-                ("minutes", f"{card['minutes']:.1f}"), ("peak memory", f"{card['peak_memory_gib']:.1f} GiB"),
-                ("finished", card["finished"]), ("code", f"nbutils {card['version']}, commit {card['commit']}"),
-                ("python, torch", f"{card['python']}, {card['torch']}")]
-
-    def _repr_html_(self) -> str:
-        rows = "".join(f"<tr><th>{name}</th><td>{html.escape(value)}</td></tr>" for name, value in self._rows())
-        return f'<table class="run-card"><caption>Run card</caption>{rows}</table>'
-
-    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
-        return {results.MIME: self.record}  # as text: notebooks cannot hold a NaN
-
-    def __repr__(self) -> str:
-        return "\n".join(f"{name}: {value}" for name, value in self._rows())

@@ -13,7 +13,7 @@ from book.press.pages.executed import merged
 from nbutils.lab import results
 from nbutils.lab.results import MIME
 from nbutils.machine import ROOT
-from tests.helpers import WITHOUT_TORCH
+from tests.helpers import WITHOUT_TORCH, record
 
 CONF = f"""{WITHOUT_TORCH}
 sys.path.append({str(ROOT)!r})
@@ -134,9 +134,8 @@ def test_a_bare_picture_is_refused(build: Callable) -> None:
 
 
 def test_a_page_from_an_edition_says_so_below_its_title(build: Callable, tmp_path: Path, own_build: Path) -> None:
-    header = {"device": "one GPU", "finished": "2030-01-02T03:04:05+00:00", "commit": "abc", "minutes": 1.5,
-              "parameters": {"profile": "gpu"}}
-    card = nbformat.v4.new_output("display_data", {MIME: results.dumps(header, [], []), "text/html": "<p>card</p>"})
+    ran = record(device="one GPU", parameters={"profile": "gpu", "dataset": "planted"})
+    card = nbformat.v4.new_output("display_data", {MIME: results.dumps(ran), "text/html": "<p>card</p>"})
     twin = notebook(nbformat.v4.new_output("stream", text="forty-two"), card)
     stamp = {"set": "steps=5", "engine": "x", "published": "x"}
     twin.metadata = {"edition": stamp, "language_info": {"name": "python"}}
@@ -154,9 +153,8 @@ def test_a_page_from_an_edition_says_so_below_its_title(build: Callable, tmp_pat
 
 def test_markup_in_a_record_is_shown_as_it_is_written(build: Callable, tmp_path: Path) -> None:
     device = "<img src=x onerror=alert(1)> `a` | $b$ [c](d)"
-    header = {"device": device, "finished": "2030-01-02T03:04:05+00:00", "commit": "<b>", "minutes": 1.5,
-              "parameters": {"profile": "gpu", "dataset": "folder:`<i>`"}}
-    card = nbformat.v4.new_output("display_data", {MIME: results.dumps(header, [], []), "text/html": "<p>card</p>"})
+    ran = record(device=device, commit="<b>", parameters={"profile": "gpu", "dataset": "folder:`<i>`"})
+    card = nbformat.v4.new_output("display_data", {MIME: results.dumps(ran), "text/html": "<p>card</p>"})
     twin = notebook(card)
     twin.metadata = {"edition": {"set": "", "engine": "x", "published": "x"}, "language_info": {"name": "python"}}
     status, messages, page = build(twin, edition="quick")

@@ -16,7 +16,7 @@ from book.press.pages import records
 from nbutils.lab import results
 from nbutils.lab.results import Result, Table
 from nbutils.machine import ROOT
-from tests.helpers import WITHOUT_TORCH
+from tests.helpers import WITHOUT_TORCH, record
 
 NAME = "01_known_features"  # a chapter that exists: pages are made for chapters only
 CONF = f"""{WITHOUT_TORCH}
@@ -51,8 +51,7 @@ One sentence names {claim}`tile-is-useful`.
 ```{claims-beside}
 ```
 """
-HEADER = {"chapter": NAME, "version": "0", "commit": "abc", "finished": "2030-01-01T00:00:00+00:00", "python": "3",
-          "torch": "2", "parameters": {"eps": "<8/255>"}}
+PARAMETERS = {"profile": "quick", "dataset": "planted", "eps": "<8/255>"}
 
 
 def sphinx(folder: Path) -> list[str]:
@@ -81,7 +80,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     tmp_path = tmp_path_factory.mktemp("book")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NBUTILS_BUILD", str(tmp_path))
-        run(results.dumps(HEADER, [known, spaced], []))
+        run(results.dumps(record([known, spaced], parameters=PARAMETERS)))
     table = Table({"row": {"one": known, "two": spaced, "three": lost}}, "All")
     shown = v4.new_output("display_data", data={"text/html": table._repr_html_()})
     text = "# Chapter\n\nIt is right on {result}`a.PGD(L_inf 8/255, <5>)` of them."
@@ -127,8 +126,8 @@ def test_the_numbers_of_editions_have_addresses_whatever_the_book_shows(pages: d
     assert f'<tr id="{id}">' in kept
 
 
-KNOWN = {NAME: ({"parameters": {"dataset": "planted"}}, [Result.of("known.tile", "share", [0.5])])}
-OTHER_IMAGES = {NAME: ({"parameters": {"dataset": "cifar10"}}, [])}
+KNOWN = {NAME: record([Result.of("known.tile", "share", [0.5])])}
+OTHER_IMAGES = {NAME: record(parameters={"profile": "quick", "dataset": "cifar10"})}
 
 
 @pytest.mark.parametrize(("text", "words"), [
@@ -149,12 +148,12 @@ def test_what_there_is_no_result_for() -> None:
 
 
 def test_the_text_speaks_of_the_default_run_where_the_book_shows_an_edition(monkeypatch: pytest.MonkeyPatch) -> None:
-    default = {f"quick/{NAME}": (KNOWN[NAME][0], [Result.of("known.tile", "share", [0.25])])}
+    default = {f"quick/{NAME}": record([Result.of("known.tile", "share", [0.25])])}
     for page, text in ((f"notebooks/{NAME}", "known.tile"), ("book/intro", f"{NAME}:known.tile")):
         monkeypatch.delenv("BOOK_EDITION", raising=False)
-        assert records.look_up(KNOWN | default, page, text) == (NAME, KNOWN[NAME][1][0])
+        assert records.look_up(KNOWN | default, page, text) == (NAME, KNOWN[NAME].results[0])
         monkeypatch.setenv("BOOK_EDITION", "planted")
-        assert records.look_up(KNOWN | default, page, text) == (f"quick/{NAME}", default[f"quick/{NAME}"][1][0])
+        assert records.look_up(KNOWN | default, page, text) == (f"quick/{NAME}", default[f"quick/{NAME}"].results[0])
 
 
 @pytest.mark.parametrize(("text", "words"), [
@@ -163,7 +162,7 @@ def test_the_text_speaks_of_the_default_run_where_the_book_shows_an_edition(monk
      "Table 2, VGG-16, PGD: 2 published numbers fit, expected exactly one; they differ in dataset, certainty"),
 ])
 def test_a_wrong_name_in_the_text_stops_the_build(tmp_path: Path, own_build: Path, text: str, words: str) -> None:
-    run(results.dumps(HEADER | {"parameters": {}}, [], []))
+    run(results.dumps(record()))
     (tmp_path / "conf.py").write_text(CONF)
     (tmp_path / "index.md").write_text(f"# Book\n\n{text}")
     build = [sys.executable, "-m", "sphinx", "-q", str(tmp_path), str(tmp_path / "html")]
@@ -182,8 +181,8 @@ def test_the_records_are_those_of_the_run_that_the_page_shows(own_build: Path) -
     """Not those of one that stopped halfway."""
     shown = Result.of("known.tile", "share", [0.5])
     assert records.records() == {}
-    chapter = run(results.dumps(HEADER, [shown], []), parameters={"eps": "4/255"})
-    assert records.records()[NAME][1] == [shown]
+    chapter = run(results.dumps(record([shown])), parameters={"eps": "4/255"})
+    assert records.records()[NAME].results == [shown]
     chapter.twin.rename(chapter.partial)
     assert records.records() == {}
 

@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from book.press.chapters import Chapter
+from book.press.chapters import Chapter, code_cells, read
 from nbutils.lab import claims
 from nbutils.lab.claims import Claim, Criterion, judge
 from nbutils.lab.results import Result
@@ -22,6 +22,7 @@ ENTRY = {"id": "a-claim", "chapter": "01_known_features", "paper": "ilyas2019", 
          "paraphrase": "A pattern can be a useful feature.", "published": "none", "statistic": "known.tile",
          "measures": "usefulness of a tile", "criterion": {"above": 0.5}, "least_n": 100, "least_seeds": 3,
          "seen": "no", "fixed": date(2026, 11, 21)}
+PLANTED = {"dataset": "planted"}
 
 
 def result(values: list[float], low: float | None = None, high: float | None = None, n: int = 100,
@@ -102,7 +103,7 @@ def test_another_threat_model_is_not_comparable() -> None:
 def test_no_verdict_rests_on_an_encoder_that_has_not_learned(lows: tuple[float | None, ...], words: str) -> None:
     claim = Claim(**{**ENTRY, "needs": ["known.learned.CL", "known.learned.DM"]})  # type: ignore[arg-type]
     beside = [replace(result([0.3] * 3, low, 0.9), id=id) for id, low in zip(claim.needs, lows, strict=False)]
-    assert judge(claim, result([0.9] * 3, 0.8, 1.0), {}, beside).words == words
+    assert judge(claim, result([0.9] * 3, 0.8, 1.0), PLANTED, beside).words == words
     few = judge(claim, result([0.9] * 2, 0.8, 1.0), {}, beside)
     assert few.words == "not comparable (2 seeds, the claim asks for 3)"
 
@@ -110,19 +111,19 @@ def test_no_verdict_rests_on_an_encoder_that_has_not_learned(lows: tuple[float |
 def test_an_upper_bound_can_refute_and_never_show() -> None:
     claim = Claim(**{**ENTRY, "bound": "upper", "planted": True})  # type: ignore[arg-type]
     assert judge(claim, result([0.9] * 3, 0.8, 1.0), {}).words.startswith("not refuted")
-    assert judge(claim, result([0.1] * 3, 0.0, 0.2), {}).words == "recovers the known truth: no"
+    assert judge(claim, result([0.1] * 3, 0.0, 0.2), PLANTED).words == "recovers the known truth: no"
 
 
 def test_a_planted_world_can_only_recover_what_is_known() -> None:
     claim = Claim(**{**ENTRY, "planted": True})  # type: ignore[arg-type]
-    high, low = result([0.9] * 3, 0.8, 1.0), result([0.1] * 3, 0.0, 0.2)
-    assert judge(claim, high, {}).words == "recovers the known truth: yes"
-    assert judge(claim, low, {}).words == "recovers the known truth: no"
-    assert judge(Claim(**ENTRY), high, {}).words == "held in the planted world"  # type: ignore[arg-type]
-    photographs = result([0.9] * 3, 0.8, 1.0, data="planted_photographs")
-    assert judge(claim, photographs, {}).words == "direction held"
-    assert judge(claim, result([0.9] * 3, 0.8, 1.0, data="CIFAR-10"), {}).words == "direction held"
-    assert judge(claim, result([0.1] * 3, 0.0, 0.2, data="CIFAR-10"), {}).words == "direction not held"
+    high, low, undecided = (result([0.5] * 3, *ends) for ends in ((0.8, 1.0), (0.0, 0.2), (0.4, 0.6)))
+    assert judge(claim, high, PLANTED).words == "recovers the known truth: yes"
+    assert judge(claim, low, PLANTED).words == "recovers the known truth: no"
+    assert judge(claim, undecided, PLANTED).words == "recovers the known truth: undecided"
+    assert judge(Claim(**ENTRY), high, PLANTED).words == "held in the planted world"  # type: ignore[arg-type]
+    for dataset in ("folder:planted", "planted_photographs", "cifar10"):
+        assert judge(claim, high, {"dataset": dataset}).words == "direction held"
+        assert judge(claim, low, {"dataset": dataset}).words == "direction not held"
 
 
 # --- the paper's own setting ----------------------------------------------------------------------------------------
@@ -229,6 +230,9 @@ def test_each_claim_of_the_book(claim: Claim) -> None:
         assert claim.statistic in {other.statistic for other in judged if other.chapter == claim.chapter}
     else:  # the chapter judges what it promised
         assert claim in judged
+    code = "\n".join(cell.source for cell in code_cells(read(chapter.source)))
+    named = rf"(?<![\w.]){re.escape(claim.statistic)}(?!\.?\w)"  # in a string or, where names make the id, a comment
+    assert re.search(named, code), f"a search for {claim.statistic} in {claim.chapter} finds nothing"
     for id in claim.needs:
         assert re.fullmatch(r"[a-z]+\.learned\.(SL|CL|MIM|DM)", id)
     for change in claim.history:

@@ -59,7 +59,7 @@ def test_html_holds_the_picture_and_escaped_texts() -> None:
 
 
 def test_a_picture_without_stamp_has_no_brackets() -> None:
-    assert "stamp" not in Picture(Figure(), ALT, "caption", "")._repr_html_()
+    assert "stamp" not in Picture(Figure(), alt=ALT, caption="caption")._repr_html_()
 
 
 def test_a_figure_of_results_leads_to_their_records() -> None:
@@ -71,7 +71,7 @@ def test_a_figure_of_results_leads_to_their_records() -> None:
 
 
 def test_in_plain_text_a_picture_is_its_alternative_text() -> None:
-    assert repr(Picture(Figure(), ALT, "caption", "")) == f"[figure: {ALT}]"
+    assert repr(Picture(Figure(), alt=ALT, caption="caption")) == f"[figure: {ALT}]"
 
 
 def test_curves_show_values_and_intervals() -> None:

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 from dataclasses import asdict, replace
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,6 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from nbutils.lab.results import (
-    SCHEMA,
     Result,
     Table,
     dumps,
@@ -27,6 +27,7 @@ from nbutils.lab.results import (
 )
 from nbutils.machine import ROOT
 from nbutils.robustness import Outcome
+from tests.helpers import record
 
 PGD_LABEL = "PGD(L_inf 8/255, 10 steps of 2/255, 1 restart)"
 FGSM_LABEL = "FGSM(L_inf 8/255, 1 step of 8/255, no random start)"
@@ -208,45 +209,51 @@ def test_a_record_reads_back_as_it_was(tmp_path: Path) -> None:
                Result.of("a.three", "ratio", [1 / 3], unit="number"),
                Result.of("a.four", "accuracy", [unbounded([False, True], [1 / 3, 0.0])])]
     path = tmp_path / "01.json"
-    path.write_text(dumps({"chapter": "01", "minutes": 0.1}, results, [{"claim": "c", "held": "held"}]))
-    header, found = loads(path.read_text(), path)
-    assert found == results
-    assert [result.norms is None for result in found] == [True, True, True, False]
-    assert isinstance(found[3].norms, tuple)
-    assert header["chapter"] == "01"
-    assert header["verdicts"] == [{"claim": "c", "held": "held"}]
+    written = record(results, chapter="01", verdicts=[{"claim": "c", "held": "held"}])
+    path.write_text(dumps(written))
+    found = loads(path.read_text(), path)
+    assert found == written
+    assert found.results == results
+    assert found.by_id["a.two"] == results[1]
+    assert [result.norms is None for result in found.results] == [True, True, True, False]
+    assert isinstance(found.results[3].norms, tuple)
+    assert (found.profile, found.dataset) == (found.parameters["profile"], found.parameters["dataset"])
+    assert found.finished == datetime.fromisoformat("2030-01-02T03:04:05+00:00")
+    assert json.loads(path.read_text())["finished"] == "2030-01-02T03:04:05+00:00"
     assert [file.name for file in path.parent.iterdir()] == ["01.json"]
 
 
 def test_a_record_names_only_what_changes_from_result_to_result() -> None:
     found = [Result.of("a", "w", [0.5, math.nan], n=8, model="m"), Result.of("b", "w", [0.5, 0.7], n=9, model="m"),
              Result.of("c", "w", [0.5, 0.7], n=9)]
-    text = dumps({"chapter": "01"}, found, [])
+    text = dumps(record(found))
     rows = json.loads(text)["results"]
     assert rows[0].keys() == asdict(found[0]).keys()
     assert rows[1].keys() == {"id", "value", "low", "high", "values", "n"}
     assert rows[2] == {"id": "c", "model": "none"}
-    header, again = loads(text, "here")
-    assert repr(again) == repr(found)  # not ==, for NaN differs from itself
-    assert header == {"schema": SCHEMA, "chapter": "01", "verdicts": []}
+    assert repr(loads(text, "here").results) == repr(found)  # not ==, for NaN differs from itself
 
 
 def test_a_record_that_names_everything_reads_as_well() -> None:
     found = [Result.of("a", "w", [0.5, 0.6], n=8), Result.of("b", "w", [0.5, 0.7], n=8)]
-    whole = {"schema": SCHEMA, "results": [asdict(result) for result in found]}
-    assert loads(json.dumps(whole), "here")[1] == found
+    whole = {**json.loads(dumps(record(found))), "results": [asdict(result) for result in found]}
+    assert loads(json.dumps(whole), "here").results == found
 
 
-HEADER = {"chapter": "01", "device": "cpu", "parameters": {"dataset": "folder:/home/me/x", "eps": 0.5}}
+def test_older_records_say_nothing_of_their_check_and_classes() -> None:
+    content = json.loads(dumps(record(classes=10)))
+    del content["check"], content["classes"]
+    assert loads(json.dumps(content), "here") == record()
 
 
 @given(st.data())
 def test_a_record_changed_by_hand_is_refused(data: st.DataObject) -> None:
     """Any number or word of it, but for the place of the images, which is taken out of what is published."""
     found = [Result.of("a", "w", [0.5, 0.25], n=8, data="planted"), Result.of("b", "w", [0.5, 0.75], n=9, seconds=2)]
-    content = json.loads(dumps(HEADER, found, [{"claim": "c", "held": "held"}]))
+    content = json.loads(dumps(record(found, parameters={"profile": "x", "dataset": "folder:/home/me/x", "eps": 0.5},
+                                      verdicts=[{"claim": "c", "held": "held"}])))
     content["parameters"]["dataset"] = "folder:x"
-    assert loads(json.dumps(content), "here")[1] == found
+    assert loads(json.dumps(content), "here").results == found
     places = [(content, "device"), (content["parameters"], "eps"), (content["verdicts"][0], "held"),
               *((row, name) for row in content["results"] for name in row if name not in ("data", "norms", "k"))]
     row, name = data.draw(st.sampled_from(places))
@@ -262,7 +269,7 @@ def test_a_record_changed_by_hand_is_refused(data: st.DataObject) -> None:
 def test_the_number_in_kims_first_table() -> None:
     found = published("kim2021", table="Table 1", dataset="CIFAR-10", model="VGG-16", method="ADV", attack="PGD",
                       quantity="accuracy, all features")
-    assert (found.value, found.unit, found.place, found.certainty) == (44.71, "percent", "Table 1", "certain")
+    assert (found.value, found.unit, found.table, found.certainty) == (44.71, "percent", "Table 1", "certain")
     assert str(found) == "44.71 % (Table 1)"
 
 

@@ -169,6 +169,8 @@ def test_sizes_that_a_chapter_lacks_follow() -> None:
     assert (found.attack_size, found.costly_size, found.construct_size) == (40, 40, 30)
     kept = resolve({"profile": "quick", "test_size": 400}, {"profile", "test_size"})
     usual = resolve({"profile": "quick"}, {"profile"})
+    assert resolve({"profile": "gpu"}, ALLOWED).dataset == "cifar10"
+    assert resolve({"profile": "gpu"}, {"profile"}).dataset == "planted"  # a chapter without a choice of images
     assert (kept.attack_size, kept.costly_size) == (usual.attack_size, usual.costly_size)
 
 
@@ -382,7 +384,7 @@ def number(run: Run, id: str, values: list[float], count: int = 10) -> Result:
     return run.number(id, "w", lambda value, _: value, values, images(count), unit="share")
 
 
-def record(run: Run) -> results.Record:
+def recorded(run: Run) -> results.Record:
     """What the run's card takes into the notebook."""
     data, _ = DisplayFormatter().format(run.card())
     assert data.keys() == {results.MIME, "text/html", "text/plain"}
@@ -395,12 +397,13 @@ def test_what_a_run_found_is_in_its_card_and_nowhere_else(own_build: Path, claim
     assert (first.profile, first.device) == ("smoke", run.device_name)
     second = number(run, "known.other", [0.5], count=20)
     verdicts = run.judge("a-claim")
-    header, found = record(run)
-    assert found == [first, second]
-    assert header["verdicts"] == [{"claim": "a-claim", "held": verdicts.verdicts[0].held, "result": "known.tile",
-                                   "words": verdicts.verdicts[0].words}]
-    assert header["parameters"]["seeds"] == 2
-    assert header["chapter"] == "x"
+    found = recorded(run)
+    assert found.results == [first, second]
+    assert [verdict.model_dump() for verdict in found.verdicts] == [
+        {"claim": "a-claim", "held": verdicts.verdicts[0].held, "result": "known.tile",
+         "words": verdicts.verdicts[0].words}]
+    assert found.parameters["seeds"] == 2
+    assert found.chapter == "x"
     assert not own_build.exists()
 
 
@@ -414,14 +417,14 @@ def test_a_run_knows_how_many_classes_its_images_have(tmp_path: Path, claim: Cla
         run = start("x", notebook(dataset=dataset))
         number(run, "known.tile", [0.4, 0.9], count=20)
         assert run.judge(claim.id).verdicts[0].words == word
-        assert record(run)[0]["classes"] == classes
+        assert recorded(run).classes == classes
 
 
 def test_measuring_again_replaces(own_build: Path) -> None:
     run = start("x", notebook())
     number(run, "a", [0.1])
     again = number(run, "a", [0.2])
-    assert record(run)[1] == [again]
+    assert recorded(run).results == [again]
 
 
 def test_a_claim_without_its_measurement_is_refused(claim: Claim) -> None:
@@ -438,15 +441,15 @@ def test_the_run_card_says_what_it_took(own_build: Path) -> None:
     for words in ("smoke", "eps = 0.01569", "seeds = 2", run.device_name, "GiB", "minutes", torch.__version__):
         assert words in html
         assert words in repr(card)
-    header, _ = record(run)
-    assert 0.05 < header["peak_memory_gib"] < 64
-    assert header["minutes"] < 1
+    found = recorded(run)
+    assert 0.05 < found.peak_memory_gib < 64
+    assert found.minutes < 1
 
 
 def test_a_card_holds_what_has_no_value_too(claim: Claim) -> None:
     run = start("x", notebook())
     kept = number(run, "known.tile", [0.8, float("nan")], count=20)
-    assert repr(record(run)[1]) == repr([kept])  # not ==, for NaN differs from itself
+    assert repr(recorded(run).results) == repr([kept])  # not ==, for NaN differs from itself
 
 
 # --- what a number rests on ---------------------------------------------------------------------------------------
@@ -476,7 +479,7 @@ def test_a_number_says_what_it_was_computed_from(own_build: Path) -> None:
     assert 0 < found.seconds < 1
     assert found.norms is None
     assert found.device == run.device_name
-    assert record(run)[1] == [found]
+    assert recorded(run).results == [found]
 
 
 def test_a_number_of_results_rests_on_what_they_rest_on(own_build: Path) -> None:
@@ -501,16 +504,19 @@ def test_a_number_for_each_name_of_a_mapping(own_build: Path) -> None:
     assert {name: each.values for name, each in found.items()} == {"one": (2.0, 4.5), ("two", "b"): (2.0, 5.0)}
     assert found["one"] is run.found["a.one"]
     assert found["two", "b"] is run.found["a.two.b"]
+    assert run.difference("odds", "w", found["one"], found["two", "b"]).unit == "number"
+    with pytest.raises(ValueError, match="^x: units share and number; expected two of one kind$"):
+        run.difference("x", "w", accuracy["one"], found["one"])
     gaps = run.difference("gap", "w", accuracy, accuracy["one"])
     assert (gaps["two", "b"].values, gaps["one"].unit) == ((-0.25, -0.25), "points")
 
 
 def test_what_is_used_in_several_places_counts_once() -> None:
-    found = evidence({"a": images(5), "b": [images(5)]}, (network("x", ""), network("y", "")), "words", 3).context
+    found = evidence({"a": images(5), "b": [images(5)]}, (network("x", ""), network("y", "")), "words", 3)
     assert found == {"n": 5, "data": "dots", "model": "x; y", "threat": "none", "attack": "none",
                      "inputs": (images(5).fingerprint,), "seconds": 0, "norms": None}
-    assert evidence([images(5)] * 3, images(5)).context["n"] == 5
-    many = evidence(tuple(network(name, "") for name in "abcdefg")).context
+    assert evidence([images(5)] * 3, images(5))["n"] == 5
+    many = evidence(tuple(network(name, "") for name in "abcdefg"))
     assert many["model"] == "a; b; c and 4 more"
 
 
@@ -524,22 +530,22 @@ def test_whatever_holds_a_thing_rests_on_it() -> None:
     data, model, attack = images(5), network("net", "model-1"), PGD(ThreatModel("Linf", 0.5), 2)
 
     for holder in (data, (data,), {"a": [data]}, {data}, Pair(data, 1), functools.partial(len, data)):
-        found = evidence(holder).context
+        found = evidence(holder)
         assert (found["n"], found["data"], found["inputs"]) == (5, "dots", (data.fingerprint,))
     for holder in (Pair(attack, (model, model)), functools.partial(attack, model), [attack, {"m": model}]):
-        found = evidence(holder).context
+        found = evidence(holder)
         assert (found["attack"], found["threat"], found["model"]) == (repr(attack), "L_inf 0.5", "net")
         assert found["inputs"] == ("model-1",)
     masks = Distilled(*(torch.zeros(7, 2) for _ in range(3)), torch.zeros(7), "pool", Bottleneck())
-    assert evidence(masks, images(9)).context["n"] == 7
-    assert evidence(torch.nn.Identity()).context["model"] == "Identity"
-    assert evidence(PGD, 3, "words", None, len).context["attack"] == "none"
+    assert evidence(masks, images(9))["n"] == 7
+    assert evidence(torch.nn.Identity())["model"] == "Identity"
+    assert evidence(PGD, 3, "words", None, len)["attack"] == "none"
 
 
 def test_time_of_what_is_used_twice_counts_once() -> None:
     outcome = replace(evaluate(network("net", ""), ImageSet(torch.full((4, 3, 16, 16), 0.5), torch.arange(4) % 2,
                                                            ("a", "b"), "dots")), seconds=2.0)
-    assert evidence(outcome, [outcome], {"a": outcome}).context["seconds"] == 2.0
+    assert evidence(outcome, [outcome], {"a": outcome})["seconds"] == 2.0
 
 
 def test_norms_are_those_of_unbounded_attacks_alone() -> None:
@@ -548,9 +554,9 @@ def test_norms_are_those_of_unbounded_attacks_alone() -> None:
                    l2=torch.tensor([1.0, 2, 3, 4]), linf=torch.tensor([0.1, 0.2, 0.3, 0.4]))
     far = replace(free, l2=3 * free.l2, linf=3 * free.linf)
     results = [Result.of("a", "w", [outcome, outcome]) for outcome in (free, far)]
-    assert evidence(*results).context["norms"] == pytest.approx((4.0, 0.4))  # the mean of both medians
-    assert evidence(free).context["norms"] is None  # a number of one's own is no accuracy under attack
-    assert evidence(Result.of("a", "w", [replace(free, threat="L_inf 0.5")])).context["norms"] is None
+    assert evidence(*results)["norms"] == pytest.approx((4.0, 0.4))  # the mean of both medians
+    assert evidence(free)["norms"] is None  # a number of one's own is no accuracy under attack
+    assert evidence(Result.of("a", "w", [replace(free, threat="L_inf 0.5")]))["norms"] is None
 
 
 def test_each_gives_every_seed_its_own(own_build: Path) -> None:

@@ -12,6 +12,7 @@ from book.press import chapters
 from nbutils.lab import parameters, results
 from nbutils.lab.parameters import ParameterError
 from nbutils.machine import ROOT
+from tests.helpers import record
 
 
 @pytest.mark.parametrize("wanted", ["01", "1", "01_known_features"])
@@ -135,7 +136,7 @@ def test_the_table_names_status_and_device(tmp_path: Path) -> None:
     chapter.twin.parent.mkdir(parents=True)
     twin = nbformat.read(source, 4)
     twin.metadata.papermill = {"duration": 90.0, "start_time": "2026-01-02T03:04:05+00:00"}
-    card = results.dumps({"device": "cpu, 2 threads"}, [], [])
+    card = results.dumps(record())
     twin.cells[0].outputs = [nbformat.v4.new_output("display_data", {results.MIME: card})]
     nbformat.write(twin, chapter.twin)
     assert chapters.table([chapter]).splitlines()[1].split() == ["01_x", "1.5", "cpu,", "2", "threads", "ok"]
@@ -155,4 +156,4 @@ def test_a_notebook_cut_off_counts_as_not_run(tmp_path: Path, which: str, kept: 
     path: Path = getattr(chapter, which)
     path.write_text(notebook[: int(kept * len(notebook))])
     assert chapter.state().status == "not run"
-    assert chapter.header == {}
+    assert chapter.record is None

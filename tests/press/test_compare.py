@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,14 +28,15 @@ from book.press.compare import (
 )
 from book.press.files import write
 from nbutils.lab import results
-from nbutils.lab.results import Record, Result, wilson
+from nbutils.lab.results import Record, Result, dumps, wilson
+from tests import helpers
 
 NAME = "01_known_features"
 HEADER: dict[str, Any] = {
     "chapter": NAME, "parameters": {"profile": "quick", "dataset": "planted", "epochs": 12, "eps": 8 / 255,
                                      "device": "auto"},
     "device": "cpu, 2 threads", "version": "0.1.0", "commit": "abc", "python": "3.11.7", "torch": "2.13.0",
-    "minutes": 1.0, "finished": "2030-01-01T00:00:00+00:00", "verdicts": [{"claim": "a-claim", "held": "held"}]}
+    "finished": "2030-01-01T00:00:00+00:00", "verdicts": [{"claim": "a-claim", "held": "held"}]}
 
 
 def number(*values: float, id: str = "a.b", unit: str = "number", **context: Any) -> Result:
@@ -46,8 +47,8 @@ def single(k: int, n: int) -> Result:
     return replace(number(k / n, unit="share", n=n), k=k)
 
 
-def changed(**header: Any) -> dict[str, Any]:
-    return {**HEADER, **header}
+def record(found: Iterable[Result], **changes: Any) -> Record:
+    return helpers.record(found, **{**HEADER, **changes})
 
 
 # --- where a new run lies -----------------------------------------------------------------------------------------
@@ -125,8 +126,8 @@ def runs(count: int, seed: int, shift: float = 0) -> list[Result]:
 
 
 def test_a_run_like_ours_does_not_differ_and_a_moved_one_does() -> None:
-    ours = (HEADER, runs(100, seed=0))
-    like, moved = (Comparison.of((HEADER, runs(100, seed=1, shift=shift)), ours) for shift in (0, 8))
+    ours = record(runs(100, seed=0))
+    like, moved = (Comparison.of(record(runs(100, seed=1, shift=shift)), ours) for shift in (0, 8))
     judged, p = like.chance
     assert (judged, like.differs) == (100, False)
     assert p == pytest.approx(stats.binom(100, 0.05).sf(like.counts[OUTSIDE] - 1))
@@ -136,8 +137,8 @@ def test_a_run_like_ours_does_not_differ_and_a_moved_one_does() -> None:
 
 
 def test_the_same_run_again_is_identical() -> None:
-    record = (HEADER, [*runs(5, seed=0), number(math.nan, id="none")])
-    found = Comparison.of(record, record)
+    run = record([*runs(5, seed=0), number(math.nan, id="none")])
+    found = Comparison.of(run, run)
     assert "All 6 numbers are identical to the last digit." in found.text()
     assert "are as ours" in found.text()
     assert not found.differs
@@ -146,7 +147,7 @@ def test_the_same_run_again_is_identical() -> None:
 def test_one_changed_number_is_found() -> None:
     ours = runs(40, seed=0)
     wrong = replace(ours[2], value=99.0, values=(98.0, 99.0, 100.0))
-    found = Comparison.of((HEADER, [*ours[:2], wrong, *ours[3:]]), (HEADER, ours))
+    found = Comparison.of(record([*ours[:2], wrong, *ours[3:]]), record(ours))
     assert found.counts == {IDENTICAL: 39, OUTSIDE: 1}
     lines = found.text().splitlines()
     assert [line.split()[:3] for line in lines if line.endswith("outside")] == [["a.2", "99.000", ours[2].parts[0]]]
@@ -158,7 +159,7 @@ def test_one_changed_number_is_found() -> None:
 def test_numbers_that_cannot_be_compared_are_counted_apart() -> None:
     ours = [number(1, 2, id="gone"), number(1, 2, id="threat", threat="L_inf 8/255"), number(1, 1, id="flat")]
     yours = [number(1, 2, id="new"), number(1, 2, id="threat", threat="L_inf 4/255"), number(1, 2, id="flat")]
-    found = Comparison.of((HEADER, yours), (HEADER, ours))
+    found = Comparison.of(record(yours), record(ours))
     assert found.counts == {ONLY_YOURS: 1, ONLY_OURS: 1, NOT_COMPARABLE: 1, NO_SPREAD: 1}
     assert found.chance == (0, 1.0)
     assert "Not judged: 1 no spread known, 1 not comparable, 1 only yours, 1 only ours." in found.text()
@@ -175,20 +176,21 @@ def test_neither_undefined_nor_of_another_kind_is_outside(yours: Result, ours: R
 
 
 def test_an_identical_number_without_a_spread_says_nothing_about_chance() -> None:
-    record = (HEADER, [number(1, id="bare"), number(1, 2, id="spread")])
-    assert Comparison.of(record, record).chance == (1, 1.0)
+    run = record([number(1, id="bare"), number(1, 2, id="spread")])
+    assert Comparison.of(run, run).chance == (1, 1.0)
 
 
 def test_a_claim_that_only_one_run_has_judged_is_no_difference() -> None:
-    more = changed(verdicts=[*HEADER["verdicts"], {"claim": "new", "held": "not held"}])
-    assert Comparison.of((more, []), (HEADER, [])).verdicts == Comparison.of((HEADER, []), (more, [])).verdicts == {}
+    more, ours = record([], verdicts=[*HEADER["verdicts"], {"claim": "new", "held": "not held"}]), record([])
+    assert Comparison.of(more, ours).verdicts == Comparison.of(ours, more).verdicts == {}
 
 
 @pytest.mark.parametrize("name", ["profile", "dataset"])
 @pytest.mark.parametrize(("held", "differs"), [("held", False), ("undecided", False), ("not held", True)])
 def test_of_another_profile_or_data_only_the_verdicts_are_compared(name: str, held: str, differs: bool) -> None:
-    yours = changed(parameters={**HEADER["parameters"], name: "x"}, verdicts=[{"claim": "a-claim", "held": held}])
-    found = Comparison.of((yours, runs(5, seed=0, shift=9)), (HEADER, runs(5, seed=0)))
+    yours = record(runs(5, seed=0, shift=9), parameters={**HEADER["parameters"], name: "x"},
+                   verdicts=[{"claim": "a-claim", "held": held}])
+    found = Comparison.of(yours, record(runs(5, seed=0)))
     assert found.numbers == ()
     assert "Not compared number by number" in found.text()
     assert found.differs == differs
@@ -196,9 +198,10 @@ def test_of_another_profile_or_data_only_the_verdicts_are_compared(name: str, he
 
 
 def test_settings_that_differ_are_named_likeliest_cause_first() -> None:
-    yours = changed(parameters={**HEADER["parameters"], "epochs": 3, "eps": 0.0156862745, "new": 1},
-                    device="cpu, 1 threads", version="0.2.0", torch="2.14.0", python="3.12.1", commit="def-dirty")
-    found = Comparison.of((yours, runs(5, 1, shift=99)), (HEADER, runs(5, 0)))
+    yours = record(runs(5, 1, shift=99), version="0.2.0", torch="2.14.0", python="3.12.1", commit="def-dirty",
+                   parameters={**HEADER["parameters"], "epochs": 3, "eps": 0.0156862745, "new": 1},
+                   device="cpu, 1 threads")
+    found = Comparison.of(yours, record(runs(5, 0)))
     assert found.settings == [
         "parameter epochs: 3, ours 12", "parameter eps: 0.01569, ours 0.03137", "threads: 1, ours 2",
         "nbutils: 0.2.0, ours 0.1.0", "torch: 2.14.0, ours 2.13.0", "python: 3.12.1, ours 3.11.7",
@@ -212,26 +215,26 @@ def test_settings_that_differ_are_named_likeliest_cause_first() -> None:
     (("model-2",), []),
 ])
 def test_other_images_of_the_same_name_are_a_cause(inputs: tuple[str, ...], settings: list[str]) -> None:
-    ours = (HEADER, [number(1, 2, inputs=("model-1", "cafe", "beef"))])
+    ours = record([number(1, 2, inputs=("model-1", "cafe", "beef"))])
     yours = [number(1, 3, inputs=inputs)]
-    assert Comparison.of((HEADER, yours), ours).settings == settings
-    more = changed(parameters={**HEADER["parameters"], "epochs": 3})
-    assert Comparison.of((more, yours), ours).settings == ["parameter epochs: 3, ours 12"]
+    assert Comparison.of(record(yours), ours).settings == settings
+    more = record(yours, parameters={**HEADER["parameters"], "epochs": 3})
+    assert Comparison.of(more, ours).settings == ["parameter epochs: 3, ours 12"]
 
 
 def test_another_profile_stands_for_its_parameters_and_a_gpu_for_its_threads() -> None:
-    yours = changed(parameters={"profile": "smoke", "dataset": "digits", "epochs": 1}, device="A GPU")
-    assert Comparison.of((yours, []), (HEADER, [])).settings == [
+    yours = record([], parameters={"profile": "smoke", "dataset": "digits", "epochs": 1}, device="A GPU")
+    assert Comparison.of(yours, record([])).settings == [
         "profile: smoke, ours quick", "data: digits, ours planted", "device: A GPU, ours cpu"]
 
 
 def test_a_result_that_counts_more_images_than_it_has_is_refused() -> None:
     with pytest.raises(ValueError, match="^k = 3, n = 2: expected 0 <= k <= n"):
-        Comparison.of((HEADER, [single(3, 2)]), (HEADER, [single(1, 2)]))
+        Comparison.of(record([single(3, 2)]), record([single(1, 2)]))
 
 
 def test_a_difference_without_a_cause_is_said_to_be_one() -> None:
-    found = Comparison.of((HEADER, runs(5, 1, shift=99)), (HEADER, runs(5, 0)))
+    found = Comparison.of(record(runs(5, 1, shift=99)), record(runs(5, 0)))
     assert found.text().endswith("are as ours. Beyond the spread: none of these differ.")
 
 
@@ -243,12 +246,8 @@ def edition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Result]:
     for module in (compare, editions):
         monkeypatch.setattr(module, "EDITIONS", tmp_path / "editions")
     ours = runs(20, seed=0)
-    write({tmp_path / "editions" / "quick" / f"{NAME}.json": dumps((HEADER, ours))})
+    write({tmp_path / "editions" / "quick" / f"{NAME}.json": dumps(record(ours))})
     return ours
-
-
-def dumps(record: Record) -> str:
-    return results.dumps(*record, record[0]["verdicts"])
 
 
 def notebook(card: str | None, *, ran: int = 2, error: bool = False, start: str = "lab.start") -> nbformat.NotebookNode:
@@ -268,9 +267,8 @@ def notebook(card: str | None, *, ran: int = 2, error: bool = False, start: str 
 @pytest.mark.parametrize("profile", ["quick", "smoke", ""])
 def test_a_notebook_and_its_record_end_alike(edition: list[Result], tmp_path: Path, shift: float, status: int,
                                              profile: str, capsys: pytest.CaptureFixture[str]) -> None:
-    header = changed(parameters={**HEADER["parameters"], "profile": profile},
-                     verdicts=[{"claim": "a-claim", "held": "not held" if shift else "held"}])
-    text = dumps((header, runs(20, seed=1, shift=shift)))
+    text = dumps(record(runs(20, seed=1, shift=shift), parameters={**HEADER["parameters"], "profile": profile},
+                        verdicts=[{"claim": "a-claim", "held": "not held" if shift else "held"}]))
     (tmp_path / "run.json").write_text(text)
     nbformat.write(notebook(text), tmp_path / "run.ipynb")
     said = []
@@ -281,13 +279,13 @@ def test_a_notebook_and_its_record_end_alike(edition: list[Result], tmp_path: Pa
     assert "edition quick" in said[0]
 
 
-GOOD = dumps((HEADER, []))
+GOOD = dumps(record([]))
 OTHER_SCHEMA = json.dumps({**json.loads(GOOD), "schema": 99})
 
 
-def lacking(*path: str) -> str:
+def lacking(*path: str | int) -> str:
     """A record without the part at this path."""
-    content = part = json.loads(dumps((HEADER, [number(1, 2)])))
+    content = part = json.loads(dumps(record([number(1, 2)])))
     for name in path[:-1]:
         part = part[name]
     del part[path[-1]], content["check"]
@@ -295,7 +293,7 @@ def lacking(*path: str) -> str:
 
 
 def other_chapter(name: str) -> str:
-    return dumps((changed(chapter=name), []))
+    return dumps(record([], chapter=name))
 
 
 @pytest.mark.parametrize(("content", "words"), [
@@ -316,13 +314,13 @@ def other_chapter(name: str) -> str:
     (notebook(None, start="mine.start"), ("not a chapter of this book",)),
     (other_chapter("01_known"), ("'01_known', which this book does not have", "did you mean '01_known_features'")),
     (notebook(other_chapter("zzz")), ("'zzz', which this book does not have",)),
-    *((lacking(name), (f"not the record of a run ({name}: Field required)",)) for name in (
+    *((lacking(name), (f"not a record of results ({name}: Field required)",)) for name in (
         "device", "finished", "version", "commit", "python", "torch", "verdicts", "parameters")),
-    (lacking("parameters", "profile"), ("not the record of a run (parameters.profile: Field required)",)),
-    (lacking("parameters", "dataset"), ("not the record of a run (parameters.dataset: Field required)",)),
-    (dumps((changed(verdicts=[{"claim": "a"}]), [])), ("not the record of a run (verdicts.entry 1.held: Field req",)),
-    (dumps((HEADER, [replace(number(1), values=())])), ("not a record of results (entry 1.values: Tuple should have",)),
-    (dumps((HEADER, [replace(number(1), n="x")])), ("not a record of results (entry 1.n: expected a valid int",)),
+    (lacking("parameters", "profile"), ("not a record of results (parameters.profile: Field required)",)),
+    (lacking("parameters", "dataset"), ("not a record of results (parameters.dataset: Field required)",)),
+    (lacking("verdicts", 0, "held"), ("not a record of results (verdicts.entry 1.held: Field req",)),
+    (dumps(record([replace(number(1), values=())])), ("(results.entry 1.values: Tuple should have",)),
+    (dumps(record([number(1)])).replace('"n":0', '"n":"x"'), ("(results.entry 1.n: expected a valid int",)),
     ('{"cells": [{"cell_type": "code", "id": "a", "metadata": {}, "source": "lab.start()"}], "metadata": {}, '
      '"nbformat": 4, "nbformat_minor": 5}', ("neither an executed notebook",)),
     ('{"cells": [{}], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}', ("neither an executed notebook",)),
@@ -348,9 +346,8 @@ def test_the_book_has_an_edition_and_it_equals_itself() -> None:
     paths = sorted(editions.EDITIONS.glob("*/*.json"))
     assert paths
     for path in paths:
-        record = results.read(path)
-        assert record[0]["chapter"] == path.stem
-        assert record[0]["parameters"]["profile"] == path.parent.name
-        assert not record[0]["commit"].endswith("-dirty")
-        assert Comparison.of(record, editions.find(path.parent.name, path.stem)).counts == {IDENTICAL: len(record[1])}
+        kept = results.read(path)
+        assert (kept.chapter, kept.profile) == (path.stem, path.parent.name)
+        assert not kept.commit.endswith("-dirty")
+        assert Comparison.of(kept, editions.find(path.parent.name, path.stem)).counts == {IDENTICAL: len(kept.results)}
         assert path.stat().st_size < 200_000

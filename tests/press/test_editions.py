@@ -16,7 +16,7 @@ from book.press.__main__ import main
 from nbutils.lab import history, results
 from nbutils.lab.parameters import resolve
 from nbutils.lab.results import Result
-from tests.helpers import assert_one_line
+from tests.helpers import assert_one_line, record
 
 NAMES = ("01_x", "02_y", "03_z")
 FOUND = [Result.of("a", "w", [0.1, 0.2])]
@@ -48,9 +48,8 @@ def run(name: str, commit: str = "abc", code: str = CODE, error: bool = False, s
         profile: str = "quick", **given: Any) -> None:
     """Leave an executed notebook."""
     parameters = resolve({"profile": profile, "eps": 0.03}, ["profile", "eps"]).model_dump() | given
-    header = {"chapter": name, "commit": commit, "device": "cpu, 1 thread", "finished": "2030-01-02T03:04:05+00:00",
-              "minutes": 1.5, "parameters": parameters, "version": "0", "python": "3", "torch": "2"}
-    card = results.dumps(header, FOUND, [{"claim": "c", "held": "held"}])
+    card = results.dumps(record(FOUND, chapter=name, commit=commit, device="cpu, 1 thread", parameters=parameters,
+                                verdicts=[{"claim": "c", "held": "held"}]))
     outputs = [nbformat.v4.new_output("stream", name="stderr", text="50%|####"),
                nbformat.v4.new_output("stream", text=f"in {chapters.build_dir()}" + "." * pad),
                nbformat.v4.new_output("display_data", {results.MIME: card, "text/html": "the card"})]
@@ -80,9 +79,9 @@ def test_an_edition_reads_back_as_the_runs_were(book: Path, capsys: pytest.Captu
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [
         "editions/quick/01_x.json", "editions/quick/01_x.ipynb",
         "editions/quick/02_y.json", "editions/quick/02_y.ipynb"]
-    header, found = editions.find("quick", "02_y")
-    assert (header["chapter"], header["commit"], found) == ("02_y", "abc", FOUND)
-    assert header["verdicts"] == [{"claim": "c", "held": "held"}]
+    kept = editions.find("quick", "02_y")
+    assert (kept.chapter, kept.commit, kept.results) == ("02_y", "abc", FOUND)
+    assert [(verdict.claim, verdict.held) for verdict in kept.verdicts] == [("c", "held")]
     with pytest.raises(ValueError, match="03_z: not recorded in edition 'quick'; it has 01_x, 02_y"):
         editions.find("quick", "03_z")
     with pytest.raises(ValueError, match="01_x: not recorded in edition 'paper'; it has no chapter"):
@@ -119,7 +118,7 @@ def test_a_run_that_does_not_count_is_named_and_left_out(book: Path, changes: di
     assert found.endswith("; left as it was\n")
     assert found.count("\n") == 1
     assert {path: path.read_text() for path in book.glob("quick/02_y.*")} == before
-    assert editions.find("quick", "01_x")[0]["parameters"]["device"] == "another"  # each chapter by itself
+    assert editions.find("quick", "01_x").parameters["device"] == "another"  # each chapter by itself
 
 
 def test_a_run_under_way_does_not_stop_the_others(book: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -218,8 +217,8 @@ def test_the_best_edition_of_each_chapter_is_shown(book: Path) -> None:
     run("02_y", profile="planted", **resolve({"profile": "planted"}, ["profile"]).model_dump(include={"steps"}))
     editions.keep("planted")
     show("best")
-    shown = {name: place(name, "best").header for name in NAMES}
-    assert [shown[name]["parameters"]["profile"] for name in NAMES[:2]] == ["quick", "planted"]
+    shown = {name: place(name, "best").record for name in NAMES}
+    assert [shown[name].profile for name in NAMES[:2]] == ["quick", "planted"]
     assert not shown["03_z"]
     stamp = chapters.read(place("02_y", "best").twin).metadata.edition
     assert editions.banner(place("02_y", "best"), stamp) == (
@@ -291,7 +290,7 @@ def test_no_path_of_the_machine_is_kept(book: Path, tmp_path: Path, monkeypatch:
     assert editions.keep("cifar-cpu")[1] == []
     for path in book.glob("cifar-cpu/*"):
         assert str(tmp_path) not in path.read_text()
-    assert editions.find("cifar-cpu", "02_y")[0]["parameters"]["dataset"] == "folder:cifar10"
+    assert editions.find("cifar-cpu", "02_y").parameters["dataset"] == "folder:cifar10"
 
 
 def change_code(source: Path, patch: pytest.MonkeyPatch) -> None:
@@ -346,7 +345,7 @@ def test_a_copy_of_the_images_is_named_without_its_place(book: Path, tmp_path: P
     parameters = resolve({"profile": "cifar-cpu", "eps": 0.03}, ["profile", "eps"]).model_dump() | {"dataset": dataset}
     run("02_y", code="dataset: str | None = None\n" + CODE, **parameters)
     editions.keep("cifar-cpu")
-    assert editions.find("cifar-cpu", "02_y")[0]["parameters"]["dataset"] == "folder:cifar10"
+    assert editions.find("cifar-cpu", "02_y").parameters["dataset"] == "folder:cifar10"
     assert str(tmp_path) not in (book / "cifar-cpu" / "02_y.json").read_text()
     show("cifar-cpu")
     stamp = chapters.read(place("02_y", "cifar-cpu").twin).metadata.edition
@@ -368,14 +367,14 @@ def test_the_last_finished_stage_of_a_chapter_is_kept(book: Path, own_build: Pat
     run("02_y", stage="steps=5", steps=5)
     run("02_y", error=True)
     editions.keep("quick")
-    assert editions.find("quick", "02_y")[0]["parameters"]["steps"] == 5
+    assert editions.find("quick", "02_y").parameters["steps"] == 5
     show("quick")
     stamp = chapters.read(place("02_y").twin).metadata.edition
     assert editions.banner(place("02_y"), stamp).startswith("Edition **quick**, set to `steps=5`, recorded on")
     monkeypatch.setenv("NBUTILS_BUILD", str(own_build))
     run("02_y")
     editions.keep("quick")
-    assert editions.find("quick", "02_y")[0]["parameters"]["steps"] == 50
+    assert editions.find("quick", "02_y").parameters["steps"] == 50
 
 
 def test_a_small_edition_from_its_first_stage_to_what_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
@@ -390,17 +389,16 @@ def test_a_small_edition_from_its_first_stage_to_what_is_shown(tmp_path: Path, m
     assert main(["stage", "smoke", "1"]) == 0
     assert "stage 1 of edition 'smoke' is done" in capsys.readouterr().out
     [chapter] = (chapter for chapter in chapters.every("smoke") if chapter.name == "01_known_features")
-    _, found = chapters.recorded(chapter.twin)
+    found = chapters.recorded(chapter.twin).results
     assert main(["keep", "smoke"]) == 0
     shutil.rmtree(chapters.build_dir())
     show("smoke")
     assert chapter.state().status == "ok"
-    assert chapters.recorded(chapter.twin)[1] == found == editions.find("smoke", chapter.name)[1]
+    assert chapters.recorded(chapter.twin).results == found == editions.find("smoke", chapter.name).results
 
 
 def recorded_as(path: Path, commit: str) -> results.Record:
-    header, found = chapters.recorded(path)
-    return header | {"commit": commit}, found
+    return chapters.recorded(path).model_copy(update={"commit": commit})
 
 
 def test_text_stands_for_itself_in_the_book() -> None:

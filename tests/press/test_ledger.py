@@ -13,6 +13,7 @@ from book.press.files import write
 from book.press.pages.templates import html
 from nbutils.lab import claims, results
 from nbutils.lab.results import Result
+from tests import helpers
 
 CLAIM = claims.find("tile-is-useful")
 OWN = claims.find("vgg16-robust-channels-svhn")  # published: 97.91 %
@@ -23,9 +24,9 @@ def record(build: Path, *values: float, claim: claims.Claim = CLAIM, name: str =
     found = Result.of(claim.statistic, "usefulness", values, unit="number", n=1000, threat=claim.threat,
                       data="SVHN" if parameters else "planted", profile=profile)
     path = build / "executed" / profile / name / f"{claim.chapter}.ipynb"
-    header = {"chapter": claim.chapter, "commit": "abc", "finished": f"2030-01-{day:02}T00:00:00+00:00",
-              "parameters": {"dataset": "planted", **parameters}}
-    content = {**json.loads(results.dumps(header, [found], [])), "schema": schema}
+    ran = helpers.record([found], chapter=claim.chapter, finished=f"2030-01-{day:02}T00:00:00+00:00",
+                         parameters={"profile": profile, "dataset": "planted", **parameters})
+    content = {**json.loads(results.dumps(ran)), "schema": schema}
     card = nbformat.v4.new_output("display_data", {results.MIME: json.dumps(content)})
     cell = nbformat.v4.new_code_cell("run.card()", outputs=[card])
     write({path: nbformat.writes(nbformat.v4.new_notebook(cells=[cell]))})
@@ -46,7 +47,7 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_verdict_is_computed_from_the_record(build: Path, values: tuple[float, ...], state: str) -> None:
     record(build, *values)
     first, *others = entries()
-    assert (first.claim, first.state, first.run["commit"]) == (CLAIM, state, "abc")
+    assert (first.claim, first.state, first.run.commit) == (CLAIM, state, "abc")
     assert {entry.state for entry in others} == {"not run", "not tested"}
     assert [entry.claim.id for entry in (first, *others)] == list(claims.load())
 

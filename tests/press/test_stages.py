@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
@@ -18,6 +19,7 @@ from book.press.chapters import select
 from book.press.stages import EDITIONS, Stage
 from nbutils.lab.parameters import resolve
 from nbutils.machine import build_dir
+from tests.helpers import record
 
 TABLES = sorted(path.parent.name for path in EDITIONS.glob("*/stages.yml"))
 CODE = """
@@ -117,9 +119,10 @@ def test_a_stage_runs_once_at_a_time_and_when_killed_goes_on_from_the_store(book
 def test_what_is_done_is_not_done_again(book: Path, monkeypatch: pytest.MonkeyPatch,
                                         capsys: pytest.CaptureFixture[str]) -> None:
     ran: list[tuple[str, dict[str, str]]] = []
-    header = {"commit": "abc", "parameters": resolve({"profile": "quick"}, ["profile"]).model_dump()}
-    monkeypatch.setattr(stages, "recorded", lambda path: (header | {"parameters": header["parameters"] | (
-        {"steps": 5} if "steps=5" in str(path) else {})}, []))
+    changes: dict[str, Any] = {}
+    quick = resolve({"profile": "quick"}, ["profile"]).model_dump()
+    monkeypatch.setattr(stages, "recorded", lambda path: record(
+        parameters=quick | ({"steps": 5} if "steps=5" in str(path) else {}), **changes))
     monkeypatch.setattr(stages, "changed_since", lambda commit: False)
     monkeypatch.setattr(stages, "present_commit", lambda: "abc")
 
@@ -133,10 +136,10 @@ def test_what_is_done_is_not_done_again(book: Path, monkeypatch: pytest.MonkeyPa
         assert main(["stage", "quick", number]) == 0
     assert ran == [("steps=5", {"profile": "quick", "steps": "5"}), ("quick", {"profile": "quick"})]
     assert "stage 1 of edition 'quick' is done" in capsys.readouterr().out
-    header["commit"] = "abc-dirty"  # a run that cannot be kept is none that is done
+    changes["commit"] = "abc-dirty"  # a run that cannot be kept is none that is done
     assert main(["stage", "quick", "1"]) == 0
     assert len(ran) == 3
-    header["commit"] = "abc"
+    changes["commit"] = "abc"
     monkeypatch.setenv("SET", "steps=6")  # nor is one with other parameters than those asked for
     assert main(["stage", "quick", "1"]) == 0
     assert ran[-1][1] == {"profile": "quick", "steps": "6"}

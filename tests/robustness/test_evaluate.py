@@ -376,7 +376,7 @@ def test_a_transfer_rate_counts_only_images_that_were_right() -> None:
     assert [len(outcome) for outcome in right] == [len(outcome.l2) for outcome in right] == [4, 4]
     assert [outcome.accuracy for outcome in right] == [1, 0.5]
     assert transfer_rate(*right) == 0.5
-    assert evidence(right).context["n"] == 4  # what a record says that the rate is a share of
+    assert evidence(right)["n"] == 4  # what a record says that the rate is a share of
 
 
 def test_a_transfer_matrix_of_one_model_and_of_none(network_pair: Pair, planted_test: PlantedSet) -> None:

@@ -112,7 +112,8 @@ class ExecutionStatus(SphinxDirective):
                 minutes = "" if state.minutes is None else f"{state.minutes:.1f}"
                 absent = os.environ.get("BOOK_EDITION") and state.status == "not run"
                 status = NOT_RECORDED.lower() if absent else state.status
-                profile = "" if absent else chapter.header.get("parameters", {}).get("profile", chapter.profile)
+                ran = chapter.record
+                profile = "" if absent else ran.profile if ran else chapter.profile
                 told = map(literal, (profile, status, minutes, state.when, state.device))
                 cells = [f"{{doc}}`/{docname}`", *told]
                 lines.append(f"| {' | '.join(cells)} |")

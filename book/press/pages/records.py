@@ -35,7 +35,7 @@ from nbutils.messages import did_you_mean
 
 
 def records() -> dict[str, Record]:
-    """Chapter -> header and results of the run that its page shows, for the chapters that have a whole one.
+    """Chapter -> record of the run that its page shows, for the chapters that have a whole one.
 
     Raises:
         ValueError: a run card of another schema, or without results.
@@ -53,9 +53,9 @@ def known() -> dict[str, Record]:
 
 def pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
     """On ``html-collect-pages``: one page of records per chapter."""
-    for name, (header, found) in known().items():
+    for name, record in known().items():
         edition, _, chapter = name.rpartition("/")
-        body = filled("records", chapter=chapter, edition=edition, header=header, results=found)
+        body = filled("records", chapter=chapter, edition=edition, record=record)
         yield f"records/{name}", {"title": f"Records of {name}", "body": body}, "page.html"
 
 
@@ -64,7 +64,7 @@ def link(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any],
     chapter = pagename.removeprefix("notebooks/")
     if "body" not in context or chapter not in known():
         return
-    ids = {result.id for result in known()[chapter][1]}
+    ids = known()[chapter].by_id
 
     def address(found: re.Match[str]) -> str:
         id = html.unescape(found[1])
@@ -101,11 +101,10 @@ def look_up(recorded: dict[str, Record], page: str, text: str) -> tuple[str, Res
     key = f"{edition}/{chapter}" if edition else chapter
     if key not in recorded:
         return key, "not yet recorded" if edition else "not run"
-    header, measured = recorded[key]
-    found = {result.id: result for result in measured}
+    found = recorded[key].by_id
     if id not in found and edition:  # recorded before the chapter measured it; the run itself must have it
         return key, "not yet recorded"
-    if id not in found and header["parameters"].get("dataset", "planted") != "planted":
+    if id not in found and recorded[key].dataset != "planted":
         return key, "not measured"
     if id not in found:
         raise ValueError(f"no such result in the record of {key}{did_you_mean(id, found)}")
