@@ -267,22 +267,17 @@ def select(profile: str, wanted: str = "", settings: str = "") -> dict[Chapter, 
     selected = {}
     for chapter in chapters:
         mine = {name: value for name, value in given.items() if name in chapter.parameters}
-        values = {name: parse(value) for name, value in mine.items()}
-        values = {**chapter.defaults, "profile": profile, **values}
+        values = chapter.defaults | {"profile": profile} | {name: parse(value) for name, value in mine.items()}
         try:
-            _check_device(resolve(values, chapter.parameters, chapter.name).device)
+            device = resolve(values, chapter.parameters, chapter.name).device
+            if device not in ("auto", "cpu"):
+                from nbutils.lab.runs import choose_device  # here, since torch alone knows the machine's GPUs
+
+                choose_device(device)
         except ParameterError as error:
             raise ParameterError(f"{chapter.name}: {error}") from None
         selected[chapter] = {"profile": profile, **mine}
     return selected
-
-
-def _check_device(device: str) -> None:
-    """Raise ParameterError where a GPU is asked for that this machine does not have."""
-    if device not in ("auto", "cpu"):
-        from nbutils.lab.runs import choose_device  # here, since torch alone knows the machine's GPUs
-
-        choose_device(device)
 
 
 def assignments(settings: str) -> dict[str, str]:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import nbformat
 from docutils import nodes
-from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.util import logging
@@ -46,11 +45,11 @@ def show_twin(app: Sphinx, docname: str, source: list[str]) -> None:
             box = f":::{{admonition}} A recorded run\n:class: note\n{banner(chapter, stamp)}\n:::"
             twin.cells[0].source = "\n\n".join([head, box, rest])
         for number, cell in enumerate(code_cells(twin), start=1):
-            if any("image/png" in output.get("data", {}) for output in cell.outputs):
-                logger.warning("cell %d shows a bare picture; a lab.figures.Picture has a text alternative", number,
-                               location=docname)
-            for output in cell.outputs:
-                output.get("data", {}).pop(MIME, None)  # the run's record, which no page shows
+            for data in (output.data for output in cell.outputs if "data" in output):
+                data.pop(MIME, None)  # the run's record, which no page shows
+                if "image/png" in data:
+                    logger.warning("cell %d shows a bare picture; a lab.figures.Picture has a text alternative", number,
+                                   location=docname)
         source[0] = nbformat.writes(twin)
     elif os.environ.get("BOOK_INCOMPLETE"):
         source[0] = nbformat.writes(notice(chapter, state))
@@ -117,9 +116,7 @@ class ExecutionStatus(SphinxDirective):
                 told = map(literal, (profile, status, minutes, state.when, state.device))
                 cells = [f"{{doc}}`/{docname}`", *told]
                 lines.append(f"| {' | '.join(cells)} |")
-        table = nodes.Element()
-        self.state.nested_parse(StringList(lines, self.get_source_info()[0]), self.content_offset, table)
-        return table.children
+        return self.parse_text_to_nodes("\n".join(lines))
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -102,13 +102,13 @@ def look_up(recorded: dict[str, Record], page: str, text: str) -> tuple[str, Res
     if key not in recorded:
         return key, "not yet recorded" if edition else "not run"
     found = recorded[key].by_id
-    if id not in found and edition:  # recorded before the chapter measured it; the run itself must have it
+    if id in found:
+        return key, found[id]
+    if edition:  # recorded before the chapter measured it; the run itself must have it
         return key, "not yet recorded"
-    if id not in found and recorded[key].dataset != "planted":
+    if recorded[key].dataset != "planted":
         return key, "not measured"
-    if id not in found:
-        raise ValueError(f"no such result in the record of {key}{did_you_mean(id, found)}")
-    return key, found[id]
+    raise ValueError(f"no such result in the record of {key}{did_you_mean(id, found)}")
 
 
 class Role(SphinxRole):
