@@ -234,6 +234,14 @@ def every(profile: str, root: Path = ROOT) -> list[Chapter]:
     return [Chapter(root / f"{file}.ipynb", profile) for file in files if file.startswith("notebooks/")]
 
 
+def named(name: str, words: str) -> str:
+    """The name of a chapter; where this book has none of that name, raises ValueError with these words."""
+    names = [chapter.name for chapter in every("")]
+    if name not in names:
+        raise ValueError(f"{words}{nearest(name, names)}")
+    return name
+
+
 def images(settings: Mapping[str, str]) -> list[tuple[str, int, int]]:
     """Path, size and time of change of each file that a chapter set to these reads as ``folder:PATH``."""
     dataset = settings.get("dataset", "")

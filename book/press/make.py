@@ -65,12 +65,9 @@ def _whole() -> None:
     read_project_file(ROOT / "tests" / "benchmarks" / "recorded.csv", list)
     for path in (ROOT / "book" / "published").glob("*.csv"):
         results.printed(path.stem)
-    known = [chapter.name for chapter in chapters.every("")]
     for claim in claims.load().values():
         claims.paper_name(claim.paper)
-        if claim.chapter not in known:
-            near = chapters.nearest(claim.chapter, known)
-            raise ValueError(f"claims.yml, claim {claim.id!r}: no chapter {claim.chapter!r}{near}")
+        chapters.named(claim.chapter, f"claims.yml, claim {claim.id!r}: no chapter {claim.chapter!r}")
     editions.kept()
 
 
@@ -85,7 +82,8 @@ def _graph(target: str) -> int:
         home.mkdir(exist_ok=True)
         data = os.environ.get("NBUTILS_DATA") or str(Path.home() / ".cache" / "nbutils")
         os.environ |= {"HOME": str(home), "NBUTILS_DATA": data}
-    _plan(target)
+    if not _to_make(target):
+        return 0
     # --nolock: a run killed at any moment leaves no lock behind.
     words = ["--cores", "all", "--nolock", "--rerun-incomplete", "--keep-going", "--quiet", "all", "--", target]
     kept = {name: value for name, value in os.environ.items() if not name.startswith("SNAKEMAKE_")}
@@ -98,17 +96,18 @@ def _graph(target: str) -> int:
         raise
 
 
-def _plan(target: str) -> None:
-    """Find out whether a target can be made; raises ValueError where not: the Snakefile's own, or the engine's."""
+def _to_make(target: str) -> list[str]:
+    """The files that are not up to date; raises ValueError where they cannot be made, in one line."""
     from snakemake import api  # here, since it takes a second
 
-    said = io.StringIO()
+    files, said = list[str](), io.StringIO()
     try:
         with redirect_stdout(said), redirect_stderr(said), api.SnakemakeApi(api.OutputSettings(dryrun=True)) as engine:
             workflow = engine.workflow(api.ResourceSettings(cores=1), snakefile=ROOT / "Snakefile", workdir=ROOT)
             graph = workflow.dag(api.DAGSettings(targets={target}, force_incomplete=True))
-            graph.execute_workflow("dryrun", execution_settings=api.ExecutionSettings(lock=False))
-    except ValueError:
+            graph.execute_workflow("dryrun", execution_settings=api.ExecutionSettings(lock=False), updated_files=files)
+        return files
+    except ValueError:  # the Snakefile's own
         raise
     except Exception as error:
         advice = "; remove .snakemake, the notes on earlier runs" * (".snakemake" in str(error))

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, ConfigDict
 
-from book.press.chapters import Chapter, aligned, assignments, every, nearest, parse, recorded, select
+from book.press.chapters import Chapter, aligned, assignments, every, named, parse, recorded, select
 from book.press.execute import execute
 from book.press.files import alone
 from nbutils.lab.history import git, present_commit
@@ -31,12 +31,6 @@ from nbutils.modules import NO_PART
 
 EDITIONS = ROOT / "book" / "editions"
 NOT_RUN = "not run"
-
-
-def _known(name: str) -> str:
-    if name not in (names := [chapter.name for chapter in every("")]):
-        raise ValueError(f"{name!r}: no such chapter{nearest(name, names)}")
-    return name
 
 
 def _settings(words: str) -> str:
@@ -59,7 +53,7 @@ class Stage:
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
-    chapter: Annotated[str, AfterValidator(_known)]
+    chapter: Annotated[str, AfterValidator(lambda name: named(name, f"{name!r}: no such chapter"))]
     gives: str = "the whole chapter"
     minutes: int | None = None
     set: Annotated[str, AfterValidator(_settings)] = ""

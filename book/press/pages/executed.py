@@ -52,7 +52,8 @@ def show_twin(app: Sphinx, docname: str, source: list[str]) -> None:
                                    location=docname)
         source[0] = nbformat.writes(twin)
     elif os.environ.get("BOOK_INCOMPLETE"):
-        source[0] = nbformat.writes(notice(chapter, state))
+        page = nbformat.v4.new_markdown_cell(notice(chapter, state))
+        source[0] = nbformat.writes(nbformat.v4.new_notebook(cells=[page]))
     else:
         raise ExtensionError(f"{chapter.name} at profile {chapter.profile}: {state}; run `make book`")
 
@@ -83,21 +84,19 @@ def split(text: str) -> tuple[str, str]:
     return "\n".join(lines[:end]), "\n".join(lines[end:])
 
 
-def notice(chapter: Chapter, state: State) -> nbformat.NotebookNode:
-    """A page in place of a chapter that has no valid run: its title, kept for links, and what is known."""
+def notice(chapter: Chapter, state: State) -> str:
+    """What stands in place of a chapter that has no valid run: its title, kept for links, and what is known."""
     cells = read(chapter.source).cells
-    head = [(split(cells[0].source)[0] if cells else "") or f"# {chapter.name}"]
-    again = "`make book`" if state.status == "not run" else f"`make book CHAPTER={chapter.name.split('_')[0]}`"
+    head = [(split(cells[0].source)[0] if cells else "") or f"# {chapter.name}", ""]
     if os.environ.get("BOOK_EDITION"):
-        text = [*head, "", f"::::{{note}}\n{NOT_RECORDED} in edition `{chapter.profile}`.\n::::"]
-        return nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("\n".join(text))])
-    text = [*head, "", "::::{error}", f"This chapter has no finished run at profile `{chapter.profile}`.", ""]
-    text += ["```text", str(state).replace("`", "'"), "```", ""]
+        return "\n".join([*head, f"::::{{note}}\n{NOT_RECORDED} in edition `{chapter.profile}`.\n::::"])
+    text = ["::::{error}", f"This chapter has no finished run at profile `{chapter.profile}`.", "",
+            "```text", str(state).replace("`", "'"), "```", ""]
     if chapter.partial.exists():
         text += [f"What it wrote before stands in `{chapter.partial.name}`, in the build folder under",
                  f"`executed/{chapter.profile}`."]
-    text += [f"Run {again} to make this page.", "::::"]
-    return nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("\n".join(text))])
+    again = "" if state.status == "not run" else f" CHAPTER={chapter.name.split('_')[0]}"
+    return "\n".join([*head, *text, f"Run `make book{again}` to make this page.", "::::"])
 
 
 class ExecutionStatus(SphinxDirective):
