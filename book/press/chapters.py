@@ -94,7 +94,7 @@ class Chapter:
         if notebook is None:
             return State("not run")
         record, ran = self.record, notebook.metadata.get("papermill", {})
-        minutes = ran["duration"] / 60 if ran.get("duration") else record and record.minutes
+        minutes = ran["duration"] / 60 if ran.get("duration") else record.minutes if record else None
         when = ran.get("start_time") or (record.finished.isoformat() if record else "")
         status, note = ended(notebook)
         if status == "ok" and path == self.partial:
