@@ -248,6 +248,9 @@ def test_the_cause_of_the_engine_is_shown(plain: pytest.MonkeyPatch, tmp_path: P
     plain.setattr(make, "ROOT", tmp_path)
     (tmp_path / "Snakefile").write_text("rule all:\n    input: 'book/x.md'\n")
     assert_one_line(lambda: make._graph("all"), ["snakemake: Missing input files for rule all", "book/x.md"])
+    (tmp_path / "book").mkdir()
+    (tmp_path / "book" / "x.md").touch()
+    assert make._to_make("all") == []
     shutil.rmtree(tmp_path / ".snakemake")
     (tmp_path / ".snakemake").touch()
     assert_one_line(lambda: make._graph("all"), ["snakemake: ", ".snakemake'", "remove .snakemake, the notes on"])
