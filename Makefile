@@ -20,11 +20,14 @@ python := .venv/bin/python
 
 .PHONY: book stage test oracles serve clean
 
-book oracles serve: $(env)
+book serve: $(env)
 	@exec $(python) -m book.press $@
 
 stage: $(env)
 	@exec $(python) -m book.press stage -- "$$EDITION" $${STAGE:+"$$STAGE"}
+
+oracles: $(env)
+	@exec $(python) -m tests.oracles
 
 test: $(env)
 	@status=0; \
@@ -34,7 +37,7 @@ test: $(env)
 	exit $$status
 
 clean:
-	@exec "$$PYTHON" nbutils/machine.py clean
+	@exec "$$PYTHON" -m book.press.environment clean
 
 $(env): pyproject.toml constraints.txt
-	@exec "$$PYTHON" nbutils/machine.py environment
+	@exec "$$PYTHON" -m book.press.environment make

@@ -15,11 +15,12 @@ import pytest
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from book.press import chapters, make
+from book.press import chapters, environment, make
 from book.press.__main__ import main
+from book.press.environment import MARKER
 from nbutils import machine
 from nbutils.lab import claims, history, runs
-from nbutils.machine import MARKER, ROOT
+from nbutils.machine import ROOT
 from tests.helpers import assert_one_line
 
 HOSTILE = ['"; touch x; "', "'; touch x; '", "`touch x`", "$(touch x)", "$$(touch x)", "$(shell touch x)",
@@ -54,8 +55,9 @@ def test_the_pinned_soupsieve_serves_debian() -> None:
 def checkout(tmp_path: Path) -> Path:
     """A folder with what `make` needs, where .venv/bin/python and pip only note that they were called."""
     folder = tmp_path / "a $book's"
-    (folder / "nbutils").mkdir(parents=True)
-    for name in ("Makefile", "pyproject.toml", "constraints.txt", "nbutils/machine.py"):
+    for name in ("Makefile", "pyproject.toml", "constraints.txt", "nbutils/__init__.py", "nbutils/machine.py",
+                 "book/press/__init__.py", "book/press/environment.py"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     return folder
 
@@ -94,12 +96,11 @@ def test_two_makes_at_once_make_one_environment(checkout: Path) -> None:
     python = checkout / "slow"
     python.write_text(f'''#!{sys.executable}
 import os, sys
-if sys.argv[1] == "nbutils/machine.py":
-    sys.argv.pop(0)
-    sys.path.insert(0, "nbutils")
-    import machine
-    machine.sys.executable = os.path.abspath("slow")
-    machine.environment()
+if sys.argv[2] == "book.press.environment":
+    sys.path.insert(0, "")
+    from book.press import environment
+    environment.sys.executable = os.path.abspath("slow")
+    environment.make()
 else:
     import shutil, time
     open("calls", "a").write(" ".join(sys.argv[1:3]) + "\\n")
@@ -119,28 +120,28 @@ else:
 
 def test_windows_and_old_pythons_are_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(machine.sys, "version_info", (3, 9, 2))
-        assert_one_line(machine.environment, ["Python 3.9", "3.11 to 3.13"])
+        patch.setattr(environment.sys, "version_info", (3, 9, 2))
+        assert_one_line(environment.make, ["Python 3.9", "3.11 to 3.13"])
     monkeypatch.setitem(sys.modules, "resource", None)
     with pytest.raises(ImportError, match="^Windows: .*run this in WSL$"):
         runpy.run_path(runs.__file__)
 
 
 def test_clean_deletes_only_what_is_marked(own_build: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "CACHES", ())
+    monkeypatch.setattr(environment, "CACHES", ())
     (own_build / "results").mkdir(parents=True)
     (own_build / "results" / "thesis.txt").write_text("mine")
-    assert_one_line(machine.clean, [str(own_build), MARKER, "nothing is deleted"])
-    machine.take(own_build)  # a folder that looks like ours may be used, but not marked
-    assert_one_line(machine.clean, [str(own_build)])
+    assert_one_line(environment.clean, [str(own_build), MARKER, "nothing is deleted"])
+    environment.take(own_build)  # a folder that looks like ours may be used, but not marked
+    assert_one_line(environment.clean, [str(own_build)])
     assert (own_build / "results" / "thesis.txt").read_text() == "mine"
     (own_build / "notes.txt").touch()
-    assert_one_line(lambda: machine.take(own_build), ["'notes.txt'", MARKER])
+    assert_one_line(lambda: environment.take(own_build), ["'notes.txt'", MARKER])
     shutil.rmtree(own_build)
-    machine.take(own_build)
+    environment.take(own_build)
     (own_build / "notes.txt").touch()
-    machine.take(own_build)
-    machine.clean()
+    environment.take(own_build)
+    environment.clean()
     assert [path.name for path in own_build.iterdir()] == ["notes.txt"]
 
 
@@ -163,7 +164,7 @@ def test_a_build_folder_that_cannot_be(
 ) -> None:
     spoil(tmp_path / name)
     monkeypatch.setenv("NBUTILS_BUILD", str(tmp_path / name))
-    assert_one_line(lambda: machine.take(machine.build_dir()), words)
+    assert_one_line(lambda: environment.take(machine.build_dir()), words)
 
 
 def test_the_home_folder_is_expanded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -242,16 +243,17 @@ def test_what_ends_the_plan_is_one_line(plain: pytest.MonkeyPatch, capsys: pytes
     assert capsys.readouterr().err == "SET = 'steps': expected name=value, such as eps=8/255\n"
 
 
-def test_the_cause_of_the_engine_is_shown() -> None:
-    output = 'Traceback (most recent call last):\n  File "x", line 1\n    f()\nMissingInput: no\nfile book/x.md\n'
-    assert make._cause(output) == "snakemake: MissingInput: no file book/x.md"
-    assert make._cause("") == "snakemake: no message"
-    chained = output.replace("MissingInput", "KeyError") + "\nDuring handling of the above exception, another:\n\n"
-    assert make._cause(chained + output) == "snakemake: MissingInput: no file book/x.md"
-    header = f"Assuming a filesystem.\n\nSNAKEMAKE\n=========\n  Date: today\n  Command: {'x' * 400}\n\n"
-    assert make._cause(header + output) == "snakemake: MissingInput: no file book/x.md"
-    assert make._cause(f"{header}{output.splitlines()[0]}\nFileExistsError: '/x/.snakemake'\n") == (
-        "snakemake: FileExistsError: '/x/.snakemake' (remove .snakemake, the notes on earlier runs, and run again)")
+def test_the_cause_of_the_engine_is_shown(plain: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The engine's own words, in one line, for a file that is not there and for damaged notes on earlier runs."""
+    plain.setattr(make, "ROOT", tmp_path)
+    (tmp_path / "Snakefile").write_text("rule all:\n    input: 'book/x.md'\n")
+    assert_one_line(lambda: make._graph("all"), ["snakemake: Missing input files for rule all", "book/x.md"])
+    (tmp_path / "book").mkdir()
+    (tmp_path / "book" / "x.md").touch()
+    assert make._to_make("all") == []
+    shutil.rmtree(tmp_path / ".snakemake")
+    (tmp_path / ".snakemake").touch()
+    assert_one_line(lambda: make._graph("all"), ["snakemake: ", ".snakemake'", "remove .snakemake, the notes on"])
 
 
 @pytest.mark.parametrize(("change", "words"), [
@@ -266,18 +268,30 @@ def test_a_damaged_file_is_told_before_minutes_are_spent(plain: pytest.MonkeyPat
     assert_one_line(make.book, [words])
 
 
-def test_of_what_the_renderer_says_the_fault_is_shown() -> None:
-    """As Sphinx 7 and jupyter-book 1 told of a full disk."""
-    frame = '  File "x.py", line 5, in f\n    dump(x)\n'
-    fault = "OSError: [Errno 28] No space left on device\n"
-    assert make._said(
-        f"/x/intro.md:3: WARNING: a word\n\n\x1b[91mException occurred:\x1b[39;49;00m\n{frame}{fault}"
-        "\x1b[91mThe full traceback has been saved in x.log, if you want.\x1b[39;49;00m\n"
-        "Please also report this if it was a user error.\nA bug report can be filed at <x>. Thanks!\n"
-        f"Traceback (most recent call last):\n{frame}{fault}\nThe above exception was the direct cause of the "
-        f"following exception:\n\nTraceback (most recent call last):\n{frame}RuntimeError: \n\x1b[91m=====\x1b[0m\n\n"
-        "There was an error in building your book. Look above for the cause.\n\n\x1b[91m=====\x1b[0m\n\n"
-    ) == f"/x/intro.md:3: WARNING: a word\n{fault}"
+@pytest.mark.parametrize(("strict", "status"), [(False, 0), (True, 1)])
+def test_of_what_the_renderer_says_the_fault_is_shown(tmp_path: Path, own_build: Path, strict: bool,
+                                                      status: int) -> None:
+    """A warning, then a folder that cannot be written, as on a full disk: a line each, no colours and no frames."""
+    code = (f"from pathlib import Path; from book.press import make, __main__; make.ROOT = Path({str(tmp_path)!r}); "
+            f"raise SystemExit(__main__.main({['render', *['--strict'] * strict]!r}))")
+
+    (tmp_path / "_config.yml").write_text("sphinx: {config: {extensions: [myst_nb, sphinx_external_toc]}}")
+    (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: index\n")
+    (tmp_path / "index.md").write_text("# Book\n\n{nosuch}`x`\n")
+    for spoil in (False, True):
+        if spoil:
+            shutil.rmtree(own_build / "_build" / ".doctrees")
+            (own_build / "_build" / ".doctrees").touch()
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+        said = done.stderr.splitlines()
+        assert done.returncode == (2 if spoil else status)
+        assert "Traceback" not in done.stderr
+        assert "\x1b" not in done.stderr
+        if not spoil:
+            fault = f'{tmp_path}/index.md:3: WARNING: Unknown interpreted text role "nosuch". [myst.role_unknown]'
+            assert said.count(fault) == 1
+            assert (said[-1] == "The book was not rendered: see above.") == strict
+    assert said[-1] == f"[Errno 17] File exists: '{own_build}/_build/.doctrees'"
 
 
 @pytest.mark.parametrize("words", [["quick", "x"], ["quick", "99"], ["nosuch"], ["--", "-x"]])

@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from book.press import chapters, editions, make, stages
-from nbutils import machine
+from book.press import chapters, editions, environment, make, stages
 from nbutils.lab import claims, parameters, results
 from nbutils.lab.results import Result
 from nbutils.messages import read_project_file
@@ -224,9 +223,9 @@ def test_the_line_names_the_fault(name: str, old: str, new: str, words: str, pro
 @pytest.mark.parametrize("content", [b"[project\n", b"\xff", b"name = 1\nname = 2", b"[project]\nname = 'x"])
 def test_no_environment_is_made_from_a_damaged_list_of_packages(content: bytes, tmp_path: Path,
                                                                monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "ROOT", tmp_path)
+    monkeypatch.setattr(environment, "ROOT", tmp_path)
     (tmp_path / "pyproject.toml").write_bytes(content)
     with pytest.raises(ValueError, match="pyproject.toml: .+") as caught:
-        machine.environment()
+        environment.make()
     assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["pyproject.toml"]

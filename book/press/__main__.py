@@ -13,24 +13,11 @@ from pathlib import Path
 from book.press import compare, editions, execute, make, stages
 
 
-def run_chapter(source: Path, output: Path, given: Sequence[tuple[str, str]]) -> int:
-    execute.execute(source, output, dict(given))
-    return 0
-
-
-def stage(edition: str, number: str | None, tiny: bool) -> int:
-    if number is None:
-        print(stages.table(edition))
-    else:
-        stages.run(edition, number, tiny)
-    return 0
-
-
 def keep(edition: str) -> int:
     paths, faults = editions.keep(edition)
     print("\n".join(f"{path.relative_to(editions.ROOT)}  {path.stat().st_size / 1000:.0f} kB" for path in paths))
     print("".join(f"{line}\n" for line in faults), end="", file=sys.stderr)
-    return 1 if faults else 0
+    return int(bool(faults))
 
 
 def beside_ours(run: Path, every: bool) -> int:
@@ -40,25 +27,24 @@ def beside_ours(run: Path, every: bool) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """All commands with what they take; of each, the function that does it is under "command"."""
+    """All commands with what they take; the function of each is under "command", and returns an exit status or None."""
     whole = argparse.ArgumentParser(prog="python -m book.press", description="From notebooks to pages.")
     commands = whole.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(name: str, command: Callable[..., int], words: str) -> Callable[..., argparse.Action]:
+    def add(name: str, command: Callable[..., int | None], words: str) -> Callable[..., argparse.Action]:
         part = commands.add_parser(name, help=words, description=words)
         part.set_defaults(command=command)
         return part.add_argument
 
     add("book", make.book, "run what is not up to date and render the book; settings are the variables of make")
     add("serve", make.serve, "show the book on this machine")
-    add("oracles", make.oracles, "compare the learning paradigms with their peers")
     add("render", make.render, "render the book")("--strict", action="store_true", help="warnings are errors")
-    argument = add("execute", run_chapter, "run one chapter strictly")
+    argument = add("execute", execute.execute, "run one chapter strictly")
     argument("source", type=Path, help="notebook without outputs")
     argument("output", type=Path, help="where the executed notebook goes")
-    argument("-p", dest="given", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
+    argument("-p", dest="settings", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
              help="set a parameter")
-    argument = add("stage", stage, "list an edition's stages, or run one")
+    argument = add("stage", stages.stage, "list an edition's stages, or run one")
     argument("edition", help="for example planted")
     argument("number", nargs="?", help="of the stage")
     argument("--tiny", action="store_true", help="at the sizes of profile smoke")
@@ -76,7 +62,7 @@ def main(words: Sequence[str] | None = None) -> int:
         if signal.getsignal(end) == signal.SIG_DFL:  # not what nohup has set
             signal.signal(end, signal.default_int_handler)  # as Ctrl-C: the chapter under way ends
     try:
-        return int(given.pop("command")(**given))
+        return given.pop("command")(**given) or 0
     except KeyboardInterrupt:
         print("stopped; the next run goes on from here", file=sys.stderr)
         return 130

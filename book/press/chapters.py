@@ -10,7 +10,7 @@ import re
 import shlex
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -88,37 +88,27 @@ class Chapter:
         return plain(read(self.source), self.name)
 
     def state(self) -> State:
-        """Read the last run's end from papermill's own records."""
+        """Read the last run's end from papermill's own records; an edition keeps none, but has a record."""
         found = ((path, readable(path)) for path in (self.twin, self.partial))
         path, notebook = next(((path, notebook) for path, notebook in found if notebook), (None, None))
         if notebook is None:
             return State("not run")
-        record = notebook.metadata.get("papermill", {})
-        minutes = None if record.get("duration") is None else record["duration"] / 60
-        ours = self.record
-        if not record and ours:  # an edition keeps no timings of papermill's
-            record, minutes = {"start_time": ours.finished.isoformat()}, ours.minutes
-        when = (record.get("start_time") or "")[:16].replace("T", " ")
-        state = State("ok", "", minutes, when, ours.device if ours else "")
-        for number, cell in enumerate(code_cells(notebook), start=1):
-            error = next((o for o in cell.outputs if o.output_type == "error"), None)
-            if error:
-                return replace(state, status="failed", note=f"in cell {number}: {one_line(error.ename, error.evalue)}")
-            if cell.metadata.get("papermill", {}).get("status") == "running":
-                return replace(state, status="stopped", note=f"in cell {number}")
-        if path == self.partial:
-            return replace(state, status="stopped", note="between two cells")
-        if "edition" in notebook.metadata:  # it shows its own code, and its page says what has changed
-            return state
-        if written(notebook) != written(read(self.source)):
-            return replace(state, status="stale", note="since its code was edited")
-        return state
+        record, ran = self.record, notebook.metadata.get("papermill", {})
+        minutes = ran["duration"] / 60 if ran.get("duration") else record.minutes if record else None
+        when = ran.get("start_time") or (record.finished.isoformat() if record else "")
+        status, note = ended(notebook)
+        if status == "ok" and path == self.partial:
+            status, note = "stopped", "between two cells"
+        # An edition shows its own code, and its page says what has changed.
+        if status == "ok" and "edition" not in notebook.metadata and written(notebook) != written(read(self.source)):
+            status, note = "stale", "since its code was edited"
+        return State(status, note, minutes, when[:16].replace("T", " "), record.device if record else "")
 
     @property
     def record(self) -> results.Record | None:
         """The record in the executed notebook; None where there is none that can be read."""
         try:
-            return _record(self.twin)
+            return recorded(self.twin)
         except ValueError:
             return None
 
@@ -155,6 +145,18 @@ def one_line(name: str, message: str) -> str:
     return text if len(text) <= 300 else f"{text[:297]}..."
 
 
+def ended(notebook: nbformat.NotebookNode) -> tuple[str, str]:
+    """How the run of a notebook ended: status and note of its `State`, as far as its cells tell."""
+    cells = code_cells(notebook)
+    for number, cell in enumerate(cells, start=1):
+        where = f"in cell {number} of {len(cells)}"
+        for error in (output for output in cell.outputs if output.output_type == "error"):
+            return "failed", f"{where}: {one_line(error.ename, error.evalue)}"
+        if cell.metadata.get("papermill", {}).get("status") == "running":
+            return "stopped", where
+    return "ok", ""
+
+
 def is_injected(cell: nbformat.NotebookNode) -> bool:
     """Whether papermill added this cell."""
     return "injected-parameters" in cell.metadata.get("tags", [])
@@ -174,46 +176,33 @@ def _tree(code: str) -> str:
 
 
 def recorded(path: Path) -> results.Record:
-    """The record of a run: from its file, or from the run card of an executed notebook.
+    """The record of a run: from its file, or from the last run card of an executed notebook.
 
     Raises:
-        ValueError: no such file, neither of the two, or no whole run of a chapter of this book; in one line.
+        ValueError: no such file, neither of the two, or no whole run of a chapter; in one line.
     """
-    record = _record(path)
-    known = [chapter.name for chapter in every("")]
-    if record.chapter not in known:
-        raise ValueError(f"{path}: of chapter {record.chapter!r}, which this book does not have"
-                         f"{nearest(record.chapter, known)}")
-    return record
-
-
-def _record(path: Path) -> results.Record:
-    """As `recorded`, of any book."""
     if not path.is_file():
         raise ValueError(f"{path}: no such file; expected an executed notebook or a record of results")
     try:
-        content = json.loads(read_text(path))
-        cells = code_cells(read(path)) if "cells" in content else None
+        notebook = read(path) if "cells" in json.loads(read_text(path)) else None
     except (ValueError, TypeError, RecursionError):
         raise ValueError(f"{path}: neither an executed notebook nor a record of results") from None
-    return results.read(path) if cells is None else _card(path, cells)
-
-
-def _card(path: Path, cells: Sequence[nbformat.NotebookNode]) -> results.Record:
-    """The record in the last run card among these cells."""
-    cards = [output.data[results.MIME] for cell in cells for output in cell.outputs
-             if results.MIME in output.get("data", {})]
-    if cards:
-        return results.loads(cards[-1], path)
+    if notebook is None:
+        return results.read(path)
+    cells = code_cells(notebook)
+    for output in reversed([output for cell in cells for output in cell.outputs]):
+        if results.MIME in output.get("data", {}):
+            return results.loads(output.data[results.MIME], path)
+    ran, (status, note) = sum(cell.execution_count is not None for cell in cells), ended(notebook)
     if not any("lab.start(" in cell.source for cell in cells):
-        raise ValueError(f"{path}: not a chapter of this book, since no cell calls lab.start")
-    for number, cell in enumerate(cells, start=1):
-        where = f"in cell {number} of {len(cells)}"
-        for error in (output for output in cell.outputs if output.output_type == "error"):
-            raise ValueError(f"{path}: failed {where}: {one_line(error.ename, error.evalue)}")
-        if cell.execution_count is None:
-            raise ValueError(f"{path}: {f'was cut off {where}' if number > 1 else 'never ran'}; run it to its end")
-    raise ValueError(f"{path}: its run card holds no results, as in older versions; run it again")
+        fault = "not a chapter of this book, since no cell calls lab.start"
+    elif status != "ok":
+        fault = f"{status} {note}"
+    elif ran < len(cells):
+        fault = f"{ran} of its {len(cells)} cells ran; run it to its end"
+    else:
+        fault = "its run card holds no results, as in older versions; run it again"
+    raise ValueError(f"{path}: {fault}")
 
 
 def parse(value: str) -> Any:
@@ -243,6 +232,14 @@ def every(profile: str, root: Path = ROOT) -> list[Chapter]:
         if not (root / f"{file}{ending}").is_file():
             raise ValueError(f"{path}: lists {file}{ending}, which is not there")
     return [Chapter(root / f"{file}.ipynb", profile) for file in files if file.startswith("notebooks/")]
+
+
+def named(name: str, words: str) -> str:
+    """The name of a chapter; where this book has none of that name, raises ValueError with these words."""
+    names = [chapter.name for chapter in every("")]
+    if name not in names:
+        raise ValueError(f"{words}{nearest(name, names)}")
+    return name
 
 
 def images(settings: Mapping[str, str]) -> list[tuple[str, int, int]]:
@@ -278,22 +275,17 @@ def select(profile: str, wanted: str = "", settings: str = "") -> dict[Chapter, 
     selected = {}
     for chapter in chapters:
         mine = {name: value for name, value in given.items() if name in chapter.parameters}
-        values = {name: parse(value) for name, value in mine.items()}
-        values = {**chapter.defaults, "profile": profile, **values}
+        values = chapter.defaults | {"profile": profile} | {name: parse(value) for name, value in mine.items()}
         try:
-            _check_device(resolve(values, chapter.parameters, chapter.name).device)
+            device = resolve(values, chapter.parameters, chapter.name).device
+            if device not in ("auto", "cpu"):
+                from nbutils.lab.runs import choose_device  # here, since torch alone knows the machine's GPUs
+
+                choose_device(device)
         except ParameterError as error:
             raise ParameterError(f"{chapter.name}: {error}") from None
         selected[chapter] = {"profile": profile, **mine}
     return selected
-
-
-def _check_device(device: str) -> None:
-    """Raise ParameterError where a GPU is asked for that this machine does not have."""
-    if device not in ("auto", "cpu"):
-        from nbutils.lab.runs import choose_device  # here, since torch alone knows the machine's GPUs
-
-        choose_device(device)
 
 
 def assignments(settings: str) -> dict[str, str]:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from book.press.chapters import aligned, recorded
+from book.press.chapters import aligned, named, recorded
 from book.press.editions import DEFAULT, EDITIONS, find
 from nbutils.lab.parameters import short
 from nbutils.lab.results import Record, Result, wilson
@@ -206,5 +206,6 @@ def beside_ours(path: Path) -> Comparison:
         ValueError: no run that can be compared; in one line.
     """
     yours = recorded(path)
-    known = yours.profile and (EDITIONS / yours.profile).is_dir()
-    return Comparison.of(yours, find(yours.profile if known else DEFAULT, yours.chapter))
+    named(yours.chapter, f"{path}: of chapter {yours.chapter!r}, which this book does not have")
+    recorded_too = yours.profile and (EDITIONS / yours.profile).is_dir()
+    return Comparison.of(yours, find(yours.profile if recorded_too else DEFAULT, yours.chapter))

@@ -141,17 +141,15 @@ def show(name: str) -> None:
     known = [BEST, *sorted(path.name for path in EDITIONS.iterdir() if path.is_dir())]
     if name not in known:
         raise ValueError(f"EDITION = {name!r}: expected one of {', '.join(known)}{did_you_mean(name, known)}")
-    shown: dict[Chapter, Path] = {}
-    for chapter in every(name):
-        paths = [EDITIONS / edition / chapter.source.name for edition in (order() if name == BEST else [name])]
-        if path := next((path for path in paths if path.exists()), None):
-            shown[chapter] = path
+    folders = [EDITIONS / edition for edition in (order() if name == BEST else [name])]
+    paths = ([folder / chapter.source.name for folder in folders] for chapter in every(name))
+    shown = [path for wanted in paths if (path := next(filter(Path.exists, wanted), None))]
     if not shown and list((EDITIONS / name).glob("*.json")):
         raise ValueError(f"edition {name!r} holds records alone; `make book PROFILE={name}` makes its pages")
-    _check(shown.values())
+    _check(shown)
     executed = build_dir() / "editions" / name / "executed"
     shutil.rmtree(executed, ignore_errors=True)
-    for path in shown.values():
+    for path in shown:
         notebook, record = read(path), read_text(path.with_suffix(".json"))
         [*_, last] = (output.data for cell in notebook.cells for output in cell.outputs if "data" in output)
         last[results.MIME] = record  # where every executed notebook has it
@@ -191,17 +189,16 @@ def literal_code(text: object) -> str:
 
 def _compact(twin: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """Code and outputs alone: no text, no progress bars, no timings, and no record, which has its own file."""
-    cells = []
+    twin.cells = [cell for cell in twin.cells if cell.cell_type == "code"]
     for cell in twin.cells:
-        if cell.cell_type == "code":
-            outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
-            for output in outputs:
-                output.get("data", {}).pop(results.MIME, None)
-            tags = {"tags": cell.metadata.tags} if cell.metadata.get("tags") else {}
-            cells.append(nbformat.v4.new_code_cell(cell.source, id=cell.id, metadata=tags, outputs=outputs,
-                                                   execution_count=cell.execution_count))
-    metadata = {name: twin.metadata[name] for name in ("kernelspec", "language_info") if name in twin.metadata}
-    return nbformat.v4.new_notebook(cells=cells, metadata=metadata)
+        tags = cell.metadata.get("tags")
+        cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
+        cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+        for output in cell.outputs:
+            output.get("data", {}).pop(results.MIME, None)
+    twin.metadata = nbformat.from_dict({name: twin.metadata[name] for name in ("kernelspec", "language_info")
+                                        if name in twin.metadata})
+    return twin
 
 
 def _sources(chapter: Chapter) -> dict[str, str]:
@@ -232,15 +229,14 @@ def _check(paths: Iterable[Path]) -> None:
     """Raise a ValueError that names each kept chapter whose two files are not what was kept, one line for each."""
     harmed = []
     for path in paths:
-        notebook, record = path.with_suffix(".ipynb"), path.with_suffix(".json")
         try:
-            kept_then = read(notebook)
-            stamp = dict(kept_then.metadata["edition"])
-            if stamp.pop("content") != _hash([stamp, kept_then.cells, record.read_text()]):
-                raise ValueError
-            results.read(record)
-        except (ValueError, OSError, KeyError, AttributeError, nbformat.ValidationError):
-            harmed.append(f"{path.parent.name}/{notebook.name}: changed by hand since it was recorded; restore it with "
-                          "git checkout, or run its stage again and keep it")
+            notebook, record = read(path.with_suffix(".ipynb")), read_text(path.with_suffix(".json"))
+            stamp = dict(notebook.metadata["edition"])
+            whole = stamp.pop("content") == _hash([stamp, notebook.cells, record])
+        except (ValueError, KeyError, TypeError, AttributeError):
+            whole = False
+        if not whole:
+            harmed.append(f"{path.parent.name}/{path.stem}.ipynb: changed by hand since it was recorded; restore it "
+                          "with git checkout, or run its stage again and keep it")
     if harmed:
         raise ValueError("\n".join(harmed))

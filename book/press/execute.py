@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +48,13 @@ class Progress:
         return f"{minutes:3d}:{seconds:02d}"
 
 
-def execute(source: Path, output: Path, settings: Mapping[str, str]) -> None:
-    """Run ``source`` with parameters set to these words, and write the executed notebook to ``output``.
+def execute(source: Path, output: Path, settings: Mapping[str, str] | Iterable[tuple[str, str]]) -> None:
+    """Run ``source`` with these parameters set to these words, and write the executed notebook to ``output``.
 
     Raises ParameterError before anything has run, and ChapterFailed if the chapter does not reach its end.
     """
     source, output = source.resolve(), output.resolve()
-    notebook, given = read(source), {name: parse(value) for name, value in settings.items()}
+    notebook, given = read(source), {name: parse(value) for name, value in dict(settings).items()}
     resolve(given, set_in(notebook, source.stem), source.stem)
     partial = output.with_suffix(".partial.ipynb")
     with alone(output.with_suffix(".lock"), f"another process is running {source.stem}"):

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import html
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from book.press.chapters import recorded
 from nbutils.lab import claims, history, results
 from nbutils.lab.claims import Claim, Verdict
 from nbutils.machine import ROOT, build_dir
-from nbutils.messages import counted
 
 STATES = tuple(claims.MARKS)
 PAPERS = ("ilyas2019", "kim2021", "li2023")  # those that the book is about
 CLAIMS = ROOT / "book" / "claims.yml"
+# What `git blame -lntf` says of a line: ^ at the end of a shallow clone, commit, file, number and time there, the line.
+BLAMED = re.compile(r"^(\^?)([0-9a-f]{39,40}) (.+?) +([0-9]+) \(.*? ([0-9]+) [+-]\d{4} +\d+\) (.*)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -122,31 +121,21 @@ def criterion_commits(path: Path = CLAIMS) -> dict[str, Commit]:
 
     A criterion that is not committed, or older than a shallow clone, is left out.
     """
-    @cache
-    def git(*words: str) -> str:
-        return history.git(*words, folder=path.parent).stdout
-
     try:
-        blame = git("blame", "--line-porcelain", path.name)
+        blame = history.git("blame", "-lntf", path.name, folder=path.parent).stdout
     except OSError:  # no git
         return {}
-    found, known, claim, commit, number, file, when = {}, True, "", "", 0, "", datetime.now(UTC)
-    for line in blame.splitlines():
-        if header := re.match("([0-9a-f]{40}) ([0-9]+) ", line):
-            commit, number, known = header[1], int(header[2]), header[1] != "0" * 40
-        elif line.startswith("committer-time "):
-            when = datetime.fromtimestamp(int(line.split()[1]), UTC)
-        elif line.startswith("filename "):
-            file = line.removeprefix("filename ")
-        elif line == "boundary":
-            known = False
-        elif line.startswith("\t- id: "):
-            claim = line.removeprefix("\t- id: ").strip()
-        elif line.startswith("\t  criterion:") and known:
-            text = git("show", f"{commit}:{file}").splitlines()
-            begin = max((i for i in range(number) if text[i].startswith("- id: ")), default=0)
-            end = next((i for i in range(number, len(text)) if not text[i].startswith("  ")), len(text))
-            found[claim] = Commit(commit[:10], when, "\n".join(text[begin:end]))
+    show = cache(lambda commit, file: history.git("show", f"{commit}:{file}", folder=path.parent).stdout.splitlines())
+    found, claim = {}, ""
+    for shallow, commit, file, number, when, line in BLAMED.findall(blame):
+        if line.startswith("- id: "):
+            claim = line.removeprefix("- id: ").strip()
+        elif line.startswith("  criterion:") and not shallow and commit.strip("0"):
+            text, place = show(commit, file), int(number)
+            begin = max((i for i in range(place) if text[i].startswith("- id: ")), default=0)
+            end = next((i for i in range(place, len(text)) if not text[i].startswith("  ")), len(text))
+            time = datetime.fromtimestamp(int(when), UTC)
+            found[claim] = Commit(commit[:10], time, "\n".join(text[begin:end]))
     return found
 
 
@@ -162,76 +151,3 @@ def counts(ledger: Sequence[Entry]) -> dict[str, dict[str, int]]:
         found[claims.paper_name(entry.claim.paper) if entry.claim.paper in PAPERS else "other work"][entry.state] += 1
     return {paper: {state: states[state] for state in STATES} for paper, states in found.items()}
 
-
-def table(ledger: Sequence[Entry], page: Callable[[str], str]) -> str:
-    """The ledger as an HTML table.
-
-    Args:
-        page: name of a chapter -> address of its page.
-    """
-    rows = []
-    for entry in ledger:
-        claim, verdict = entry.claim, entry.verdict
-        chapter = page(claim.chapter)
-        place = chapter if claim.setting else f"{chapter}#claim-{claim.id}"  # a chapter shows no verdict on those
-        setting = " ".join(f"{name}={value}" for name, value in claim.setting.items())
-        needed = (f" Setting: {html.escape(setting)}, n = {claim.least_n} and {claim.least_seeds} seeds, or more."
-                  if setting else "")
-        measured = "not yet"
-        if verdict:
-            seeds = counted(len(verdict.result.values), "seed")
-            attack = "" if verdict.result.attack == "none" else f" Attack: {html.escape(verdict.result.attack)}."
-            edition = html.escape(f"{verdict.result.data}, profile {verdict.result.profile}")
-            measured = (f"{verdict.result}<br><small>{html.escape(claim.measures.rstrip(','))}; {edition}, "
-                        f"n = {verdict.result.n}, {seeds}.{attack}</small>")
-        fixed = f"<div>Fixed {claim.fixed}</div>"
-        if entry.commit:
-            younger = " <strong>younger than the result</strong>" if entry.in_time is False else ""
-            fixed = (f"<details><summary>Fixed {claim.fixed}, commit {entry.commit.hash}{younger}</summary>"
-                     f"{entry.commit.time:%Y-%m-%d %H:%M} UTC<pre>{html.escape(entry.commit.text)}</pre></details>")
-        words = f"{claims.MARKS[entry.state]} {html.escape(entry.words)}"
-        rows.append(
-            f'<tr class="verdict-{entry.state.replace(" ", "-")}" id="claim-{claim.id}"><td>{words}</td>'
-            f'<td>{html.escape(claim.paraphrase)}<br><a class="claim-id" href="{place}">{claim.id}</a><br>'
-            f"<small>{html.escape(claims.paper_name(claim.paper))}, {html.escape(claim.place)}; chapter "
-            f"{claim.chapter[:2]}. Published: {html.escape(claim.printed)}</small></td>"
-            f"<td>{measured}<br><small>Criterion: {claim.criterion}.{needed}</small>{fixed}</td></tr>")
-    return grid(("Verdict", "Claim", "Measured"), rows)
-
-
-def beside(editions: Mapping[str, Sequence[Entry]], root: str) -> str:
-    """The verdicts of several editions beside each other, as an HTML table: a row per claim that any of them judges.
-
-    A claim that holds in one and fails in another is marked in the first column.
-
-    Args:
-        editions: name -> ledger; all of them list the same claims.
-        root: address of the book's first folder.
-    """
-    rows = []
-    for entries in zip(*editions.values(), strict=True):
-        if entries[0].claim.setting or not any(entry.verdict for entry in entries):
-            continue
-        states, claim = {entry.state for entry in entries}, entries[0].claim
-        differ = {"held", "not held"} <= states
-        cells = []
-        for name, entry in zip(editions, entries, strict=True):
-            shown = "not yet recorded"
-            if entry.verdict:
-                found = entry.verdict.result
-                place = f"{root}/records/{quote(name)}/{claim.chapter}.html#{results.anchor(found.id)}"
-                shown = (f'{claims.MARKS[entry.state]} {entry.state}<br><a class="address" href="{place}">'
-                         f"{found}</a><br><small>n = {found.n}, {counted(len(found.values), 'seed')}</small>")
-            cells.append(f"<td>{shown}</td>")
-        rows.append(f'<tr class="verdict-{"not-held" if differ else "same"}"><td>{html.escape(claim.paraphrase)}<br>'
-                    f'<a class="claim-id" href="{root}/book/ledger.html#claim-{claim.id}">{claim.id}</a>; chapter '
-                    f"{claim.chapter[:2]}{'<br><strong>they differ</strong>' * differ}<br><small>"
-                    f"{html.escape(claim.measures.rstrip(','))}; {claim.criterion}</small></td>{''.join(cells)}</tr>")
-    return grid(("Claim", *map(html.escape, editions)), rows, "beside")
-
-
-def grid(columns: Sequence[str], rows: Sequence[str], style: str = "") -> str:
-    """An HTML table of rows that are HTML already. style: a class of the style sheet."""
-    head = "".join(f'<th scope="col">{column}</th>' for column in columns)
-    body = f'<thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody>'
-    return f'<div class="ledger {style}"><table>{body}</table></div>'

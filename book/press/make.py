@@ -1,33 +1,28 @@
-"""What `make book`, `make serve` and `make oracles` do once there is an environment.
+"""What `make book` and `make serve` do once there is an environment.
 
 Settings come from the variables of make, through the environment.
 """
 
 import functools
 import http.server
+import io
 import os
 import re
 import signal
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
 from book.press import chapters, editions
+from book.press.environment import take
 from book.press.files import alone
 from nbutils.lab import claims, results
-from nbutils.machine import ROOT, build_dir, take
+from nbutils.machine import ROOT, build_dir
 from nbutils.messages import read_project_file
-
-HEADER = re.compile(r"^SNAKEMAKE\n=+\n(?:  .*\n)*", re.MULTILINE)
-PREFACE = ("host:", "Assuming ", "Building DAG", "Config", "Workflow defines")
-BEGIN = r"^Traceback \(most recent call last\):\n"
-CHAINED = rf"(?:(?:(?!{BEGIN}).*\n)*?(?:During handling of|The above exception was) .*:\n\n{BEGIN})*"
-AROUND = re.compile(r"^(?:Exception occurred:\n(?:[ \t].*\n)*|(?:RuntimeError: *|=+|There was an error in building .*"
-                    r"|The full traceback has .*|Please also report .*|A bug report can .*)\n)", re.MULTILINE)
-TRACEBACK = re.compile(rf"{BEGIN}{CHAINED}(?:[ \t].*\n|\n)*", re.MULTILINE)
 
 
 class Config(BaseModel):
@@ -57,8 +52,6 @@ def book() -> int:
             # Its own build folder, so that a run at a profile never takes an edition's notebooks for its own.
             os.environ |= {"PROFILE": edition, "NBUTILS_BUILD": str(build / "editions" / edition)}
         status = _graph("book" if edition else "all")
-        if status == 2:
-            return status
         if status and not edition and any(c.partial.exists() for c in chapters.every(os.environ["PROFILE"])):
             os.environ["INCOMPLETE"] = "1"
             _graph("book")
@@ -72,32 +65,29 @@ def _whole() -> None:
     read_project_file(ROOT / "tests" / "benchmarks" / "recorded.csv", list)
     for path in (ROOT / "book" / "published").glob("*.csv"):
         results.printed(path.stem)
-    known = [chapter.name for chapter in chapters.every("")]
     for claim in claims.load().values():
         claims.paper_name(claim.paper)
-        if claim.chapter not in known:
-            near = chapters.nearest(claim.chapter, known)
-            raise ValueError(f"claims.yml, claim {claim.id!r}: no chapter {claim.chapter!r}{near}")
+        chapters.named(claim.chapter, f"claims.yml, claim {claim.id!r}: no chapter {claim.chapter!r}")
     editions.kept()
 
 
 def _graph(target: str) -> int:
-    """Bring a target of the Snakefile up to date; returns 0, 1 where a rule failed, or 2 before anything has run."""
-    # --nolock: a run killed at any moment leaves no lock behind.
-    words = [sys.executable, "-m", "snakemake", "--cores", "all", "--nolock", "--rerun-incomplete", "--keep-going"]
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("SNAKEMAKE_")}
+    """Bring a target of the Snakefile up to date; returns 1 where a rule failed.
+
+    Raises:
+        ValueError: nothing can be run, in one line.
+    """
     if not os.access(Path.home(), os.W_OK):
         home = build_dir() / "home"
         home.mkdir(exist_ok=True)
         data = os.environ.get("NBUTILS_DATA") or str(Path.home() / ".cache" / "nbutils")
-        kept |= {"HOME": str(home), "NBUTILS_DATA": data}
-    plan = subprocess.run([*words, "--dry-run", target], cwd=ROOT, env=kept, capture_output=True, text=True)
-    if plan.returncode:
-        print(_cause(plan.stdout + plan.stderr), file=sys.stderr)
-        return 2
-    if "Nothing to be done" in plan.stdout + plan.stderr:
+        os.environ |= {"HOME": str(home), "NBUTILS_DATA": data}
+    if not _to_make(target):
         return 0
-    run = subprocess.Popen([*words, "--quiet", "all", "--", target], cwd=ROOT, env=kept, start_new_session=True)
+    # --nolock: a run killed at any moment leaves no lock behind.
+    words = ["--cores", "all", "--nolock", "--rerun-incomplete", "--keep-going", "--quiet", "all", "--", target]
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("SNAKEMAKE_")}
+    run = subprocess.Popen([sys.executable, "-m", "snakemake", *words], cwd=ROOT, env=kept, start_new_session=True)
     try:
         return int(run.wait() != 0)
     except KeyboardInterrupt:
@@ -106,36 +96,53 @@ def _graph(target: str) -> int:
         raise
 
 
-def _cause(output: str) -> str:
-    """Why the graph could not be made, in one line: the Snakefile's own, or the engine's."""
-    lines = [line.strip() for line in HEADER.sub("", TRACEBACK.sub("", output)).splitlines() if line.strip()]
-    lines = [line for line in lines if not line.startswith(PREFACE)]
-    if any("/.snakemake" in line for line in lines):
-        lines.append("(remove .snakemake, the notes on earlier runs, and run again)")
-    return lines[0] if len(lines) == 1 else chapters.one_line("snakemake", " ".join(lines) or "no message")
+def _to_make(target: str) -> list[str]:
+    """The files that are not up to date; raises ValueError where they cannot be made, in one line."""
+    from snakemake import api  # here, since it takes a second
 
-
-def _said(errors: str) -> str:
-    """What jupyter-book and Sphinx say: each line once, of a traceback the last one, no colours, frames and advice."""
-    plain = TRACEBACK.sub("", re.sub(r"\x1b\[[0-9;]*m", "", errors))
-    lines = [line for line in AROUND.sub("", plain).splitlines() if line.strip()]
-    return "".join(f"{line}\n" for line in dict.fromkeys(lines))
+    files, said = list[str](), io.StringIO()
+    try:
+        with redirect_stdout(said), redirect_stderr(said), api.SnakemakeApi(api.OutputSettings(dryrun=True)) as engine:
+            workflow = engine.workflow(api.ResourceSettings(cores=1), snakefile=ROOT / "Snakefile", workdir=ROOT)
+            graph = workflow.dag(api.DAGSettings(targets={target}, force_incomplete=True))
+            graph.execute_workflow("dryrun", execution_settings=api.ExecutionSettings(lock=False), updated_files=files)
+        return files
+    except ValueError:  # the Snakefile's own
+        raise
+    except Exception as error:
+        advice = "; remove .snakemake, the notes on earlier runs" * (".snakemake" in str(error))
+        raise ValueError(chapters.one_line("snakemake", str(error)) + advice) from None
 
 
 def render(strict: bool = False) -> int:
-    """Render the book with jupyter-book; what it says is shown, see `_said`.
+    """Render the book as jupyter-book does; returns 1 where it has said what is wrong with a page.
 
-    strict: warnings are errors, those of missing references too.
+    Args:
+        strict: warnings are errors, those of missing references too.
+
+    Raises:
+        ValueError: it cannot be rendered, in one line.
     """
-    # --all reads every page anew: an incremental build would not repeat the warnings of pages it skips.
-    program = "from jupyter_book.cli.main import main; main()"  # its script would name the folder it was made in
-    words = [sys.executable, "-c", program, "build", ".", "--path-output", str(build_dir()), "--all", "--keep-going",
-             "-q", *["-n", "-W"] * strict]
-    done = subprocess.run(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    print(_said(done.stderr), end="", file=sys.stderr)
-    if done.returncode:
+    from jupyter_book.config import get_final_config  # here, since these take a second
+    from sphinx.application import Sphinx
+    from sphinx.errors import SphinxError
+    from sphinx.util.console import nocolor
+    from sphinx.util.docutils import docutils_namespace, patch_docutils
+
+    given = {"nitpicky": strict, "latex_individualpages": False}
+    config, _ = get_final_config(user_yaml=ROOT / "_config.yml", cli_config=given, sourcedir=ROOT)
+    folder = build_dir() / "_build"
+    nocolor()
+    try:
+        with patch_docutils(), docutils_namespace():
+            app = Sphinx(ROOT, None, folder / "html", folder / ".doctrees", "html", config, status=None,
+                         warning=sys.stderr, warningiserror=strict, keep_going=True)
+            app.build(force_all=True)  # an incremental build would not repeat the warnings of pages it skips
+    except SphinxError as error:
+        raise ValueError(f"The book was not rendered: {' '.join(str(error).split())}") from None
+    if app.statuscode:
         print("The book was not rendered: see above.", file=sys.stderr)
-    return done.returncode
+    return int(app.statuscode)
 
 
 def serve() -> int:
@@ -161,17 +168,3 @@ def serve() -> int:
         server.serve_forever()
     return 0
 
-
-def oracles() -> int:
-    """Compare with the peers, which lie where only this run sees them: the book pins an old kornia."""
-    peers, wanted = build_dir() / "oracles", ROOT / "tests" / "oracles" / "requirements.txt"
-    take(build_dir())
-    whole = peers / "complete"
-    if not whole.exists() or whole.stat().st_mtime < wanted.stat().st_mtime:
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps",
-               "--upgrade", "--target", str(peers), "-r", str(wanted)]
-        if status := subprocess.call(pip, cwd=ROOT):
-            return status
-        whole.touch()
-    tests = [sys.executable, "-m", "pytest", "-W", "default", "tests/oracles"]
-    return subprocess.call(tests, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(peers)})

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, ConfigDict
 
-from book.press.chapters import Chapter, aligned, assignments, every, nearest, parse, recorded, select
+from book.press.chapters import Chapter, aligned, assignments, every, named, parse, recorded, select
 from book.press.execute import execute
 from book.press.files import alone
 from nbutils.lab.history import git, present_commit
@@ -33,15 +33,13 @@ EDITIONS = ROOT / "book" / "editions"
 NOT_RUN = "not run"
 
 
-def _known(name: str) -> str:
-    if name not in (names := [chapter.name for chapter in every("")]):
-        raise ValueError(f"{name!r}: no such chapter{nearest(name, names)}")
-    return name
-
-
 def _settings(words: str) -> str:
     assignments(words)  # which raises what is wrong with them
     return words
+
+
+def _words(settings: Mapping[str, Any]) -> str:
+    return shlex.join(f"{name}={value}" for name, value in settings.items())
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ class Stage:
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
-    chapter: Annotated[str, AfterValidator(_known)]
+    chapter: Annotated[str, AfterValidator(lambda name: named(name, f"{name!r}: no such chapter"))]
     gives: str = "the whole chapter"
     minutes: int | None = None
     set: Annotated[str, AfterValidator(_settings)] = ""
@@ -74,7 +72,7 @@ class Stage:
                     if name.endswith(("network", "networks")) or name == "encoder_size"}
         least = {name: min(value, smoke[name]) if isinstance(value, int) else value
                  for name, value in (networks | self.given).items()}
-        return replace(self, set=shlex.join(f"{name}={value}" for name, value in least.items()))
+        return replace(self, set=_words(least))
 
     def of(self, chapter: Chapter) -> Chapter:
         """The chapter, with this stage's own place for its executed notebook."""
@@ -128,8 +126,8 @@ def fault(chapter: Chapter, profile: str, given: Mapping[str, Any]) -> str:
     return ""
 
 
-def run(edition: str, number: str, tiny: bool = False) -> None:
-    """Run one stage, if it is not done.
+def stage(edition: str, number: str | None, tiny: bool = False) -> None:
+    """Run one stage, if it is not done; without a number print all of them.
 
     The variable SET changes parameters of every stage, for example the place of the images.
 
@@ -138,20 +136,20 @@ def run(edition: str, number: str, tiny: bool = False) -> None:
             committed, since their run could not be kept.
         execute.ChapterFailed: it did not reach its end.
     """
+    if number is None:
+        print(table(edition))
+        return
     rows = stages(edition)
     if not re.fullmatch("[0-9]{1,4}", number) or not 1 <= int(number) <= len(rows):
         raise ValueError(f"STAGE = {number!r}: edition {edition!r} has stages 1 to {len(rows)}")
     if not tiny and (commit := present_commit()).endswith("-dirty"):
         raise ValueError(f"changed files are not committed (commit {commit}), so a run could not be kept; commit first")
-    stage = rows[int(number) - 1].tiny(edition) if tiny else rows[int(number) - 1]
-    settings = assignments(stage.set) | assignments(os.environ.get("SET", ""))
-    changed = replace(stage, set=shlex.join(f"{name}={value}" for name, value in settings.items()))
-    [(chapter, given)] = select("smoke" if tiny else edition, stage.chapter, changed.set).items()
-    chapter = stage.of(chapter)
-    name = f"stage {number} of edition {edition!r}"
+    chosen = rows[int(number) - 1].tiny(edition) if tiny else rows[int(number) - 1]
+    changed = replace(chosen, set=_words(assignments(chosen.set) | assignments(os.environ.get("SET", ""))))
+    [(chapter, given)] = select("smoke" if tiny else edition, chosen.chapter, changed.set).items()
+    chapter, name = chosen.of(chapter), f"stage {number} of edition {edition!r}"
     with alone(chapter.twin.with_suffix(".stage.lock"), f"{name} is running already"):
-        done = chapter.state().status == "ok" if tiny else not fault(chapter, edition, changed.given)
-        if done:
+        if chapter.state().status == "ok" if tiny else not fault(chapter, edition, changed.given):
             print(f"{name} is done")
         else:
             execute(chapter.source, chapter.twin, given)

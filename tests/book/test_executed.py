@@ -107,8 +107,8 @@ def test_the_record_in_a_run_card_is_not_shown(build: Callable) -> None:
     [
         (None, "twin", "not run"),
         (notebook(code="6 * 8"), "twin", "stale since its code was edited"),
-        (notebook(ERROR), "twin", "failed in cell 1: KeyError"),
-        (notebook(ERROR), "partial", "failed in cell 1: KeyError"),
+        (notebook(ERROR), "twin", "failed in cell 1 of 1: KeyError"),
+        (notebook(ERROR), "partial", "failed in cell 1 of 1: KeyError"),
         (notebook(), "partial", "stopped between two cells"),
     ],
 )

@@ -100,7 +100,7 @@ def test_chapters_that_did_not_run_again_stay_in_the_edition(book: Path) -> None
 @pytest.mark.parametrize(("changes", "words"), [
     ({"commit": "abc-dirty"}, "02_y: ran from commit abc-dirty; commit first, then run it again"),
     ({"commit": "unknown"}, "02_y: ran from commit unknown"),
-    ({"error": True}, "02_y: failed in cell 1: KeyError: x; an edition holds whole runs only"),
+    ({"error": True}, "02_y: failed in cell 1 of 1: KeyError: x; an edition holds whole runs only"),
     ({"code": "other"}, "02_y: stale since its code was edited; an edition holds whole runs only"),
     ({"eps": 0.1, "steps": 2}, "02_y: ran with eps = 0.1 where it is 0.03, steps = 2 where it is 50; an edition "
                                "keeps to its profile"),

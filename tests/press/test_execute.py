@@ -64,7 +64,7 @@ def test_a_failing_cell(write: Write) -> None:
     line = f"01_x failed in cell 4 of 5: ValueError: two lines (partial output: {chapter.partial})"
     assert done.stderr.strip() == line
     assert not chapter.twin.exists()
-    assert state(source).note == "in cell 4: ValueError: two lines"
+    assert state(source).note == "in cell 4 of 5: ValueError: two lines"
 
 
 @pytest.mark.parametrize(

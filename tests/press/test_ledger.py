@@ -10,6 +10,7 @@ import pytest
 
 from book.press import ledger
 from book.press.files import write
+from book.press.pages.templates import html
 from nbutils.lab import claims, results
 from nbutils.lab.results import Result
 from tests import helpers
@@ -55,7 +56,7 @@ def test_claims_that_nobody_has_run_stand_in_the_ledger(build: Path) -> None:
     found = entries()
     assert all(entry.state == ("not tested" if entry.claim.setting else "not run") for entry in found)
     assert all(entry.in_time is None and entry.row["verdict"] == entry.state for entry in found)
-    page = ledger.table(found, str)
+    page = html("ledger", entries=found, page=str)
     assert page.count("not yet") == len(claims.load())
     assert "dataset=svhn table_networks=vgg16 train_size=73257 table_epochs=60, n = 1000 and 3 seeds, or" in page
     assert {entry.claim.paper for entry in found if entry.state == "not tested"} >= {"ilyas2019", "kim2021"}
@@ -118,7 +119,7 @@ def test_the_file_holds_what_the_page_holds(build: Path, tmp_path: Path) -> None
     assert len(rows) == len(claims.load())
     assert rows[0]["value"] == pytest.approx(0.943333, abs=1e-6)
     assert (rows[0]["n"], rows[0]["values"], rows[0]["state"]) == (1000, [0.94, 0.95, 0.94], "held")
-    page = ledger.table(found, "../notebooks/{}.html".format)
+    page = html("ledger", entries=found, page="../notebooks/{}.html".format)
     for entry in found:
         place = "" if entry.claim.setting else f"#claim-{entry.claim.id}"  # no chapter shows a verdict on those
         assert f'href="../notebooks/{entry.claim.chapter}.html{place}">{entry.claim.id}<' in page
@@ -137,7 +138,8 @@ def test_counts_add_up(build: Path) -> None:
 def test_editions_stand_beside_each_other(build: Path) -> None:
     def page() -> str:
         kept = ledger.executed()
-        return ledger.beside({name: ledger.entries(name, kept) for name in ("quick", "planted")}, "../..")
+        found = {name: ledger.entries(name, kept) for name in ("quick", "planted")}
+        return html("beside", editions=found, root="../..")
 
     record(build, 0.94, 0.95, 0.94, profile="quick")
     assert page().count("<tr") == 2  # the head, and a row for the one claim that an edition judges
@@ -212,6 +214,6 @@ def test_a_criterion_younger_than_its_result_is_marked(build: Path, monkeypatch:
     monkeypatch.setattr(ledger, "criterion_commits", lambda: commits)
     found = entries()
     assert found[0].in_time is in_time
-    page = ledger.table(found, str)
+    page = html("ledger", entries=found, page=str)
     assert ("younger than the result" in page) is not in_time
     assert f"{day} 00:00 UTC<pre>- id: x\n  criterion: {{above: &lt;1}}</pre>" in page

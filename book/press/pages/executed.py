@@ -11,7 +11,6 @@ from pathlib import Path
 
 import nbformat
 from docutils import nodes
-from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.util import logging
@@ -46,14 +45,15 @@ def show_twin(app: Sphinx, docname: str, source: list[str]) -> None:
             box = f":::{{admonition}} A recorded run\n:class: note\n{banner(chapter, stamp)}\n:::"
             twin.cells[0].source = "\n\n".join([head, box, rest])
         for number, cell in enumerate(code_cells(twin), start=1):
-            if any("image/png" in output.get("data", {}) for output in cell.outputs):
-                logger.warning("cell %d shows a bare picture; a lab.figures.Picture has a text alternative", number,
-                               location=docname)
-            for output in cell.outputs:
-                output.get("data", {}).pop(MIME, None)  # the run's record, which no page shows
+            for data in (output.data for output in cell.outputs if "data" in output):
+                data.pop(MIME, None)  # the run's record, which no page shows
+                if "image/png" in data:
+                    logger.warning("cell %d shows a bare picture; a lab.figures.Picture has a text alternative", number,
+                                   location=docname)
         source[0] = nbformat.writes(twin)
     elif os.environ.get("BOOK_INCOMPLETE"):
-        source[0] = nbformat.writes(notice(chapter, state))
+        page = nbformat.v4.new_markdown_cell(notice(chapter, state))
+        source[0] = nbformat.writes(nbformat.v4.new_notebook(cells=[page]))
     else:
         raise ExtensionError(f"{chapter.name} at profile {chapter.profile}: {state}; run `make book`")
 
@@ -84,21 +84,19 @@ def split(text: str) -> tuple[str, str]:
     return "\n".join(lines[:end]), "\n".join(lines[end:])
 
 
-def notice(chapter: Chapter, state: State) -> nbformat.NotebookNode:
-    """A page in place of a chapter that has no valid run: its title, kept for links, and what is known."""
+def notice(chapter: Chapter, state: State) -> str:
+    """What stands in place of a chapter that has no valid run: its title, kept for links, and what is known."""
     cells = read(chapter.source).cells
-    head = [(split(cells[0].source)[0] if cells else "") or f"# {chapter.name}"]
-    again = "`make book`" if state.status == "not run" else f"`make book CHAPTER={chapter.name.split('_')[0]}`"
+    head = [(split(cells[0].source)[0] if cells else "") or f"# {chapter.name}", ""]
     if os.environ.get("BOOK_EDITION"):
-        text = [*head, "", f"::::{{note}}\n{NOT_RECORDED} in edition `{chapter.profile}`.\n::::"]
-        return nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("\n".join(text))])
-    text = [*head, "", "::::{error}", f"This chapter has no finished run at profile `{chapter.profile}`.", ""]
-    text += ["```text", str(state).replace("`", "'"), "```", ""]
+        return "\n".join([*head, f"::::{{note}}\n{NOT_RECORDED} in edition `{chapter.profile}`.\n::::"])
+    text = ["::::{error}", f"This chapter has no finished run at profile `{chapter.profile}`.", "",
+            "```text", str(state).replace("`", "'"), "```", ""]
     if chapter.partial.exists():
         text += [f"What it wrote before stands in `{chapter.partial.name}`, in the build folder under",
                  f"`executed/{chapter.profile}`."]
-    text += [f"Run {again} to make this page.", "::::"]
-    return nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("\n".join(text))])
+    again = "" if state.status == "not run" else f" CHAPTER={chapter.name.split('_')[0]}"
+    return "\n".join([*head, *text, f"Run `make book{again}` to make this page.", "::::"])
 
 
 class ExecutionStatus(SphinxDirective):
@@ -117,9 +115,7 @@ class ExecutionStatus(SphinxDirective):
                 told = map(literal, (profile, status, minutes, state.when, state.device))
                 cells = [f"{{doc}}`/{docname}`", *told]
                 lines.append(f"| {' | '.join(cells)} |")
-        table = nodes.Element()
-        self.state.nested_parse(StringList(lines, self.get_source_info()[0]), self.content_offset, table)
-        return table.children
+        return self.parse_text_to_nodes("\n".join(lines))
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

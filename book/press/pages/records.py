@@ -10,12 +10,14 @@ book shows editions, BOOK_EDITION, its numbers are those of edition quick.
     {result}`planted/01_known_features:known.tile...`    that of a kept edition, whatever the book shows
     {interval}`...`                                      as {result}, with the interval
     {published}`kim2021; Table 1; VGG-16; PGD; ...`      a printed one: the paper, and what else stands in its row
+    {claim}`tile-is-useful`                              the row of a claim in the ledger
 """
 
 import html
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 from docutils import nodes
@@ -23,12 +25,12 @@ from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxRole
 
-from book.press import ledger
 from book.press.chapters import every, recorded
-from book.press.editions import DEFAULT, kept, order
-from nbutils.lab import results
-from nbutils.lab.claims import paper_name
-from nbutils.lab.results import MINUS, Record, Result
+from book.press.editions import DEFAULT, order
+from book.press.pages.ledger import kept
+from book.press.pages.templates import html as filled
+from nbutils.lab import claims, results
+from nbutils.lab.results import Record, Result
 from nbutils.messages import did_you_mean
 
 
@@ -42,48 +44,31 @@ def records() -> dict[str, Record]:
     return {chapter.name: recorded(chapter.twin) for chapter in chapters if chapter.state().status == "ok"}
 
 
+@cache
+def known() -> dict[str, Record]:
+    """The same and those of kept editions, under "edition/chapter"; a build reads them once."""
+    return records() | {f"{edition}/{chapter}": record for edition, found in kept().items()
+                        for chapter, record in found.items()}
+
+
 def pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
     """On ``html-collect-pages``: one page of records per chapter."""
-    for name, record in app.records.items():  # type: ignore[attr-defined]
-        yield f"records/{name}", {"title": f"Records of {name}", "body": page(name, record)}, "page.html"
-
-
-def page(name: str, record: Record) -> str:
-    """All results of a chapter, as HTML."""
-    parameters = ", ".join(f"{key} = {value}" for key, value in record.parameters.items())
-    facts = {"code": f"nbutils {record.version}, commit {record.commit}", "finished": record.finished.isoformat(),
-             "python, torch": f"{record.python}, {record.torch}", "parameters": parameters}
-    rows = []
-    for result in record.results:
-        values = ", ".join(f"{value:.4g}" for value in result.values).replace("-", MINUS)
-        what = "; ".join(text for text in (result.model, result.data, result.threat, result.attack) if text != "none")
-        rows.append(
-            f'<tr id="{results.anchor(result.id)}"><td>{html.escape(result.what)}<br>'
-            f'<small>{html.escape(what)}</small><br><span class="claim-id">{html.escape(result.id)}</span></td>'
-            f"<td>{result}<br><small>{html.escape(result.interval)}; n = {result.n}; per seed: {values}<br>"
-            f"{html.escape(result.device)}, {result.seconds:.1f} s</small></td></tr>"
-        )
-    lines = "".join(f"<dt>{key}</dt><dd>{html.escape(str(value))}</dd>" for key, value in facts.items())
-    edition, _, chapter = name.rpartition("/")
-    of = f'{"../" * name.count("/")}../notebooks/{chapter}.html'
-    where = f", edition {html.escape(edition)}" if edition else ""
-    return (
-        f'<section><h1>Records of <a href="{of}">{chapter}</a>{where}</h1><p>Every number that the chapter '
-        f"measured, in the order of measuring.</p><dl>{lines}</dl>"
-        f"{ledger.grid(('What was measured', 'Value'), rows, 'records')}</section>"
-    )
+    for name, record in known().items():
+        edition, _, chapter = name.rpartition("/")
+        body = filled("records", chapter=chapter, edition=edition, record=record)
+        yield f"records/{name}", {"title": f"Records of {name}", "body": body}, "page.html"
 
 
 def link(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: nodes.document) -> None:
     """On ``html-page-context``: numbers that are on record become links; others stay text."""
     chapter = pagename.removeprefix("notebooks/")
-    if "body" not in context or chapter not in app.records:  # type: ignore[attr-defined]
+    if "body" not in context or chapter not in known():
         return
-    known = app.records[chapter].by_id  # type: ignore[attr-defined]
+    ids = known()[chapter].by_id
 
     def address(found: re.Match[str]) -> str:
         id = html.unescape(found[1])
-        return f'<a class="address" href="../records/{chapter}.html#{results.anchor(id)}">' if id in known else "<a>"
+        return f'<a class="address" href="../records/{chapter}.html#{results.anchor(id)}">' if id in ids else "<a>"
 
     context["body"] = re.sub('<a data-result="([^"]+)">', address, context["body"])
 
@@ -117,53 +102,64 @@ def look_up(recorded: dict[str, Record], page: str, text: str) -> tuple[str, Res
     if key not in recorded:
         return key, "not yet recorded" if edition else "not run"
     found = recorded[key].by_id
-    if id not in found and edition:  # recorded before the chapter measured it; the run itself must have it
+    if id in found:
+        return key, found[id]
+    if edition:  # recorded before the chapter measured it; the run itself must have it
         return key, "not yet recorded"
-    if id not in found and recorded[key].dataset != "planted":
+    if recorded[key].dataset != "planted":
         return key, "not measured"
-    if id not in found:
-        raise ValueError(f"no such result in the record of {key}{did_you_mean(id, found)}")
-    return key, found[id]
+    raise ValueError(f"no such result in the record of {key}{did_you_mean(id, found)}")
 
 
-class MeasuredNumber(SphinxRole):
-    """``{result}``: the value of a recorded result, with a link to its record; ``{interval}``: its interval, too."""
+class Role(SphinxRole):
+    """A role that shows what a function makes of it; a ValueError of that function stops the build, in one line."""
 
-    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
-        app, page = self.env.app, self.env.docname
-        try:
-            chapter, result = look_up(app.records, page, self.text)  # type: ignore[attr-defined]
-        except ValueError as error:
-            raise ExtensionError(f"{page}: {{{self.name}}}`{self.text}`: {error}") from None
-        if isinstance(result, str):
-            return [nodes.emphasis("", result)], []
-        address = f"{app.builder.get_relative_uri(page, f'records/{chapter}')}#{results.anchor(result.id)}"
-        title = "; ".join([result.what, str(result), *results.intervals([result])])
-        number = str(result) if self.name == "interval" else result.parts[0]
-        shown = nodes.reference("", unbroken(number), internal=True, refuri=address, reftitle=title)
-        shown["classes"].append("address")
-        return [shown], []
-
-
-class PublishedNumber(SphinxRole):
-    """``{published}``: a number that a paper prints; its place is shown when one points at it."""
+    def __init__(self, show: Callable[[SphinxRole], nodes.Node]) -> None:
+        super().__init__()
+        self.show = show
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
-        paper, *cells = self.text.split("; ")
         try:
-            number = results.published(paper, *cells)
+            return [self.show(self)], []
         except ValueError as error:
             raise ExtensionError(f"{self.env.docname}: {{{self.name}}}`{self.text}`: {error}") from None
-        place = f"{paper_name(paper)}: {'; '.join(cells)} ({number.certainty})"
-        return [nodes.abbreviation("", unbroken(number.parts[0]), explanation=place)], []
+
+
+def address(role: SphinxRole, page: str, anchor: str, shown: str, **attributes: Any) -> nodes.reference:
+    """A link from the role's page to a place on another one."""
+    uri = f"{role.env.app.builder.get_relative_uri(role.env.docname, page)}#{anchor}"
+    return nodes.reference("", shown, internal=True, refuri=uri, **attributes)
+
+
+def measured(role: SphinxRole) -> nodes.Node:
+    """``{result}``: the value of a recorded result, with a link to its record; ``{interval}``: its interval, too."""
+    chapter, result = look_up(known(), role.env.docname, role.text)
+    if isinstance(result, str):
+        return nodes.emphasis("", result)
+    title = "; ".join([result.what, str(result), *results.intervals([result])])
+    number = str(result) if role.name == "interval" else result.parts[0]
+    return address(role, f"records/{chapter}", results.anchor(result.id), unbroken(number), reftitle=title,
+                   classes=["address"])
+
+
+def published(role: SphinxRole) -> nodes.Node:
+    """``{published}``: a number that a paper prints; its place is shown when one points at it."""
+    paper, *cells = role.text.split("; ")
+    number = results.published(paper, *cells)
+    place = f"{claims.paper_name(paper)}: {'; '.join(cells)} ({number.certainty})"
+    return nodes.abbreviation("", unbroken(number.parts[0]), explanation=place)
+
+
+def claim(role: SphinxRole) -> nodes.Node:
+    """``{claim}``: the claim's name, as a link to its row in the ledger."""
+    claims.find(role.text)
+    return address(role, "book/ledger", f"claim-{role.text}", role.text, classes=["claim-id"])
 
 
 def read(app: Sphinx) -> None:
-    """On ``builder-inited``: the records are read once, those of editions under "edition/chapter"."""
+    """On ``builder-inited``: a record that cannot be read stops the build, in one line."""
     try:
-        others = {f"{edition}/{chapter}": record
-                  for edition, found in kept().items() for chapter, record in found.items()}
-        app.records = records() | others  # type: ignore[attr-defined]
+        known()
     except ValueError as error:
         raise ExtensionError(str(error)) from None
 
@@ -172,7 +168,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("builder-inited", read)
     app.connect("html-collect-pages", pages)
     app.connect("html-page-context", link)
-    app.add_role("result", MeasuredNumber())
-    app.add_role("interval", MeasuredNumber())
-    app.add_role("published", PublishedNumber())
+    for name, show in {"result": measured, "interval": measured, "published": published, "claim": claim}.items():
+        app.add_role(name, Role(show))
     return {"parallel_read_safe": True, "parallel_write_safe": True}
