@@ -19,7 +19,7 @@ from book.press import chapters, editions
 from book.press.files import alone
 from nbutils.lab import claims, results
 from nbutils.machine import ROOT, build_dir, take
-from nbutils.messages import read_project_file
+from nbutils.messages import read_project_file, read_text
 
 HEADER = re.compile(r"^SNAKEMAKE\n=+\n(?:  .*\n)*", re.MULTILINE)
 PREFACE = ("host:", "Assuming ", "Building DAG", "Config", "Workflow defines")
@@ -70,6 +70,8 @@ def _whole() -> None:
     """Read what pages show beside the runs; raises ValueError where it is damaged, before minutes are spent."""
     read_project_file(ROOT / "_config.yml", Config)
     read_project_file(ROOT / "tests" / "benchmarks" / "recorded.csv", list)
+    for path in (ROOT / "book").glob("[!.]*.md"):
+        read_text(path)
     for path in (ROOT / "book" / "published").glob("*.csv"):
         results.printed(path.stem)
     known = [chapter.name for chapter in chapters.every("")]

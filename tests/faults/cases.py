@@ -130,6 +130,7 @@ FILES = {
     "_toc.yml": "book",
     "_config.yml": "book",
     "book/references.bib": "book",
+    "book/reading.md": "book",
     "tests/benchmarks/recorded.csv": "book",
     "book/editions/planted/stages.yml": "stage",
     "book/editions/order.yml": "edition",
