@@ -389,7 +389,7 @@ for size in ((8, 8), (28, 28), (48, 64), (1, 1), (33, 33), (64, 64)):
         @case("images", f"{size[0]} x {size[1]} in {chapter}")
         def _(book: Book, size: tuple[int, int] = size, chapter: str = chapter) -> str:
             book.images(size=size)
-            return either(book.folder(chapter=chapter), str(size[0]))
+            return either(book.chapter(chapter), str(size[0]))
 
 
 for names in (("cat", "dog"), ("cat", "dog", "frog")):
@@ -398,7 +398,7 @@ for names in (("cat", "dog"), ("cat", "dog", "frog")):
         @case("images", f"{len(names)} classes in {chapter}")
         def _(book: Book, names: tuple[str, ...] = names, chapter: str = chapter) -> str:
             book.images(names)
-            return either(book.folder(chapter=chapter), "classes")
+            return either(book.chapter(chapter), "classes")
 
 
 for names in (
