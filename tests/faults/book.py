@@ -15,7 +15,7 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 TRACEBACK = "Traceback (most recent call last)"
-FEW = {"02": "table_networks=vgg_small table_methods=ADV"}
+FEW = {"02": "table_networks=vgg_small"}
 
 
 @dataclass(frozen=True)
