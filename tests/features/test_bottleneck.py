@@ -24,6 +24,7 @@ from nbutils.features import (
     features_at,
     global_mask,
     last_cut,
+    masked,
     masked_logits,
     masked_predictions,
     parts,
@@ -269,6 +270,9 @@ def test_masked_predictions_are_those_of_masked_features(generator: torch.Genera
     assert torch.equal(masked_predictions(model, x, mask, "block3.bn"), expected.argmax(1))
     everything = torch.ones(96, dtype=torch.bool)
     assert torch.equal(masked_predictions(model, x, everything, "block3.bn"), predict(model, x))
+    read, one = masked(mask, "block3.bn"), masked(mask[0], "block3.bn")
+    assert torch.equal(read(model, x[:4]), expected[:4].argmax(1))  # fewer images take the first masks
+    assert torch.equal(one(model, x), masked_predictions(model, x, mask[:1].expand(9, -1), "block3.bn"))
 
 
 # --- what the label leaks ---------------------------------------------------------------------------------------------
@@ -291,6 +295,9 @@ def test_an_untrained_network_knows_the_statistics_of_images() -> None:
     bn = model.stages[model.cuts.index("block1.bn1")]
     assert next(untrained("vgg_small", drawn, device="meta").parameters()).device.type == "meta"
     torch.testing.assert_close(bn.running_var, (z[0] + z[1]) / 2, rtol=1e-3, atol=1e-4)
+    first = untrained("vgg_small", drawn, seed=4, passes=1, batch_size=30)
+    bn = first.stages[first.cuts.index("block1.bn1")]
+    torch.testing.assert_close(bn.running_var, z[0], rtol=1e-3, atol=1e-4)
 
 
 def test_the_robust_part_of_an_untrained_network_knows_the_label(blank: tuple[SplitClassifier, PlantedSet]) -> None:
