@@ -425,10 +425,9 @@ def _(book: Book) -> str:
 @case("images", "16-bit grey")
 def _(book: Book) -> str:
     mine = book.images(mode="L")
-    for path in mine.rglob("*.png"):
-        Image.fromarray(
-            np.linspace(0, 65535, 32 * 32).astype(np.uint16).reshape(32, 32) + np.uint16(hash(path.name) % 7)
-        ).save(path)
+    ramp = np.linspace(0, 65000, 32 * 32).reshape(32, 32)
+    for k, path in enumerate(mine.rglob("*.png")):  # no two alike
+        Image.fromarray((ramp + k).astype(np.uint16)).save(path)
     run = book.python(f"from nbutils import images; print(images.load('folder:{mine}', 'train', 8).x.mean().item())")
     return (
         refused(run, "16")
@@ -447,7 +446,8 @@ def _(book: Book) -> str:
     exif = Image.Exif()
     exif[274] = 6
     for split in ("train", "test"):
-        for path in (mine / split / "cat").iterdir():
+        for k, path in enumerate((mine / split / "cat").iterdir()):
+            picture.putpixel((0, 31), (k, len(split), 0))  # no two alike
             picture.save(path, exif=exif)
     run = book.python(
         f"from nbutils import images; s = images.load('folder:{mine}', 'train'); x = s.x[s.y == 0][0, 0]; "
