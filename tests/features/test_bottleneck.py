@@ -380,11 +380,22 @@ def test_random_masks_of_equal_energy_come_as_near_as_one_channel() -> None:
     assert gap.mean() < by_size.mean()
 
 
+def test_random_masks_of_equal_energy_are_the_nearest_of_one_order(generator: torch.Generator) -> None:
+    """Masks of all sizes grow in one order per image."""
+    (x, _), energy = images(5), torch.rand(5, 12, generator=generator)
+    robust = torch.rand(5, 12, generator=generator) < 0.3
+    grown = torch.stack([random_masks((torch.arange(12) < size).expand(5, -1), x, 3) for size in range(13)])
+    gaps = ((grown * energy).sum(2) - (robust * energy).sum(1)).abs()
+    assert torch.equal(random_masks(robust, x, 3, energy), grown[gaps.argmin(0), torch.arange(5)])
+
+
 def test_a_global_mask_is_a_majority_or_has_a_size() -> None:
     robust = torch.tensor([[True, True, False], [True, False, False], [True, True, False], [False, False, True]])
     assert global_mask(robust).tolist() == [True, False, False]
     for size, kept in enumerate(([], [0], [0, 1], [0, 1, 2])):  # robust 3, 2 and 1 times
         assert global_mask(robust, size).nonzero()[:, 0].tolist() == kept
+        rolled = global_mask(robust.roll(1, 1), size).nonzero()[:, 0].tolist()  # once, 3 times and twice
+        assert rolled == sorted((channel + 1) % 3 for channel in kept)
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------
