@@ -55,6 +55,12 @@ def load_or_build(kind: str, recipe: Mapping[str, Any], build: Callable[[], dict
     """
     plain, key = _plain(recipe), f"{kind}-{identity([dict(sorted(recipe.items())), maker(build)])}"
     folder = build_dir() / "store" / kind / key
+
+    def made() -> Artifact:
+        start = time.monotonic()
+        tensors = {name: tensor.contiguous() for name, tensor in build().items()}  # as they will be read
+        return Artifact(key, tensors, plain, time.monotonic() - start)
+
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder.with_suffix(".lock"))
@@ -66,16 +72,14 @@ def load_or_build(kind: str, recipe: Mapping[str, Any], build: Callable[[], dict
             raise PermissionError(f"{folder.parent}: cannot be written ({error.strerror}); expected a folder that can "
                                   "be, set NBUTILS_BUILD to one") from error
         warn(f"{key} cannot be stored ({error.strerror}); going on without the store")
-        start = time.monotonic()
-        return Artifact(key, build(), plain, time.monotonic() - start)
+        return made()
     with lock:
         for leftover in folder.parent.glob(f".{key}.*"):  # of a process that was killed while it wrote
             shutil.rmtree(leftover, ignore_errors=True)
         if kept := _kept(folder):
             return kept
         shutil.rmtree(folder, ignore_errors=True)
-        start = time.monotonic()
-        artifact = Artifact(key, build(), plain, time.monotonic() - start)
+        artifact = made()
         try:
             _write(folder, artifact)
         except (OSError, SafetensorError) as error:  # safetensors reports a full disk in its own way

@@ -268,6 +268,17 @@ def test_a_damaged_file_is_told_before_minutes_are_spent(plain: pytest.MonkeyPat
     assert_one_line(make.book, [words])
 
 
+def test_a_page_that_is_no_text_is_told_before_minutes_are_spent(plain: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "book", tmp_path / "book", ignore=shutil.ignore_patterns("editions", "__pycache__"))
+    (tmp_path / "book" / ".#intro.md").symlink_to("nowhere")  # an editor's
+    (tmp_path / "book" / "reading.md").write_bytes("# Größe".encode("latin-1"))
+    for name in ("_config.yml", "tests"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    plain.setattr(make, "ROOT", tmp_path)
+    plain.setattr(make, "_graph", lambda target: pytest.fail("something was run"))
+    assert_one_line(make.book, ["book/reading.md: not UTF-8 text (byte 4)"])
+
+
 @pytest.mark.parametrize(("strict", "status"), [(False, 0), (True, 1)])
 def test_of_what_the_renderer_says_the_fault_is_shown(tmp_path: Path, own_build: Path, strict: bool,
                                                       status: int) -> None:

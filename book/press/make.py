@@ -22,7 +22,7 @@ from book.press.environment import take
 from book.press.files import alone
 from nbutils.lab import claims, results
 from nbutils.machine import ROOT, build_dir
-from nbutils.messages import read_project_file
+from nbutils.messages import read_project_file, read_text
 
 
 class Config(BaseModel):
@@ -63,6 +63,8 @@ def _whole() -> None:
     """Read what pages show beside the runs; raises ValueError where it is damaged, before minutes are spent."""
     read_project_file(ROOT / "_config.yml", Config)
     read_project_file(ROOT / "tests" / "benchmarks" / "recorded.csv", list)
+    for path in (ROOT / "book").glob("[!.]*.md"):
+        read_text(path)
     for path in (ROOT / "book" / "published").glob("*.csv"):
         results.printed(path.stem)
     for claim in claims.load().values():

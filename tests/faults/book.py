@@ -15,6 +15,7 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 TRACEBACK = "Traceback (most recent call last)"
+FEW = {"02": "table_networks=vgg_small"}
 
 
 @dataclass(frozen=True)
@@ -84,9 +85,16 @@ class Book:
         """`make book` of one chapter with these settings."""
         return self.make("book", f"CHAPTER={chapter}", SET=settings)
 
-    def folder(self, settings: str = "", chapter: str = "02", name: str = "mine") -> Run:
-        """The same on the images of a folder."""
-        return self.set(f"'dataset=folder:{self.root / name}' {settings}", chapter)
+    def folder(self, chapter: str = "02") -> Run:
+        """The same on the images of the folder "mine", as little as there can be of it."""
+        return self.set(f"'dataset=folder:{self.root / 'mine'}' seeds=1 {FEW.get(chapter, '')}", chapter)
+
+    def chapter(self, chapter: str) -> Run:
+        """The same without a page: the notebook alone is run."""
+        source, output = next((self.root / "notebooks").glob(f"{chapter}_*.ipynb")), self.executed(chapter)
+        words = ["profile=smoke", f"dataset=folder:{self.root / 'mine'}", "seeds=1", *FEW.get(chapter, "").split()]
+        given = [part for word in words for part in ("-p", *word.split("=", 1))]
+        return self.run(sys.executable, "-m", "book.press", "execute", str(source), str(output), *given)
 
     def python(self, code: str, **changes: str) -> Run:
         return self.run(sys.executable, "-c", code, **changes)

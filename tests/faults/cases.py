@@ -130,6 +130,7 @@ FILES = {
     "_toc.yml": "book",
     "_config.yml": "book",
     "book/references.bib": "book",
+    "book/reading.md": "book",
     "tests/benchmarks/recorded.csv": "book",
     "book/editions/planted/stages.yml": "stage",
     "book/editions/order.yml": "edition",
@@ -323,8 +324,8 @@ def _(book: Book) -> str:
         "-m",
         "pytest",
         "-q",
-        "tests/lab/test_ledger.py",
-        "tests/lab/test_editions.py",
+        "tests/press/test_ledger.py",
+        "tests/press/test_editions.py",
         GIT_DIR=str(other / ".git"),
         GIT_WORK_TREE=str(other),
         GIT_INDEX_FILE=str(other / ".git" / "index"),
@@ -388,7 +389,7 @@ for size in ((8, 8), (28, 28), (48, 64), (1, 1), (33, 33), (64, 64)):
         @case("images", f"{size[0]} x {size[1]} in {chapter}")
         def _(book: Book, size: tuple[int, int] = size, chapter: str = chapter) -> str:
             book.images(size=size)
-            return either(book.folder(chapter=chapter), str(size[0]))
+            return either(book.chapter(chapter), str(size[0]))
 
 
 for names in (("cat", "dog"), ("cat", "dog", "frog")):
@@ -397,7 +398,7 @@ for names in (("cat", "dog"), ("cat", "dog", "frog")):
         @case("images", f"{len(names)} classes in {chapter}")
         def _(book: Book, names: tuple[str, ...] = names, chapter: str = chapter) -> str:
             book.images(names)
-            return either(book.folder(chapter=chapter), "classes")
+            return either(book.chapter(chapter), "classes")
 
 
 for names in (
@@ -424,10 +425,9 @@ def _(book: Book) -> str:
 @case("images", "16-bit grey")
 def _(book: Book) -> str:
     mine = book.images(mode="L")
-    for path in mine.rglob("*.png"):
-        Image.fromarray(
-            np.linspace(0, 65535, 32 * 32).astype(np.uint16).reshape(32, 32) + np.uint16(hash(path.name) % 7)
-        ).save(path)
+    ramp = np.linspace(0, 65000, 32 * 32).reshape(32, 32)
+    for k, path in enumerate(mine.rglob("*.png")):  # no two alike
+        Image.fromarray((ramp + k).astype(np.uint16)).save(path)
     run = book.python(f"from nbutils import images; print(images.load('folder:{mine}', 'train', 8).x.mean().item())")
     return (
         refused(run, "16")
@@ -446,7 +446,8 @@ def _(book: Book) -> str:
     exif = Image.Exif()
     exif[274] = 6
     for split in ("train", "test"):
-        for path in (mine / split / "cat").iterdir():
+        for k, path in enumerate((mine / split / "cat").iterdir()):
+            picture.putpixel((0, 31), (k, len(split), 0))  # no two alike
             picture.save(path, exif=exif)
     run = book.python(
         f"from nbutils import images; s = images.load('folder:{mine}', 'train'); x = s.x[s.y == 0][0, 0]; "

@@ -24,6 +24,7 @@ from nbutils.features import (
     features_at,
     global_mask,
     last_cut,
+    masked,
     masked_logits,
     masked_predictions,
     parts,
@@ -269,6 +270,9 @@ def test_masked_predictions_are_those_of_masked_features(generator: torch.Genera
     assert torch.equal(masked_predictions(model, x, mask, "block3.bn"), expected.argmax(1))
     everything = torch.ones(96, dtype=torch.bool)
     assert torch.equal(masked_predictions(model, x, everything, "block3.bn"), predict(model, x))
+    read, one = masked(mask, "block3.bn"), masked(mask[0], "block3.bn")
+    assert torch.equal(read(model, x[:4]), expected[:4].argmax(1))  # fewer images take the first masks
+    assert torch.equal(one(model, x), masked_predictions(model, x, mask[:1].expand(9, -1), "block3.bn"))
 
 
 # --- what the label leaks ---------------------------------------------------------------------------------------------
@@ -291,6 +295,9 @@ def test_an_untrained_network_knows_the_statistics_of_images() -> None:
     bn = model.stages[model.cuts.index("block1.bn1")]
     assert next(untrained("vgg_small", drawn, device="meta").parameters()).device.type == "meta"
     torch.testing.assert_close(bn.running_var, (z[0] + z[1]) / 2, rtol=1e-3, atol=1e-4)
+    first = untrained("vgg_small", drawn, seed=4, passes=1, batch_size=30)
+    bn = first.stages[first.cuts.index("block1.bn1")]
+    torch.testing.assert_close(bn.running_var, z[0], rtol=1e-3, atol=1e-4)
 
 
 def test_the_robust_part_of_an_untrained_network_knows_the_label(blank: tuple[SplitClassifier, PlantedSet]) -> None:
@@ -373,11 +380,22 @@ def test_random_masks_of_equal_energy_come_as_near_as_one_channel() -> None:
     assert gap.mean() < by_size.mean()
 
 
+def test_random_masks_of_equal_energy_are_the_nearest_of_one_order(generator: torch.Generator) -> None:
+    """Masks of all sizes grow in one order per image."""
+    (x, _), energy = images(5), torch.rand(5, 12, generator=generator)
+    robust = torch.rand(5, 12, generator=generator) < 0.3
+    grown = torch.stack([random_masks((torch.arange(12) < size).expand(5, -1), x, 3) for size in range(13)])
+    gaps = ((grown * energy).sum(2) - (robust * energy).sum(1)).abs()
+    assert torch.equal(random_masks(robust, x, 3, energy), grown[gaps.argmin(0), torch.arange(5)])
+
+
 def test_a_global_mask_is_a_majority_or_has_a_size() -> None:
     robust = torch.tensor([[True, True, False], [True, False, False], [True, True, False], [False, False, True]])
     assert global_mask(robust).tolist() == [True, False, False]
     for size, kept in enumerate(([], [0], [0, 1], [0, 1, 2])):  # robust 3, 2 and 1 times
         assert global_mask(robust, size).nonzero()[:, 0].tolist() == kept
+        rolled = global_mask(robust.roll(1, 1), size).nonzero()[:, 0].tolist()  # once, 3 times and twice
+        assert rolled == sorted((channel + 1) % 3 for channel in kept)
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------

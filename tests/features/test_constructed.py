@@ -294,6 +294,22 @@ def test_any_model_and_loss_can_be_passed(calls: list[int]) -> None:
     assert not same(made, matched(grey(9), Encoder(), "D", Masked(0.6), steps=5, step_size=0.1, batch_size=4))
 
 
+@dataclass(frozen=True)
+class Towards:
+    """Distance to a picture that is drawn once per batch."""
+
+    def __call__(self, model: nn.Module, x: Tensor, generator: torch.Generator) -> Any:
+        drawn = torch.rand(x.shape[1:], generator=generator)
+        return lambda x_adv: (x_adv - drawn).flatten(1).norm(dim=1)
+
+
+def test_each_batch_has_draws_of_its_own() -> None:
+    made = matched(grey(4), Encoder(), "D", Towards(), steps=60, step_size=0.1, batch_size=2)
+    gaps = torch.cdist(made.x.flatten(1), made.x.flatten(1))
+    assert max(gaps[0, 1], gaps[2, 3]) < 0.3
+    assert gaps[0, 2] > 1
+
+
 # The store
 
 
@@ -462,6 +478,8 @@ BAD = {
     "classes": Bad(lambda: D_det(planted(), networks.build("small", 7)), DataError,
                    "small: 7 classes, and planted has 10; expected a teacher of the same classes"),
     "classes of a matched set": Bad(lambda: D_R(planted(), networks.build("small", 7)), DataError, "small: 7 classes"),
+    "more classes": Bad(lambda: D_rand(grey(2), random_linear(classes=3)), DataError,
+                        "linear g: 3 classes, and grey has 2"),
     "image size": Bad(lambda: D_NR(grey(4, 10), networks.build("vgg16", 10)), DataError,
                       "vgg16: cannot read images of 4 x 4 pixels"),
     "one image": Bad(lambda: D_R(grey(2).take(1), random_linear()), DataError,

@@ -2,17 +2,18 @@
 
 import copy
 import math
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor, nn
 
 from nbutils import networks
 from nbutils.features import PictureSearch, activation_maximum, invert, parts
-from nbutils.features.visualize import total_variation
+from nbutils.features.visualize import _excitement, total_variation
 from nbutils.images import PlantedSet
 from nbutils.networks import GlobalAveragePool, SplitClassifier
 from tests.helpers import assert_one_line
@@ -108,6 +109,23 @@ def test_the_maximum_of_a_linear_channel_is_a_corner() -> None:
     assert torch.equal(first[2], start[2])
     assert torch.equal(second[:2], start[:2])
     torch.testing.assert_close(mean, torch.stack([first[0], first[1], second[2]]), rtol=0, atol=1e-4)
+
+
+def test_a_search_starts_at_its_contrast_and_moves_to_every_side_alike() -> None:
+    search, like = PictureSearch(contrast=2, shift=2), torch.empty(0, dtype=torch.float64)
+    torch.testing.assert_close(search.start(1, 32, like), 2 * PictureSearch(contrast=1).start(1, 32, like))
+    x, move = torch.arange(64.0).view(1, 1, 8, 8), search.moves()
+    seen = Counter(int(move(x)[0, 0, 3, 3]) for _ in range(1000))
+    assert set(seen) == {8 * row + column for row in range(1, 6) for column in range(1, 6)}
+    assert stats.chisquare(list(seen.values())).pvalue > 1e-3
+
+
+def test_what_is_excited_is_the_mean_of_the_channels_minus_roughness(generator: torch.Generator) -> None:
+    """Lucent minimises the sum over the pictures."""
+    channels = torch.tensor([[True, False, True], [False, True, False]])
+    seen = {"layer": torch.randn(2, 3, 4, 4, generator=generator), "input": torch.rand(2, 3, 8, 8, generator=generator)}
+    wanted = seen["layer"][0, [0, 2]].mean() + seen["layer"][1, 1].mean() - 0.7 * total_variation(seen["input"]).sum()
+    torch.testing.assert_close(_excitement("layer", channels.float(), 0.7)(seen.__getitem__), -wanted)
 
 
 def test_total_variation_is_that_of_a_double_loop() -> None:

@@ -310,6 +310,15 @@ def test_notes_say_what_the_numbers_need(table: Table) -> None:
     assert "without width" not in notes
 
 
+def test_notes_name_every_number_of_seeds_and_of_images() -> None:
+    rows = {"a": {"x": Result.of("a", "w", [0.25, 0.5], n=100), "y": Result.of("b", "w", [0.25, 0.5, 0.75], n=40)},
+            "b": {"x": Result.of("c", "w", [outcome(1, 7)]), "y": Result.of("d", "w", [0.5], n=40)}}
+    assert Table(rows, "t").notes()[:3] == [
+        "mean over 2/3 seeds, 95 % Student t interval (this method); n = 40/100 images per seed",
+        "one model; 95 % Wilson interval over its images (this model); n = 7 images per seed",
+        "one model, without an interval; n = 40 images per seed"]
+
+
 def test_notes_warn_of_intervals_without_width() -> None:
     table = Table({"r": {"c": Result.of("a", "w", [outcome(0, 40)] * 3)}}, "Accuracy")
     assert any("without width" in note for note in table.notes())

@@ -145,6 +145,19 @@ def test_features_are_the_pooled_layer_at_a_timestep(model: DiffusionEncoder, im
     assert (model.layer, model.timestep, model.seed) == ("up2", 11, 0)
 
 
+def test_the_time_and_the_way_down_reach_the_way_up(model: DiffusionEncoder, images: ImageSet) -> None:
+    """No layer is the same at another time; with nothing from the layer below, the last one still sees the image."""
+    x_t, t = model.as_seen(images.x[:2]), torch.full((2,), 10)
+    early, late = model.layers(x_t, t), model.layers(x_t, t + 500)
+    for layer in model.widths:
+        assert (early[layer] - late[layer]).abs().max() > 1e-3
+    with torch.no_grad():
+        for parameter in model.grow.parameters():
+            parameter.zero_()
+    one, two = model.layers(x_t, t)["up2"]
+    assert (one - two).abs().max() > 1e-3
+
+
 def test_features_are_deterministic_unless_drawn(model: DiffusionEncoder, images: ImageSet) -> None:
     x = images.x[:1].expand(6, -1, -1, -1)
     z = model.features(x)

@@ -125,6 +125,12 @@ def test_the_order_of_visible_patches_does_not_matter(model: MaskedEncoder, imag
     torch.testing.assert_close(model.reconstruct(patches, order, 4), model.reconstruct(patches, shuffled, 4))
 
 
+def test_hidden_patches_are_told_apart_by_their_positions_alone(model: MaskedEncoder, images: ImageSet) -> None:
+    order = random_order(1, 16, seeded())
+    predicted = model.reconstruct(model.patches(images.x[:1]), order, 4)[0, order[0, 4:]]
+    assert (torch.cdist(predicted, predicted) + torch.eye(12)).min() > 0.01
+
+
 def test_masked_learning_lowers_its_loss(images: ImageSet) -> None:
     paradigm = MAE()
     history = training.fit(untrained(paradigm), images, paradigm,  # type: ignore[arg-type]

@@ -22,6 +22,7 @@ from nbutils.paradigms import (
     extract,
     finetuned,
     linear_probe,
+    pretrained,
     randomised,
     untrained,
     with_projector,
@@ -165,6 +166,16 @@ def test_fine_tuning_trains_a_copy_once(digits: ImageSet, monkeypatch: pytest.Mo
     again = finetuned(encoder, digits, schedule, name="called otherwise")
     assert torch.equal(first(digits.x), again(digits.x))
     assert (again.name, again.key) == ("called otherwise", first.key)
+
+
+def test_a_seed_decides_the_training_too(digits: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds = []
+    monkeypatch.setattr(training, "fit", lambda *given: seeds.append(given[4]) or [])
+    encoder, schedule = untrained(SimCLR(), seed=1), training.Schedule(1)
+    finetuned(encoder, digits, schedule, 2)
+    with_projector(encoder, SimCLR(), digits, schedule, 3)
+    pretrained(SimCLR(), digits, schedule, 4)
+    assert seeds == [2, 3, 4]
 
 
 def test_a_projector_is_trained_on_a_fixed_encoder(encoder: Encoder) -> None:

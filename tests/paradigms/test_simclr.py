@@ -129,6 +129,13 @@ def test_each_change_of_colour_has_its_own_strength(change: str, strength: float
     assert (spread / before).min().item() == pytest.approx(1 - strength, abs=0.01)
 
 
+def test_contrast_keeps_the_mean_grey_level_of_each_image(generator: torch.Generator) -> None:
+    x = 0.3 + 0.1 * torch.arange(4.0).view(-1, 1, 1, 1) + 0.1 * torch.rand(4, 3, 4, 4, generator=generator)
+    view = replace(OFF, contrast=0.4, jitter=1)(x, seeded())
+    assert not torch.allclose(view, x, atol=1e-3)
+    torch.testing.assert_close(grey(view).mean((1, 2, 3)), grey(x).mean((1, 2, 3)))
+
+
 def test_crops_follow_their_law() -> None:
     """Area uniform in [.2, 1] and width / height log-uniform in [3/4, 4/3], given that the crop fits; place uniform."""
     side, n = 4000, 20000

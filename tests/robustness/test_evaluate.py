@@ -123,6 +123,8 @@ def test_an_answer_may_be_read_off_otherwise(network_pair: Pair, planted_test: P
     assert (once.name, once.fingerprint) == (each_time.name, each_time.fingerprint)
     assert attacked_once(model, planted_test, None) is planted_test
     assert len(list((own_build / "store" / "attacked").glob("attacked-*/record.json"))) == 1
+    evaluate(model, planted_test, attack, source=network_pair[1], read=last, seed=3)
+    assert torch.equal(calls[-1], attacked(network_pair[1], planted_test, attack, seed=3).x)
 
 
 def test_model_is_scored_in_evaluation_mode_and_left_as_it_was(network_pair: Pair, planted_test: PlantedSet) -> None:
@@ -518,6 +520,22 @@ def test_a_harder_search_may_find_five_points_more(broken: int, passes: bool, ne
     monkeypatch.setitem(health_checks.__globals__, "evaluate", scored)
     found = health_checks(network_pair[0], planted_test, PGD(LINF, 4), transfer_from=network_pair[1])
     assert found[-1].passed == passes
+
+
+def test_health_checks_do_what_their_questions_say(network_pair: Pair, planted_test: PlantedSet,
+                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def scored(model: nn.Module, images: ImageSet, attack: PGD, **options: object) -> Outcome:
+        made.append(repr(attack))
+        return evaluate(model, images, None)  # type: ignore[arg-type]
+
+    monkeypatch.setitem(health_checks.__globals__, "evaluate", scored)
+    found = health_checks(network_pair[0], planted_test, PGD(LINF, 4), transfer_from=network_pair[1])
+    assert "(0.5; 20 steps of 0.1)" in found[1].question
+    assert "PGD(L_inf 0.5, 20 steps of 0.1, 1 restart)" in made
+    assert "(40 steps of eps / 4, margin)" in found[-1].question
+    assert f"PGD({LINF}, 40 steps of 0.5/255, 1 restart, margin)" in made
 
 
 @pytest.mark.parametrize("recovers", [False, True])
