@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nbutils.messages import did_you_mean
+from nbutils.precision import Logits, PixelConv2d
 
 
 class Normalize(nn.Module):
@@ -84,7 +85,7 @@ def artifacts(*models: nn.Module) -> tuple[str, ...]:
 
 class GlobalAveragePool(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
-        return z.mean((2, 3))
+        return z.mean((2, 3), dtype=torch.promote_types(z.dtype, torch.float32))
 
 
 Stages = Iterator[tuple[str, nn.Module]]
@@ -92,7 +93,12 @@ Stages = Iterator[tuple[str, nn.Module]]
 
 def _head(width: int, num_classes: int) -> Stages:
     yield "pool", GlobalAveragePool()
-    yield "linear", nn.Linear(width, num_classes)
+    yield "linear", Logits(width, num_classes)
+
+
+def _conv(width_in: int) -> type[nn.Conv2d]:
+    """Of pixels or of features."""
+    return PixelConv2d if width_in == 3 else nn.Conv2d
 
 
 def _strided(*widths: int) -> Builder:
@@ -102,7 +108,7 @@ def _strided(*widths: int) -> Builder:
         yield "normalize", Normalize()
         width_in = 3
         for block, width in enumerate(widths, start=1):
-            yield f"block{block}.conv", nn.Conv2d(width_in, width, 3, stride=2, padding=1, bias=False)
+            yield f"block{block}.conv", _conv(width_in)(width_in, width, 3, stride=2, padding=1, bias=False)
             yield f"block{block}.bn", nn.BatchNorm2d(width)
             yield f"block{block}.relu", nn.ReLU()
             width_in = width
@@ -120,7 +126,7 @@ def _vgg(*blocks: tuple[int, ...]) -> Builder:
         width_in = 3
         for block, widths in enumerate(blocks, start=1):
             for layer, width in enumerate(widths, start=1):
-                yield f"block{block}.conv{layer}", nn.Conv2d(width_in, width, 3, padding=1)
+                yield f"block{block}.conv{layer}", _conv(width_in)(width_in, width, 3, padding=1)
                 yield f"block{block}.bn{layer}", nn.BatchNorm2d(width)
                 yield f"block{block}.relu{layer}", nn.ReLU()
                 width_in = width
@@ -152,7 +158,7 @@ def _wrn(depth: int, widen: int, stem_stride: int = 1) -> Builder:
 
     def stages(num_classes: int, image_size: int) -> Stages:
         yield "normalize", Normalize()
-        yield "conv", nn.Conv2d(3, 16, 3, stem_stride, padding=1, bias=False)
+        yield "conv", PixelConv2d(3, 16, 3, stem_stride, padding=1, bias=False)
         width_in = 16
         for group, width in enumerate((16 * widen, 32 * widen, 64 * widen), start=1):
             for block in range(1, (depth - 4) // 6 + 1):
@@ -178,13 +184,13 @@ def _torchvision(name: str) -> Builder:
         stride = 1 if image_size <= 32 else 2
         yield "normalize", Normalize()
         if name == "inception_v3":
-            net.Conv2d_1a_3x3.conv.stride = (stride, stride)
+            net.Conv2d_1a_3x3.conv = PixelConv2d(3, 32, 3, stride, bias=False)
             for part, module in net.named_children():
                 if part.startswith(("Conv2d", "Mixed")):
                     yield part, module
             yield from _head(net.fc.in_features, num_classes)
             return
-        stem = nn.Conv2d(3, 64, 3, stride, 1, bias=False)
+        stem = PixelConv2d(3, 64, 3, stride, 1, bias=False)
         if name == "densenet121":
             for part, module in net.features.named_children():
                 if part != "pool0":

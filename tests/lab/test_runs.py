@@ -33,7 +33,7 @@ from nbutils.paradigms.recipes import SIZES
 from nbutils.robustness import PGD, Noise, ThreatModel, autoattack, evaluate, parse_eps
 
 ALLOWED = tuple(Parameters.model_fields)
-ALLOWED_IN_PROFILES = set(ALLOWED) - {"profile", "eps", "device"}  # which a chapter or the machine gives
+ALLOWED_IN_PROFILES = set(ALLOWED) - {"profile", "eps", "device", "precision"}  # which a chapter or the machine gives
 
 
 CELL = """
