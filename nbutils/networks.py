@@ -136,6 +136,40 @@ def _vgg(*blocks: tuple[int, ...]) -> Builder:
     return stages
 
 
+class ResidualPair(nn.Module):
+    """Two 3 x 3 convolutions of one width, each with BatchNorm and ReLU, added to their input."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
+        self.conv2, self.bn2 = nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z + torch.relu(self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(z))))))
+
+
+def _resnet9(width: int) -> Builder:
+    """The nine-layer residual network that is quick to train on small images (Page 2018, "How to train your ResNet"),
+    with a first layer that is learned like the others."""
+
+    def stages(num_classes: int, image_size: int) -> Stages:
+        yield "normalize", Normalize()
+        width_in = 3
+        for block in range(4):
+            width_out = width * 2**block
+            yield f"block{block}.conv", _conv(width_in)(width_in, width_out, 3, padding=1, bias=False)
+            yield f"block{block}.bn", nn.BatchNorm2d(width_out)
+            yield f"block{block}.relu", nn.ReLU()
+            if block > 0:
+                yield f"block{block}.pool", nn.MaxPool2d(2)
+            if block % 2:
+                yield f"block{block}.residual", ResidualPair(width_out)
+            width_in = width_out
+        yield from _head(width_in, num_classes)
+
+    return stages
+
+
 class WideBlock(nn.Module):
     """BatchNorm, ReLU, convolution, twice, added to a shortcut (Zagoruyko and Komodakis 2016)."""
 
@@ -221,6 +255,7 @@ NETWORKS: dict[str, Builder] = {
     "wrn_small": _wrn(10, 2, stem_stride=2),
     "wrn_wide": _wrn(10, 4, stem_stride=2),
     "wrn_deep": _wrn(16, 1, stem_stride=2),
+    "resnet9": _resnet9(32),
     "vgg16": _vgg((64, 64), (128, 128), (256,) * 3, (512,) * 3, (512,) * 3),
     "wrn28_10": _wrn(28, 10),
     "resnet18": _torchvision("resnet18"),

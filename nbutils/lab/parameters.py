@@ -23,7 +23,7 @@ PROFILES = ROOT / "book" / "profiles"
 DATASETS = ("planted", "digits", "cifar10", "svhn", "tiny-imagenet")
 CUTTABLE = ("small", "small_narrow", "small_wide", "vgg_small", "vgg_narrow", "vgg_wide", "vgg_deep", "wrn_small",
             "wrn_wide", "wrn_deep", "vgg16", "wrn28_10", "densenet121")  # a BatchNorm stands before their head
-NETWORKS = (*CUTTABLE, "resnet18", "resnet50", "inception_v3")
+NETWORKS = (*CUTTABLE, "resnet9", "resnet18", "resnet50", "inception_v3")
 ENCODER_SIZES = ("small", "paper")
 AUTOATTACKS = ("standard", "rand", "apgd", "apgd-ce")
 METHODS = ("ADV", "TRADES", "MART")
