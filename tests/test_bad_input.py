@@ -213,7 +213,7 @@ CASES = [
     Bad("precision of training", lambda: training.fit(networks.build("small"), IMAGES, Standard(), Schedule(1),
                                                       precision="float16"),
         ("precision = 'float16'", "float32, bfloat16; did you mean 'bfloat16'?")),
-    Bad("precision of a set", lambda: matched(IMAGES, networks.build("small"), "x", steps=1, precision="half"),
+    Bad("precision of a set", lambda: matched(IMAGES, networks.build("small", 2), "x", steps=1, precision="half"),
         ("precision = 'half'", "float32, bfloat16")),
     Bad("labels for TRADES", lambda: TRADES(PGD(LINF, 2)), ("loss = 'cross-entropy'", "'kl'")),
     Bad("optimizer", lambda: Schedule(1, optimizer="adam"), ("optimizer = 'adam'", "'sgd' or 'adamw'", "mean 'adamw'")),

@@ -184,9 +184,9 @@ def resolve(given: Mapping[str, Any], allowed: Collection[str], chapter: str = "
     """
     for name in given:
         if name not in allowed:
-            has = ", ".join(sorted(allowed)) or "no cell tagged 'parameters'"
+            known = ", ".join(sorted(allowed)) or "a cell tagged 'parameters'"
             hint = "; other chapters have it" if name in Parameters.model_fields else did_you_mean(name, allowed)
-            raise ParameterError(f"parameter {name!r}: this chapter has {has}{hint}")
+            raise ParameterError(f"parameter {name!r}: expected {known}{hint}")
     chosen = {name: value for name, value in given.items() if value is not None}
     for name, value in chosen.items():
         if not isinstance(value, (str, int, float)):
