@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nbutils.messages import did_you_mean
+from nbutils.precision import Logits, PixelConv2d
 
 
 class Normalize(nn.Module):
@@ -84,7 +85,7 @@ def artifacts(*models: nn.Module) -> tuple[str, ...]:
 
 class GlobalAveragePool(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
-        return z.mean((2, 3))
+        return z.mean((2, 3), dtype=torch.promote_types(z.dtype, torch.float32))
 
 
 Stages = Iterator[tuple[str, nn.Module]]
@@ -92,7 +93,12 @@ Stages = Iterator[tuple[str, nn.Module]]
 
 def _head(width: int, num_classes: int) -> Stages:
     yield "pool", GlobalAveragePool()
-    yield "linear", nn.Linear(width, num_classes)
+    yield "linear", Logits(width, num_classes)
+
+
+def _conv(width_in: int) -> type[nn.Conv2d]:
+    """Of pixels or of features."""
+    return PixelConv2d if width_in == 3 else nn.Conv2d
 
 
 def _strided(*widths: int) -> Builder:
@@ -102,7 +108,7 @@ def _strided(*widths: int) -> Builder:
         yield "normalize", Normalize()
         width_in = 3
         for block, width in enumerate(widths, start=1):
-            yield f"block{block}.conv", nn.Conv2d(width_in, width, 3, stride=2, padding=1, bias=False)
+            yield f"block{block}.conv", _conv(width_in)(width_in, width, 3, stride=2, padding=1, bias=False)
             yield f"block{block}.bn", nn.BatchNorm2d(width)
             yield f"block{block}.relu", nn.ReLU()
             width_in = width
@@ -120,11 +126,45 @@ def _vgg(*blocks: tuple[int, ...]) -> Builder:
         width_in = 3
         for block, widths in enumerate(blocks, start=1):
             for layer, width in enumerate(widths, start=1):
-                yield f"block{block}.conv{layer}", nn.Conv2d(width_in, width, 3, padding=1)
+                yield f"block{block}.conv{layer}", _conv(width_in)(width_in, width, 3, padding=1)
                 yield f"block{block}.bn{layer}", nn.BatchNorm2d(width)
                 yield f"block{block}.relu{layer}", nn.ReLU()
                 width_in = width
             yield f"block{block}.pool", nn.MaxPool2d(2)
+        yield from _head(width_in, num_classes)
+
+    return stages
+
+
+class ResidualPair(nn.Module):
+    """Two 3 x 3 convolutions of one width, each with BatchNorm and ReLU, added to their input."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
+        self.conv2, self.bn2 = nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z + torch.relu(self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(z))))))
+
+
+def _resnet9(width: int) -> Builder:
+    """The nine-layer residual network that is quick to train on small images (Page 2018, "How to train your ResNet"),
+    with a first layer that is learned like the others."""
+
+    def stages(num_classes: int, image_size: int) -> Stages:
+        yield "normalize", Normalize()
+        width_in = 3
+        for block in range(4):
+            width_out = width * 2**block
+            yield f"block{block}.conv", _conv(width_in)(width_in, width_out, 3, padding=1, bias=False)
+            yield f"block{block}.bn", nn.BatchNorm2d(width_out)
+            yield f"block{block}.relu", nn.ReLU()
+            if block > 0:
+                yield f"block{block}.pool", nn.MaxPool2d(2)
+            if block % 2:
+                yield f"block{block}.residual", ResidualPair(width_out)
+            width_in = width_out
         yield from _head(width_in, num_classes)
 
     return stages
@@ -152,7 +192,7 @@ def _wrn(depth: int, widen: int, stem_stride: int = 1) -> Builder:
 
     def stages(num_classes: int, image_size: int) -> Stages:
         yield "normalize", Normalize()
-        yield "conv", nn.Conv2d(3, 16, 3, stem_stride, padding=1, bias=False)
+        yield "conv", PixelConv2d(3, 16, 3, stem_stride, padding=1, bias=False)
         width_in = 16
         for group, width in enumerate((16 * widen, 32 * widen, 64 * widen), start=1):
             for block in range(1, (depth - 4) // 6 + 1):
@@ -178,13 +218,13 @@ def _torchvision(name: str) -> Builder:
         stride = 1 if image_size <= 32 else 2
         yield "normalize", Normalize()
         if name == "inception_v3":
-            net.Conv2d_1a_3x3.conv.stride = (stride, stride)
+            net.Conv2d_1a_3x3.conv = PixelConv2d(3, 32, 3, stride, bias=False)
             for part, module in net.named_children():
                 if part.startswith(("Conv2d", "Mixed")):
                     yield part, module
             yield from _head(net.fc.in_features, num_classes)
             return
-        stem = nn.Conv2d(3, 64, 3, stride, 1, bias=False)
+        stem = PixelConv2d(3, 64, 3, stride, 1, bias=False)
         if name == "densenet121":
             for part, module in net.features.named_children():
                 if part != "pool0":
@@ -215,6 +255,7 @@ NETWORKS: dict[str, Builder] = {
     "wrn_small": _wrn(10, 2, stem_stride=2),
     "wrn_wide": _wrn(10, 4, stem_stride=2),
     "wrn_deep": _wrn(16, 1, stem_stride=2),
+    "resnet9": _resnet9(32),
     "vgg16": _vgg((64, 64), (128, 128), (256,) * 3, (512,) * 3, (512,) * 3),
     "wrn28_10": _wrn(28, 10),
     "resnet18": _torchvision("resnet18"),

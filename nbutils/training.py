@@ -16,7 +16,8 @@ from nbutils.images.batches import batches
 from nbutils.images.imageset import ImageSet
 from nbutils.messages import did_you_mean
 from nbutils.networks import SplitClassifier
-from nbutils.robustness.attacks import FGSM, PGD, frozen, kl, mixed_precision
+from nbutils.precision import mixed_precision
+from nbutils.robustness.attacks import FGSM, PGD, frozen, kl
 from nbutils.robustness.threat import ThreatModel
 
 Objective = Callable[[SplitClassifier, Tensor, Tensor, torch.Generator], Tensor]
@@ -128,14 +129,13 @@ class Schedule:
     Attributes:
         epochs: passes over the images. batch_size: images per step. peak_rate: largest learning rate. momentum,
             weight_decay: of the optimizer.
-        precision: "float32", or "bfloat16" for mixed precision (weights stay float32), which pays on recent GPUs.
         optimizer: "sgd", with Nesterov momentum, the rate rising for a fifth of the steps and then falling in straight
             lines; or "adamw", with beta_2 = .95 and the rate rising for a tenth of the steps and then falling along
             half a cosine (He et al. 2022).
 
     Raises:
         ValueError: epochs below 1, batch_size below 2 (BatchNorm needs two), a rate that is not positive, or an
-            unknown precision or optimizer.
+            unknown optimizer.
     """
 
     epochs: int
@@ -143,7 +143,6 @@ class Schedule:
     peak_rate: float = 0.2
     momentum: float = 0.9
     weight_decay: float = 5e-4
-    precision: str = "float32"
     optimizer: str = "sgd"
 
     def __post_init__(self) -> None:
@@ -152,7 +151,6 @@ class Schedule:
                 raise ValueError(f"{setting} = {value}: expected a whole number >= {least}")
         if not self.peak_rate > 0:
             raise ValueError(f"peak_rate = {self.peak_rate}: expected a positive learning rate, such as 0.2")
-        mixed_precision("cpu", self.precision)  # names an unknown one
         if self.optimizer not in ("sgd", "adamw"):
             raise ValueError(f"optimizer = {self.optimizer!r}: expected 'sgd' or 'adamw'"
                              f"{did_you_mean(self.optimizer, ('sgd', 'adamw'))}")
@@ -174,20 +172,21 @@ class Schedule:
 
 
 def fit(model: SplitClassifier, images: ImageSet, objective: Objective, schedule: Schedule, seed: int = 0,
-        label: str = "training") -> list[float]:
+        precision: str = "float32", label: str = "training") -> list[float]:
     """Train `model` in place, on the device where it is, and leave it in evaluation mode.
 
     Args:
         images: training images; batches are shuffled and augmented as the set says.
         objective: maps (model, x, y, generator) to a loss.
         seed: of data order, augmentation and attack starts.
+        precision: of convolutions and products, see `nbutils.precision`; the weights stay float32.
         label: shown with the progress bar.
 
     Returns:
         The mean loss of each epoch.
 
     Raises:
-        ValueError: no images. FloatingPointError: the loss is no longer finite.
+        ValueError: no images, unknown precision. FloatingPointError: the loss is no longer finite.
     """
     if len(images) == 0:
         raise ValueError(f"{label}: the image set is empty; expected at least one image")
@@ -202,7 +201,7 @@ def fit(model: SplitClassifier, images: ImageSet, objective: Objective, schedule
         for x, y in batches(images, schedule.batch_size, generator, device):
             for group in optimizer.param_groups:
                 group["lr"] = schedule.rate(step, total)
-            with mixed_precision(device, schedule.precision):
+            with mixed_precision(device, precision):
                 loss = objective(model, x.contiguous(memory_format=torch.channels_last), y, generator)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -218,22 +217,22 @@ def fit(model: SplitClassifier, images: ImageSet, objective: Objective, schedule
 
 
 def trained(network: str, images: ImageSet, objective: Objective, schedule: Schedule, seed: int = 0,
-            device: torch.device | str = "cpu", name: str = "") -> SplitClassifier:
+            device: torch.device | str = "cpu", name: str = "", precision: str = "float32") -> SplitClassifier:
     """The network that this recipe gives, in evaluation mode: built once, then read from the store.
 
     Args:
         network: a name that `networks.build` knows. seed: of initialisation, data order and attack starts.
-        name: how tables call the model; by default the network's name.
+        name: how tables call the model; by default the network's name. precision: see `fit`.
 
     Raises:
-        ValueError: unknown network. FloatingPointError: training diverged.
+        ValueError: unknown network or precision. FloatingPointError: training diverged.
     """
     model = networks.build(network, images.num_classes, seed, images.x.shape[-1])
     recipe = {"network": network, "start": store.fingerprint(model), "images": images.fingerprint,
-              "objective": objective, "schedule": schedule, "seed": seed}
+              "objective": objective, "schedule": schedule, "seed": seed, "precision": precision}
 
     def train() -> dict[str, Tensor]:
-        fit(model.to(device), images, objective, schedule, seed, name or network)
+        fit(model.to(device), images, objective, schedule, seed, precision, name or network)
         return {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
 
     artifact = store.load_or_build("model", recipe, train)

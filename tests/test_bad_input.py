@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from nbutils import networks, training
-from nbutils.features import LinearFeature, class_weights, least_squares, usefulness
+from nbutils.features import LinearFeature, class_weights, least_squares, matched, usefulness
 from nbutils.images import DataError, ImageSet, PlantedWorld, augment, load
 from nbutils.images.sources import check_dataset, class_names
 from nbutils.lab import claims, results
@@ -143,8 +143,6 @@ CASES = [
     Bad("FAB without restarts", lambda: FAB("L2", 0.5, restarts=0), ("restarts = 0", ">= 1")),
     Bad("restarts without a ball", lambda: FAB("L2", restarts=2), ("restarts = 2", "without eps", "expected 1")),
     # evaluation
-    Bad("precision", lambda: evaluate(Broken(0, 1), IMAGES, FGSM(LINF), precision="half"),  # type: ignore[arg-type]
-        ("precision = 'half'", "'float32' or 'bfloat16'")),
     Bad("matrix of no images", lambda: transfer_matrix([Broken(0, 1)], IMAGES.take(0), FGSM(LINF)),  # type: ignore[list-item]
         ("empty", "at least one image")),
     Bad("no images", lambda: evaluate(Broken(0, 1), IMAGES.take(0)), ("empty", "at least one image")),  # type: ignore[arg-type]
@@ -212,7 +210,11 @@ CASES = [
     Bad("batches of one image", lambda: Schedule(1, batch_size=1), ("batch_size = 1", ">= 2")),  # all would be left out
     Bad("no rate", lambda: Schedule(1, peak_rate=0), ("peak_rate = 0", "positive")),
     Bad("rate is no number", lambda: Schedule(1, peak_rate=float("nan")), ("peak_rate = nan", "positive")),
-    Bad("precision of a schedule", lambda: Schedule(1, precision="float16"), ("precision = 'float16'", "'bfloat16'")),
+    Bad("precision of training", lambda: training.fit(networks.build("small"), IMAGES, Standard(), Schedule(1),
+                                                      precision="float16"),
+        ("precision = 'float16'", "float32, bfloat16; did you mean 'bfloat16'?")),
+    Bad("precision of a set", lambda: matched(IMAGES, networks.build("small", 2), "x", steps=1, precision="half"),
+        ("precision = 'half'", "float32, bfloat16")),
     Bad("labels for TRADES", lambda: TRADES(PGD(LINF, 2)), ("loss = 'cross-entropy'", "'kl'")),
     Bad("optimizer", lambda: Schedule(1, optimizer="adam"), ("optimizer = 'adam'", "'sgd' or 'adamw'", "mean 'adamw'")),
     Bad("training on nothing", lambda: training.fit(networks.build("small"), IMAGES.take(0), Standard(), Schedule(1)),

@@ -66,6 +66,9 @@ PUBLISHED = {  # parameters for ten classes, as the usual CIFAR-10 versions of t
 ARITHMETIC = {
     # 3 x 3 convolutions with bias, two numbers per BatchNorm channel, and the linear layer
     "vgg_small": sum(9 * a * b + 3 * b for a, b in ((3, 16), (16, 32), (32, 64), (64, 128))) + 10 * 129,
+    # the same without bias, and two pairs of convolutions inside their shortcuts
+    "resnet9": sum(9 * a * b + 2 * b for a, b in ((3, 32), (32, 64), (64, 128), (128, 256))) + 10 * 257
+    + sum(18 * a * a + 4 * a for a in (64, 256)),
     # 16-channel stem; per group one block: two convolutions, shortcut, BatchNorm on the way in and between
     "wrn_small": 27 * 16 + 2 * 128 + 10 * 129
     + sum(9 * a * b + 9 * b * b + a * b + 2 * a + 2 * b for a, b in ((16, 32), (32, 64), (64, 128))),

@@ -19,7 +19,7 @@ from scipy import stats
 
 from book.press.chapters import aligned, named, recorded
 from book.press.editions import DEFAULT, EDITIONS, find
-from nbutils.lab.parameters import short
+from nbutils.lab.parameters import OF_MACHINE, short
 from nbutils.lab.results import Record, Result, wilson
 
 CONFIDENCE = 0.95
@@ -148,12 +148,13 @@ class Comparison:
         pairs = {"profile": (mine.profile, theirs.profile), "data": (mine.dataset, theirs.dataset)}
         if mine.profile == theirs.profile:  # another profile has other parameters
             pairs |= {f"parameter {name}": (a[name], b[name]) for name in a  # one that is new says nothing of a run
-                      if name in b and name not in ("profile", "dataset", "device")}
+                      if name in b and name not in {"profile", "dataset", *OF_MACHINE}}
         if self._other_images() and all(x == y for x, y in pairs.values()):
             pairs["data"] = ("other images of the same name", theirs.dataset)
         pairs |= {"device": kinds} if kinds[0] != kinds[1] else {"threads": threads}
-        pairs |= {"nbutils": (mine.version, theirs.version), "torch": (mine.torch, theirs.torch),
-                  "python": (mine.python, theirs.python), "code, commit": (mine.commit, theirs.commit)}
+        pairs |= {"precision": (mine.precision, theirs.precision), "nbutils": (mine.version, theirs.version),
+                  "torch": (mine.torch, theirs.torch), "python": (mine.python, theirs.python),
+                  "code, commit": (mine.commit, theirs.commit)}
         return [f"{name}: {short(x)}, ours {short(y)}" for name, (x, y) in pairs.items() if x != y]
 
     def _other_images(self) -> bool:
@@ -176,7 +177,7 @@ class Comparison:
         if self.settings:
             likeliest = ", the likeliest cause first" * self.differs
             return "\n".join([*lines, f"Settings that differ{likeliest}:", *(f"  {line}" for line in self.settings)])
-        alike = "Settings: profile, data, parameters, device, threads, versions and commit are as ours."
+        alike = "Settings: profile, data, parameters, device, threads, precision, versions and commit are as ours."
         beyond = " Beyond the spread: none of these differ." * self.differs
         return "\n".join([*lines, alike + beyond])
 

@@ -22,6 +22,7 @@ from nbutils.console import progress
 from nbutils.images.imageset import DataError, ImageSet
 from nbutils.messages import check_counts, did_you_mean
 from nbutils.networks import SplitClassifier, suited
+from nbutils.precision import mixed_precision
 from nbutils.robustness.attacks import PGD, frozen
 from nbutils.robustness.threat import ThreatModel
 
@@ -79,32 +80,36 @@ class ConstructedSet(ImageSet):
         return replace(self, **{part: getattr(self, part)[chosen] for part in parts})
 
 
-def D_R(images: ImageSet, model: SplitClassifier, seed: int = 0, **options: Any) -> ConstructedSet:
+def D_R(images: ImageSet, model: SplitClassifier, seed: int = 0, precision: str = "float32",
+        **options: Any) -> ConstructedSet:
     """`matched` with a robust teacher: images that hold what it represents, the robust features (section 3.1).
 
     Args and Raises: those of `matched`, as for the other three.
     """
-    return matched(images, model, "D_R", seed=seed, **options)
+    return matched(images, model, "D_R", seed=seed, precision=precision, **options)
 
 
-def D_NR(images: ImageSet, model: SplitClassifier, seed: int = 0, **options: Any) -> ConstructedSet:
+def D_NR(images: ImageSet, model: SplitClassifier, seed: int = 0, precision: str = "float32",
+         **options: Any) -> ConstructedSet:
     """`matched` with a standard teacher, the control for D_R: non-robust features count too (section 3.1)."""
-    return matched(images, model, "D_NR", seed=seed, **options)
+    return matched(images, model, "D_NR", seed=seed, precision=precision, **options)
 
 
-def D_rand(images: ImageSet, model: SplitClassifier, seed: int = 0, **options: Any) -> ConstructedSet:
+def D_rand(images: ImageSet, model: SplitClassifier, seed: int = 0, precision: str = "float32",
+           **options: Any) -> ConstructedSet:
     """`relabelled` with uniform classes: only the perturbation tells the label (section 3.2)."""
-    return relabelled(images, model, "D_rand", "uniform", seed=seed, **options)
+    return relabelled(images, model, "D_rand", "uniform", seed=seed, precision=precision, **options)
 
 
-def D_det(images: ImageSet, model: SplitClassifier, seed: int = 0, **options: Any) -> ConstructedSet:
+def D_det(images: ImageSet, model: SplitClassifier, seed: int = 0, precision: str = "float32",
+          **options: Any) -> ConstructedSet:
     """`relabelled` with t = y + 1 mod C: what the image shows tells the wrong label (section 3.2)."""
-    return relabelled(images, model, "D_det", "next", seed=seed, **options)
+    return relabelled(images, model, "D_det", "next", seed=seed, precision=precision, **options)
 
 
 def matched(images: ImageSet, model: nn.Module, name: str, objective: Objective | None = None, *, steps: int = 1000,
             step_size: float = 0.1, start: str = "image", seed: int = 0, chunk_size: int = 500,
-            batch_size: int = 100) -> ConstructedSet:
+            batch_size: int = 100, precision: str = "float32") -> ConstructedSet:
     """For each image x an image x' that the model represents alike, with the label of x (Ilyas et al. 2019, section 3.1
     and appendix C).
 
@@ -122,11 +127,12 @@ def matched(images: ImageSet, model: nn.Module, name: str, objective: Objective 
         seed: draws the x0, for the whole set at once: D_R and D_NR of one seed have the same ones.
         chunk_size: images that the store keeps as one piece. batch_size: images that the model sees at once. Neither
             changes the result by more than float rounding, unless the objective draws random numbers.
+        precision: of the model, see `nbutils.precision`; the images and steps are float32.
 
     Raises:
         DataError: fewer than two images; a teacher with another number of classes, or that cannot read the images.
-        ValueError: a setting out of range, unknown start or cut, a loss that is not finite, or no objective for a model
-            without cuts.
+        ValueError: a setting out of range, unknown start, precision or cut, a loss that is not finite, or no objective
+            for a model without cuts.
     """
     if start not in STARTS:
         raise ValueError(f"start = {start!r}: expected 'image' or 'noise'{did_you_mean(start, STARTS)}")
@@ -152,20 +158,21 @@ def matched(images: ImageSet, model: nn.Module, name: str, objective: Objective 
         return x0, x_adv, last / first.clamp_min(torch.finfo(first.dtype).tiny)  # 0 / 0: nothing was left to do
 
     settings = {"steps": steps, "step_size": step_size, "start": start, "seed": seed, "chunk_size": chunk_size,
-                "batch_size": batch_size}
+                "batch_size": batch_size, "precision": precision}
     made = _in_chunks(images, model, name, {"objective": to_match, "settings": settings}, change)
     return replace(made, start=others if start == "image" else torch.full_like(others, -1))
 
 
 def relabelled(images: ImageSet, model: SplitClassifier, name: str, target: str, *, eps: float = 0.5, steps: int = 100,
-               step_size: float = 0.1, seed: int = 0, chunk_size: int = 500, batch_size: int = 100) -> ConstructedSet:
+               step_size: float = 0.1, seed: int = 0, chunk_size: int = 500, batch_size: int = 100,
+               precision: str = "float32") -> ConstructedSet:
     """Each image changed towards a class t that becomes its label (Ilyas et al. 2019, section 3.2 and
     appendix C).
 
     Targeted PGD on the cross-entropy from the image itself, L2, last iterate. The defaults are the CIFAR-10 setting.
 
     Args:
-        images, model, name, chunk_size, batch_size: as for `matched`.
+        images, model, name, chunk_size, batch_size, precision: as for `matched`.
         target: "uniform": t is uniform over all classes and may be the true one, as in the paper; "next": t = y + 1
             mod C.
         eps, step_size: L2 lengths, pixel units. steps: number of steps.
@@ -188,7 +195,7 @@ def relabelled(images: ImageSet, model: SplitClassifier, name: str, target: str,
             return images.x[rows], x_adv, model(x_adv).argmax(1) != label
 
     settings = {"eps": attack.threat.eps, "steps": steps, "step_size": step_size, "seed": seed,
-                "chunk_size": chunk_size, "batch_size": batch_size}
+                "chunk_size": chunk_size, "batch_size": batch_size, "precision": precision}
     made = _in_chunks(images, model, name, {"target": target, "settings": settings}, change)
     return replace(made, y=t)
 
@@ -248,7 +255,7 @@ def _in_chunks(images: ImageSet, model: nn.Module, name: str, how: Mapping[str, 
     def chunk(number: int, rows: Tensor) -> store.Artifact:
         def build() -> dict[str, Tensor]:
             made = []
-            with frozen(model):
+            with frozen(model), mixed_precision(next(model.parameters()).device, settings["precision"]):
                 for batch in rows.split(settings["batch_size"]):
                     x0, x, residual = (part.float().cpu().contiguous() for part in change(batch))
                     made.append({"x": x, "l2": (x - x0).flatten(1).norm(dim=1), "residual": residual})

@@ -23,10 +23,11 @@ PROFILES = ROOT / "book" / "profiles"
 DATASETS = ("planted", "digits", "cifar10", "svhn", "tiny-imagenet")
 CUTTABLE = ("small", "small_narrow", "small_wide", "vgg_small", "vgg_narrow", "vgg_wide", "vgg_deep", "wrn_small",
             "wrn_wide", "wrn_deep", "vgg16", "wrn28_10", "densenet121")  # a BatchNorm stands before their head
-NETWORKS = (*CUTTABLE, "resnet18", "resnet50", "inception_v3")
+NETWORKS = (*CUTTABLE, "resnet9", "resnet18", "resnet50", "inception_v3")
 ENCODER_SIZES = ("small", "paper")
 AUTOATTACKS = ("standard", "rand", "apgd", "apgd-ce")
 METHODS = ("ADV", "TRADES", "MART")
+PRECISIONS = ("auto", "float32", "bfloat16")
 AT_MOST = (("attack_size", "test_size"), ("costly_size", "attack_size"), ("costly_size", "test_size"),
            ("construct_size", "train_size"))
 MASKED = {"05_ib_distillation": 0, "06_feature_visualization": 0, "07_correlation_tables": 0, "08_nrf_attack": 0,
@@ -109,7 +110,7 @@ Count = Annotated[int, BeforeValidator(_whole)]
 
 class Parameters(BaseModel):
     """Every parameter that a chapter can have. A chapter's parameters cell names those it uses; a profile gives values
-    to all but eps and device."""
+    to all but eps, device and precision."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     profile: str
@@ -141,9 +142,11 @@ class Parameters(BaseModel):
     transfer_epochs: Count = Field(ge=1, le=10_000, description="passes over the training images for these networks")
     costly_size: Count = Field(ge=4, le=1_000_000, description="test images under CW, FAB and AutoAttack, per seed")
     device: Annotated[str, BeforeValidator(_device)] = Field("auto", description="auto: cuda > mps > cpu")
+    precision: Annotated[str, _one_of(PRECISIONS)] = Field("auto", description="of training; auto: the faster one")
 
 
-IN_PROFILES = Parameters.model_fields.keys() - {"profile", "eps", "device"}
+OF_MACHINE = {"device", "precision"}
+IN_PROFILES = Parameters.model_fields.keys() - {"profile", "eps"} - OF_MACHINE
 
 
 def profiles() -> list[str]:
@@ -181,9 +184,9 @@ def resolve(given: Mapping[str, Any], allowed: Collection[str], chapter: str = "
     """
     for name in given:
         if name not in allowed:
-            has = ", ".join(sorted(allowed)) or "no cell tagged 'parameters'"
+            known = ", ".join(sorted(allowed)) or "a cell tagged 'parameters'"
             hint = "; other chapters have it" if name in Parameters.model_fields else did_you_mean(name, allowed)
-            raise ParameterError(f"parameter {name!r}: this chapter has {has}{hint}")
+            raise ParameterError(f"parameter {name!r}: expected {known}{hint}")
     chosen = {name: value for name, value in given.items() if value is not None}
     for name, value in chosen.items():
         if not isinstance(value, (str, int, float)):

@@ -393,6 +393,7 @@ class Record(BaseModel):
     Attributes:
         chapter, parameters, profile, dataset: what ran, with what; the last two are two of the parameters.
         classes: how many its images have; None in older records. device, minutes, peak_memory_gib: what it took.
+        precision: of training; older records were all made in float32.
         finished, version, commit, python, torch: when, and with which code.
         results, verdicts: what it found, in the order of measuring.
     """
@@ -403,6 +404,7 @@ class Record(BaseModel):
     dataset: str = Field(validation_alias=AliasPath("parameters", "dataset"), exclude=True)
     classes: int | None = None
     device: str
+    precision: str = "float32"
     minutes: FiniteFloat
     peak_memory_gib: FiniteFloat
     finished: datetime

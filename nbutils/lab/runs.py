@@ -24,9 +24,19 @@ from nbutils.lab import claims
 from nbutils.lab.claims import Verdict, Verdicts
 from nbutils.lab.evidence import evidence
 from nbutils.lab.history import present_commit
-from nbutils.lab.parameters import IN_PROFILES, ParameterError, Parameters, assigned, committed, resolve, short
+from nbutils.lab.parameters import (
+    IN_PROFILES,
+    OF_MACHINE,
+    ParameterError,
+    Parameters,
+    assigned,
+    committed,
+    resolve,
+    short,
+)
 from nbutils.lab.results import Published, Record, RecordedVerdict, Result, Table
 from nbutils.messages import counted, did_you_mean
+from nbutils.precision import fastest
 from nbutils.robustness.attacks import Attack
 from nbutils.robustness.evaluate import Outcome, accuracy_curve, evaluate
 
@@ -93,7 +103,7 @@ def start(chapter: str, namespace: Mapping[str, Any]) -> Run:
     # Profiles leave eps to the chapters; any other value in a parameters cell is a change.
     own = {name: value for name, value in committed(chapter).items() if name in allowed - IN_PROFILES}
     usual = resolve({**own, "profile": parameters.profile}, allowed | {"profile"})
-    changed = (name for name in allowed - {"profile", "device"} if getattr(parameters, name) != getattr(usual, name))
+    changed = (name for name in allowed - {"profile"} - OF_MACHINE if getattr(parameters, name) != getattr(usual, name))
     device = choose_device(parameters.device)
     return Run(chapter, parameters, device, tuple(sorted(changed)), len(class_names(parameters.dataset)))
 
@@ -125,6 +135,12 @@ class Run:
         return f"{self.device.type}, {counted(torch.get_num_threads(), 'thread')}"
 
     @property
+    def precision(self) -> str:
+        """In which networks are trained and sets are built; "auto" is the faster one on this machine."""
+        wanted = self.parameters.precision
+        return fastest(self.device) if wanted == "auto" else wanted
+
+    @property
     def stamp(self) -> str:
         """Profile, what was changed in it, and device, for the face of figures and tables."""
         values = self.parameters.model_dump()
@@ -137,7 +153,7 @@ class Run:
         Args:
             inputs, settings: arguments of f; a list has one entry per seed, of a `Result` f gets the value of each
                 seed, and anything else, a tuple for example, is the same for all seeds. Where f has an argument
-                `seed` or `device` that is not among them, it gets the seed and the device of this run.
+                `seed`, `device` or `precision` that is not among them, it gets those of this run.
                 A mapping, of networks' names for example, adds a level to what is returned; in all others of them
                 the same name is looked up.
             first_seed: added to the seeds, 100 for example, so that students share nothing with their teachers.
@@ -155,7 +171,7 @@ class Run:
         seeds = _by_seed(getattr(f, "__name__", repr(f)), [*inputs, *settings.values()], len(self.seeds))
         for k, row in enumerate(progress(seeds, "seeds")):
             named = dict(zip(settings, row[len(inputs):], strict=True))
-            context = {"seed": first_seed + k, "device": self.device}
+            context = {"seed": first_seed + k, "device": self.device, "precision": self.precision}
             named |= {name: value for name, value in context.items() if name in missing}
             found.append(f(*row[: len(inputs)], **named))
         return found
@@ -305,6 +321,7 @@ class Run:
             "parameters": self.parameters.model_dump(),
             "classes": self.classes,
             "device": self.device_name,
+            "precision": self.precision,
             "minutes": round((time.monotonic() - self.began) / 60, 2),
             "peak_memory_gib": round(peak / 2**30, 2),
             "finished": datetime.now(UTC).replace(microsecond=0),

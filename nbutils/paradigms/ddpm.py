@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from nbutils.messages import check_counts, did_you_mean
 from nbutils.paradigms.encoder import Encoder, Loss, squared
+from nbutils.precision import PixelConv2d
 
 STEPS = 1000  # T
 
@@ -87,7 +88,7 @@ class DiffusionEncoder(Encoder):
         channels, time = 3 * self.block**2, 4 * config.width
         self.time_width = config.width
         self.time = nn.Sequential(nn.Linear(config.width, time), nn.SiLU(), nn.Linear(time, time))
-        self.stem = nn.Conv2d(channels, widths[0], 3, padding=1)
+        self.stem = PixelConv2d(channels, widths[0], 3, padding=1)
         steps = list(zip([widths[0], *widths], widths, strict=False))
         self.down = nn.ModuleList(ResidualBlock(before, after, time) for before, after in steps)
         self.shrink = nn.ModuleList(nn.Conv2d(width, width, 3, 2, 1) for width in widths[:-1])

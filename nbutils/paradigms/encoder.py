@@ -119,32 +119,33 @@ def untrained(paradigm: Paradigm, image_size: int = 32, seed: int = 0,
 
 
 def pretrained(paradigm: Paradigm, images: ImageSet, schedule: training.Schedule, seed: int = 0,
-               device: torch.device | str = "cpu", name: str = "") -> Encoder:
+               device: torch.device | str = "cpu", name: str = "", precision: str = "float32") -> Encoder:
     """The encoder that this recipe gives, in evaluation mode: trained once by `training.fit`, then read from the store.
 
     Args:
         images: their labels play no part. seed: of initialisation, data order and all random draws of the loss.
-        name: how tables call the encoder; by default the paradigm's name.
+        name: how tables call the encoder; by default the paradigm's name. precision: see `training.fit`.
 
     Raises:
         ValueError: a setting of the paradigm that does not fit the images. FloatingPointError: training diverged.
     """
     model = untrained(paradigm, images.x.shape[-1], seed, device)
     model.name = name or model.name
-    return fitted_once(model, paradigm, images, schedule, seed)
+    return fitted_once(model, paradigm, images, schedule, seed, precision)
 
 
 Model = TypeVar("Model", bound=Encoder | SplitClassifier)
 
 
-def fitted_once(model: Model, objective: Any, images: ImageSet, schedule: training.Schedule, seed: int) -> Model:
+def fitted_once(model: Model, objective: Any, images: ImageSet, schedule: training.Schedule, seed: int,
+                precision: str = "float32") -> Model:
     """The model, trained in place by `training.fit` or with the weights that this recipe once gave; in evaluation mode.
     """
     recipe = {"start": store.fingerprint(model), "objective": objective, "images": images.fingerprint,
-              "schedule": schedule, "seed": seed}
+              "schedule": schedule, "seed": seed, "precision": precision}
 
     def train() -> dict[str, Tensor]:
-        losses = training.fit(model, images, objective, schedule, seed, model.name)  # type: ignore[arg-type]
+        losses = training.fit(model, images, objective, schedule, seed, precision, model.name)  # type: ignore[arg-type]
         weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
         return {**weights, "losses": torch.tensor(losses)}
 

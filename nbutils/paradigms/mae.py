@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from nbutils.messages import check_counts
 from nbutils.networks import Normalize
 from nbutils.paradigms.encoder import Encoder, Loss, squared
+from nbutils.precision import mixed_precision
 
 
 def patchify(x: Tensor, patch: int) -> Tensor:
@@ -184,7 +185,8 @@ class MAE:
         return MaskedEncoder(self)
 
     def __call__(self, model: MaskedEncoder, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
-        return masked_error(model, x, model.patches(x), self.mask, generator).mean()
+        with mixed_precision(x.device, "float32"):  # products as narrow as these are slower in bfloat16 on a CPU
+            return masked_error(model, x, model.patches(x), self.mask, generator).mean()
 
 
 @dataclass(frozen=True)

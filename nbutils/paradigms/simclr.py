@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from nbutils import networks
 from nbutils.paradigms.encoder import Backbone, Encoder
+from nbutils.precision import mixed_precision
 from nbutils.robustness.attacks import PGD, frozen
 
 GREY = (0.299, 0.587, 0.114)  # weights of red, green and blue in a grey level (ITU-R BT.601)
@@ -147,10 +148,11 @@ def similarities(z: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     Args:
         z: (2B, D), first views, then second views in the same order.
     """
-    z = F.normalize(z)
     itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
     partner = torch.arange(len(z), device=z.device).roll(len(z) // 2)
-    return (z @ z.T / temperature).masked_fill(itself, -torch.inf), partner
+    with mixed_precision(z.device, "float32"):  # in bfloat16 cosines near 1 differ by 1/256 at least
+        z = F.normalize(z.to(torch.promote_types(z.dtype, torch.float32)))
+        return (z @ z.T / temperature).masked_fill(itself, -torch.inf), partner
 
 
 def nt_xent(z: Tensor, temperature: float) -> Tensor:

@@ -124,17 +124,6 @@ def check_classes(y: Tensor, logits: Tensor) -> None:
                          f"{logits.shape[1] - 1}")
 
 
-def mixed_precision(device: torch.device | str, precision: str) -> torch.autocast:
-    """A context in which convolutions and products run in `precision`: "float32" (plain) or "bfloat16".
-
-    Raises:
-        ValueError: another precision.
-    """
-    if precision not in ("float32", "bfloat16"):
-        raise ValueError(f"precision = {precision!r}: expected 'float32' or 'bfloat16'")
-    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bfloat16")
-
-
 @dataclass(frozen=True, repr=False)
 class PGD:
     """Projected gradient ascent on a loss (Madry et al. 2018; FGSM: Goodfellow et al. 2015; BIM: Kurakin et al. 2017).

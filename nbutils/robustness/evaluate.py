@@ -14,7 +14,7 @@ from nbutils import store
 from nbutils.console import counter
 from nbutils.images.imageset import ImageSet
 from nbutils.networks import SplitClassifier, artifacts
-from nbutils.robustness.attacks import FGSM, PGD, Attack, frozen, mixed_precision
+from nbutils.robustness.attacks import FGSM, PGD, Attack, frozen
 from nbutils.robustness.autoattack import FAB, AutoAttack
 from nbutils.robustness.minimum_norm import CW
 from nbutils.robustness.threat import ThreatModel
@@ -66,14 +66,12 @@ class Outcome:
         return replace(self, **per_image)
 
 
-def attacked(model: nn.Module, images: ImageSet, attack: Attack, seed: int = 0, batch_size: int = 256,
-             precision: str = "float32") -> ImageSet:
+def attacked(model: nn.Module, images: ImageSet, attack: Attack, seed: int = 0, batch_size: int = 256) -> ImageSet:
     """The images as the attack leaves them, with their true labels, on the CPU. Shows how many passes it has made.
 
     Args:
         model: what the attack sees, on any device. seed: of the attack's random starts.
         batch_size: images per call of the attack; bounds memory.
-        precision: in which the attack computes, "float32" or "bfloat16"; its images are float32.
 
     Raises:
         ValueError: no images; an attack whose images leave [0, 1] or its threat model.
@@ -83,7 +81,7 @@ def attacked(model: nn.Module, images: ImageSet, attack: Attack, seed: int = 0, 
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
     x_adv = torch.empty_like(images.x)  # filled in place: joined parts would need the memory twice
-    with counter(f"{attack!r} on {len(images)} images", "pass") as count, mixed_precision(device, precision):
+    with counter(f"{attack!r} on {len(images)} images", "pass") as count:
         hook = model.register_forward_pre_hook(lambda module, inputs: count(len(inputs[0])))
         try:
             for x, y, found in zip(*(part.split(batch_size) for part in (images.x, images.y, x_adv)), strict=True):
@@ -109,8 +107,8 @@ def predict(model: nn.Module, x: Tensor, batch_size: int = 256) -> Tensor:
 
 
 def evaluate(model: SplitClassifier, images: ImageSet, attack: Attack | None = None, *, source: nn.Module | None = None,
-             read: Reader | None = None, seed: int = 0, batch_size: int = 256, precision: str = "float32") -> Outcome:
-    """Attack every image once and score the result, in float32 whatever the precision of the attack.
+             read: Reader | None = None, seed: int = 0, batch_size: int = 256) -> Outcome:
+    """Attack every image once and score the result, all in float32.
 
     The outcome of a costly attack (AutoAttack, FAB, CW) is kept in the store, so that a run that was killed does not
     repeat it; `seconds` is then what it took when it was made.
@@ -122,7 +120,7 @@ def evaluate(model: SplitClassifier, images: ImageSet, attack: Attack | None = N
         read: how an answer is read off the model: (model, x (N, 3, H, W) on the CPU) -> (N,) classes; None means the
             largest logit. The attack sees the whole model all the same; its images are kept in the store, since one
             attack is often read in several ways.
-        seed, batch_size, precision: see `attacked`.
+        seed, batch_size: see `attacked`.
 
     Raises:
         ValueError: no images; NaN logits; an attack whose images leave [0, 1] or its threat model.
@@ -135,15 +133,15 @@ def evaluate(model: SplitClassifier, images: ImageSet, attack: Attack | None = N
         search = replace(attack, early_exit=True)
 
     def found() -> dict[str, Tensor]:
-        x_adv = attacked(source or model, images, search, seed, batch_size, precision).x if search else images.x
+        x_adv = attacked(source or model, images, search, seed, batch_size).x if search else images.x
         return _found(model, images, x_adv, read)
 
     began = time.monotonic()
     if read is not None and attack is not None:
-        made = _kept("attacked", source or model, None, images, attack, seed, batch_size, precision)
+        made = _kept("attacked", source or model, None, images, attack, seed, batch_size)
         tensors, seconds = _found(model, images, made.tensors["x"], read), made.seconds
     elif attack is not None and type(attack) in COSTLY:
-        artifact = _kept("outcome", model, source, images, attack, seed, batch_size, precision, found)
+        artifact = _kept("outcome", model, source, images, attack, seed, batch_size, found)
         tensors, seconds = artifact.tensors, artifact.seconds
     else:
         tensors, seconds = found(), time.monotonic() - began
@@ -154,19 +152,19 @@ def attacked_once(model: SplitClassifier, images: ImageSet, attack: Attack | Non
     """As `attacked`, but kept in the store, where `evaluate(read=...)` looks, too; None leaves images as they are."""
     if attack is None:
         return images
-    made = _kept("attacked", model, None, images, attack, seed, 256, "float32")
+    made = _kept("attacked", model, None, images, attack, seed, 256)
     return replace(images, x=made.tensors["x"], name=f"{images.name} under {attack!r}")
 
 
 def _kept(kind: str, model: nn.Module, source: nn.Module | None, images: ImageSet, attack: Attack, seed: int,
-          batch_size: int, precision: str, build: Callable[[], dict[str, Tensor]] | None = None) -> store.Artifact:
+          batch_size: int, build: Callable[[], dict[str, Tensor]] | None = None) -> store.Artifact:
     """What the attack makes of the images, or what `build` makes of that, from the store."""
 
     def moved() -> dict[str, Tensor]:
-        return {"x": attacked(model, images, attack, seed, batch_size, precision).x}
+        return {"x": attacked(model, images, attack, seed, batch_size).x}
 
     recipe = {"attack": attack, "models": [store.fingerprint(part) for part in (model, source) if part is not None],
-              "images": images.fingerprint, "seed": seed, "batch_size": batch_size, "precision": precision,
+              "images": images.fingerprint, "seed": seed, "batch_size": batch_size,
               "device": next(model.parameters()).device.type}
     return store.load_or_build(kind, recipe, build or moved)
 

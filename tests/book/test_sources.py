@@ -153,7 +153,7 @@ def test_every_notebook_has_its_place_in_the_book() -> None:
 def test_every_profile_is_complete_and_serves_every_chapter(profile: Path) -> None:
     values = yaml.safe_load(profile.read_text())
     assert values["about"]
-    assert set(values) == set(Parameters.model_fields) - {"profile", "eps", "device"} | {"about"}
+    assert set(values) == set(Parameters.model_fields) - {"profile", "eps", "device", "precision"} | {"about"}
     for chapter in CHAPTERS:
         (cell,) = (cell for cell in code_cells(read(chapter.source)) if "parameters" in cell.metadata.get("tags", []))
         names: dict[str, object] = {}

@@ -33,7 +33,7 @@ from nbutils.paradigms.recipes import SIZES
 from nbutils.robustness import PGD, Noise, ThreatModel, autoattack, evaluate, parse_eps
 
 ALLOWED = tuple(Parameters.model_fields)
-ALLOWED_IN_PROFILES = set(ALLOWED) - {"profile", "eps", "device"}  # which a chapter or the machine gives
+ALLOWED_IN_PROFILES = set(ALLOWED) - {"profile", "eps", "device", "precision"}  # which a chapter or the machine gives
 
 
 CELL = """
@@ -42,6 +42,7 @@ dataset: str | None = None
 eps: str | float | None = None
 seeds: int | None = None
 device: str | None = "cpu"
+precision: str | None = "float32"
 """
 
 
@@ -572,6 +573,10 @@ def test_each_gives_every_seed_its_own(own_build: Path) -> None:
     assert [row[3] for row in run.each(f, ["a", "b"], (), value=1.0, seed=[7, 9])] == [7, 9]
     assert run.each(f, "a", (), value=1.0, device="here") == [("a", (), 1.0, 0, "here"), ("a", (), 1.0, 1, "here")]
     assert run.each(f, ["a"], (), value=1.0) == [("a", (), 1.0, 0, run.device)]  # a control of one seed
+    assert run.each(lambda precision: precision) == [run.precision] * 2
+    assert run.precision == "float32"
+    assert start("x", notebook(precision="bfloat16", seeds=1)).precision == "bfloat16"
+    assert start("x", notebook(precision="auto", seeds=1)).precision in {"float32", "bfloat16"}
     named = run.each(f, {"one": ["a", "b"], "two": ["c", "d"]}, 0, value={"two": 2.0, "one": 1.0}, first_seed=5)
     assert named == {"one": [("a", 0, 1.0, 5, run.device), ("b", 0, 1.0, 6, run.device)],
                      "two": [("c", 0, 2.0, 5, run.device), ("d", 0, 2.0, 6, run.device)]}

@@ -202,38 +202,6 @@ def test_every_batch_has_random_starts_of_its_own(network_pair: Pair, planted_te
     assert not torch.equal(found[:2], found[2:])
 
 
-# --- precision ----------------------------------------------------------------------------------------------------
-
-@pytest.mark.parametrize("attack", [PGD(ThreatModel("Linf", 2 / 255), 3), CW(0.1, 8), FAB("L2", 0.2, 3),
-                                    AutoAttack(ThreatModel("Linf", 2 / 255), "apgd-ce", 3)], ids=repr)
-def test_an_attack_in_bfloat16_is_scored_in_float32(attack: PGD | CW | FAB | AutoAttack, network_pair: Pair,
-                                                    planted_test: PlantedSet) -> None:
-    model, images = network_pair[0], planted_test.take(20)
-    seen: list[tuple[torch.dtype, torch.dtype]] = []
-    hook = model.stages[1].register_forward_hook(
-        lambda module, inputs, output: seen.append((inputs[0].dtype, output.dtype)))
-    try:
-        outcome = evaluate(model, images, attack, seed=3, precision="bfloat16")
-    finally:
-        hook.remove()
-    assert seen[-1] == (torch.float32, torch.float32)  # the one pass that scores
-    assert all(out == torch.bfloat16 for _, out in seen[:-1])
-    assert len(seen) > 1
-    search = replace(attack, early_exit=True) if isinstance(attack, PGD) else attack
-    found = attacked(model, images, search, seed=3, precision="bfloat16")
-    assert found.x.dtype == torch.float32
-    assert torch.equal(outcome.prediction, predict(model, found.x))
-    assert torch.equal(outcome.correct, predict(model, found.x) == images.y)
-    torch.testing.assert_close(outcome.l2, (found.x - images.x).flatten(1).norm(dim=1))
-    plain = attacked(model, images, search, seed=3)
-    assert not torch.equal(plain.x, found.x)
-
-
-def test_an_unknown_precision_is_refused(network_pair: Pair, planted_test: PlantedSet) -> None:
-    with pytest.raises(ValueError, match="precision = 'float16': expected 'float32' or 'bfloat16'"):
-        evaluate(network_pair[0], planted_test, PGD(LINF, 1), precision="float16")
-
-
 # --- what is shown while an attack runs ---------------------------------------------------------------------------
 
 @pytest.fixture
@@ -604,8 +572,7 @@ def test_what_a_costly_attack_finds_is_kept_and_read_again(network_pair: Pair, p
     assert again.seconds == first.seconds > 0
 
 
-@pytest.mark.parametrize("change", ["attack", "seed", "images", "weights", "source", "batch_size",
-                                    "precision"])
+@pytest.mark.parametrize("change", ["attack", "seed", "images", "weights", "source", "batch_size"])
 def test_another_attack_seed_image_or_weight_is_another_outcome(change: str, network_pair: Pair,
                                                               planted_test: PlantedSet) -> None:
     model, images, attack = copy.deepcopy(network_pair[0]), planted_test.take(8), CW(steps=2)
@@ -617,8 +584,7 @@ def test_another_attack_seed_image_or_weight_is_another_outcome(change: str, net
             next(model.parameters()).add_(0.01)
     evaluate(model, images.take(7) if change == "images" else images, CW(steps=3) if change == "attack" else attack,
              source=network_pair[1] if change == "source" else None, seed=int(change == "seed"),
-             batch_size=8 if change == "batch_size" else 256,
-             precision="bfloat16" if change == "precision" else "float32")
+             batch_size=8 if change == "batch_size" else 256)
     assert len({path.name for path in kept.iterdir() if path.is_dir()} - before) == 1
 
 
