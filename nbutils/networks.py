@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from nbutils.messages import did_you_mean
+from nbutils.messages import check_choice
 
 
 class Normalize(nn.Module):
@@ -39,9 +39,7 @@ class SplitClassifier(nn.Module):
         self.stages = nn.ModuleList(stages.values())
 
     def _after(self, at: str) -> int:
-        if at not in self.cuts:
-            raise ValueError(f"cut = {at!r}: expected one of {', '.join(self.cuts)}{did_you_mean(at, self.cuts)}")
-        return self.cuts.index(at) + 1
+        return self.cuts.index(check_choice("cut", at, self.cuts)) + 1
 
     def features(self, x: Tensor, at: str) -> Tensor:
         """z = f_l(x): the output of stage `at` for pixels x (B, 3, H, W) in [0, 1].
@@ -224,17 +222,6 @@ NETWORKS: dict[str, Builder] = {
 }
 
 
-def check_network(name: str) -> str:
-    """Return `name` if `build` knows it.
-
-    Raises:
-        ValueError: unknown network.
-    """
-    if name not in NETWORKS:
-        raise ValueError(f"network = {name!r}: expected one of {', '.join(NETWORKS)}{did_you_mean(name, NETWORKS)}")
-    return name
-
-
 def build(name: str, num_classes: int = 10, seed: int = 0, image_size: int = 32) -> SplitClassifier:
     """A fresh network whose weights depend only on `seed`; the global random state is left as it was.
 
@@ -247,7 +234,7 @@ def build(name: str, num_classes: int = 10, seed: int = 0, image_size: int = 32)
     Raises:
         ValueError: unknown network, or fewer than two classes.
     """
-    check_network(name)
+    check_choice("network", name, NETWORKS)
     if num_classes < 2:
         raise ValueError(f"num_classes = {num_classes}: expected at least 2")
     with torch.random.fork_rng(devices=[]):

@@ -20,7 +20,7 @@ from nbutils.images import folders
 from nbutils.images.folders import LOSSY, SPLITS
 from nbutils.images.imageset import DataError, ImageSet, printable
 from nbutils.images.planted import SHAPES, PlantedWorld
-from nbutils.messages import did_you_mean
+from nbutils.messages import check_choice, did_you_mean
 
 DATASETS = ("planted", "digits", "cifar10", "svhn", "tiny-imagenet")
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -84,8 +84,7 @@ def load(dataset: str, split: str, n: int | None = None, seed: int = 0, **world:
     is_folder = dataset.startswith("folder:")  # looked at below, whole
     if not is_folder:
         check_dataset(dataset)
-    if split not in SPLITS:
-        raise DataError(f"split = {split!r}: expected 'train' or 'test'")
+    check_choice("split", split, SPLITS, DataError)
     if n is not None and n < 1:
         raise DataError(f"n = {n}: expected at least one image")
     if dataset == "planted":

@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from nbutils.lab.history import git
 from nbutils.machine import ROOT
-from nbutils.messages import DECIMAL, counted, did_you_mean, read_project_file, short_repr
+from nbutils.messages import DECIMAL, check_choice, counted, did_you_mean, read_project_file, short_repr
 
 PROFILES = ROOT / "book" / "profiles"
 DATASETS = ("planted", "digits", "cifar10", "svhn", "tiny-imagenet")
@@ -152,9 +152,7 @@ def profiles() -> list[str]:
 
 
 def _profile(name: Any) -> dict[str, Any]:
-    known = profiles()
-    if name not in known:
-        raise ParameterError(f"profile = {name!r}: expected one of {', '.join(known)}{did_you_mean(name, known)}")
+    check_choice("profile", name, profiles(), ParameterError)
     path = PROFILES / f"{name}.yml"
     try:
         values: dict[str, Any] = read_project_file(path, dict[str, Any])

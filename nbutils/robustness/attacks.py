@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nbutils.messages import check_counts, did_you_mean
+from nbutils.messages import check_choice, check_counts
 from nbutils.robustness.threat import ThreatModel, format_eps
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # (logits (B, K), target) -> (B,), larger is worse for the model
@@ -130,8 +130,7 @@ def mixed_precision(device: torch.device | str, precision: str) -> torch.autocas
     Raises:
         ValueError: another precision.
     """
-    if precision not in ("float32", "bfloat16"):
-        raise ValueError(f"precision = {precision!r}: expected 'float32' or 'bfloat16'")
+    check_choice("precision", precision, ("float32", "bfloat16"))
     return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
@@ -183,9 +182,7 @@ class PGD:
                                  "such as 2/255")
         if self.early_exit and not self.keep_best:
             raise ValueError("early_exit = True: expected keep_best = True, for the last iterate need not fool")
-        if self.loss not in LOSSES:
-            raise ValueError(f"loss = {self.loss!r}: expected one of {', '.join(LOSSES)}"
-                             f"{did_you_mean(self.loss, LOSSES)}")
+        check_choice("loss", self.loss, LOSSES)
 
     def __repr__(self) -> str:
         levels = self.threat.norm == "Linf" and format_eps(self.threat.eps).endswith("/255")

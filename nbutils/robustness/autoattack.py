@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from nbutils.messages import check_counts, did_you_mean
+from nbutils.messages import check_choice, check_counts
 from nbutils.robustness.attacks import check_classes, check_finite, checked, frozen
 from nbutils.robustness.threat import ThreatModel
 
@@ -60,9 +60,7 @@ class AutoAttack:
     classes: int | None = None
 
     def __post_init__(self) -> None:
-        if self.version not in VERSIONS:
-            raise ValueError(f"version = {self.version!r}: expected one of {', '.join(VERSIONS)}"
-                             f"{did_you_mean(self.version, VERSIONS)}")
+        check_choice("version", self.version, VERSIONS)
         check_counts(steps=self.steps)
 
     @property

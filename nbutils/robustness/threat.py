@@ -10,7 +10,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from nbutils.messages import DECIMAL, did_you_mean, short_repr
+from nbutils.messages import DECIMAL, check_choice, short_repr
 
 NORMS = {"Linf": "L_inf", "L2": "L2"}
 
@@ -65,9 +65,7 @@ class ThreatModel:
     eps: float
 
     def __post_init__(self) -> None:
-        if self.norm not in NORMS:
-            hint = did_you_mean(str(self.norm).replace("_", ""), NORMS)
-            raise ValueError(f"norm = {self.norm!r}: expected one of {', '.join(NORMS)}{hint}")
+        check_choice("norm", self.norm, NORMS)
         eps = parse_eps(self.eps)
         if self.norm == "Linf" and eps > 1:
             meant = f"; did you mean {format_eps(eps / 255)}?" if eps <= 255 else ""

@@ -228,7 +228,7 @@ def test_an_attack_in_bfloat16_is_scored_in_float32(attack: PGD | CW | FAB | Aut
 
 
 def test_an_unknown_precision_is_refused(network_pair: Pair, planted_test: PlantedSet) -> None:
-    with pytest.raises(ValueError, match="precision = 'float16': expected 'float32' or 'bfloat16'"):
+    with pytest.raises(ValueError, match="precision = 'float16': expected one of float32, bfloat16"):
         evaluate(network_pair[0], planted_test, PGD(LINF, 1), precision="float16")
 
 
