@@ -15,8 +15,8 @@ from nbutils.console import progress
 from nbutils.images.batches import batches
 from nbutils.images.imageset import ImageSet
 from nbutils.messages import check_choice
-from nbutils.networks import SplitClassifier
-from nbutils.robustness.attacks import FGSM, PGD, frozen, kl, mixed_precision
+from nbutils.networks import SplitClassifier, frozen
+from nbutils.robustness.attacks import FGSM, PGD, kl, mixed_precision
 from nbutils.robustness.threat import ThreatModel
 
 Objective = Callable[[SplitClassifier, Tensor, Tensor, torch.Generator], Tensor]
@@ -238,3 +238,8 @@ def trained(network: str, images: ImageSet, objective: Objective, schedule: Sche
     model.load_state_dict(artifact.tensors)
     model.name, model.key = name or network, artifact.key
     return model.to(device).eval()
+
+
+DEFENCES: dict[str, Callable[[ThreatModel, int], Adversarial | TRADES | MART]] = {
+    "ADV": pgd_adversarial, "TRADES": trades, "MART": mart}
+"""Name in the tables of defences -> what makes its objective, of a threat model and a number of PGD steps."""

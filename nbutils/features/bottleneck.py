@@ -23,8 +23,8 @@ from nbutils import networks
 from nbutils.console import progress
 from nbutils.images.imageset import ImageSet
 from nbutils.messages import check_choice, check_counts
-from nbutils.networks import GlobalAveragePool, SplitClassifier, suited
-from nbutils.robustness.attacks import check_finite, frozen
+from nbutils.networks import GlobalAveragePool, SplitClassifier, frozen, suited
+from nbutils.robustness.attacks import check_finite
 
 CHOICES = {"threshold": ("image", "batch", "channel"), "kl": ("mean", "sum"), "noise": ("image", "batch")}
 Gradient = Callable[[Tensor], Tensor]  # shift of the channels (B, D, C), D draws -> gradient of the cross-entropy in it

@@ -21,8 +21,7 @@ from torch import Tensor
 from nbutils.console import counter
 from nbutils.features.bottleneck import parts
 from nbutils.messages import check_counts
-from nbutils.networks import SplitClassifier, suited
-from nbutils.robustness.attacks import frozen
+from nbutils.networks import SplitClassifier, frozen, suited
 
 BLOBS = 8  # side of the coarse noise that a search starts from
 

@@ -19,10 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nbutils.datasets import SHAPES
 from nbutils.images.imageset import DataError, ImageSet
 from nbutils.messages import check_choice
 
-SHAPES = ("disc", "ring", "square", "triangle", "cross", "star", "crescent", "bar", "two dots", "L")
 VIEWS = ("natural", "no_pattern", "swapped", "independent", "pattern_only")
 SIZE = 32
 BASE_RANGE = (0.06, 0.94)

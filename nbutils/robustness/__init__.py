@@ -1,6 +1,6 @@
 """Threat models, attacks, and what is left of a model's accuracy under them."""
 
-from nbutils.robustness.attacks import BIM, FGSM, LOSSES, PGD, Noise
+from nbutils.robustness.attacks import BIM, FGSM, LOSSES, PGD, Noise, kim_pgd
 from nbutils.robustness.autoattack import FAB, AutoAttack
 from nbutils.robustness.evaluate import (
     Outcome,
