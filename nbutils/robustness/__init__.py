@@ -9,9 +9,11 @@ from nbutils.robustness.evaluate import (
     attacked_once,
     evaluate,
     health_checks,
+    mean_transfer_rate,
     predict,
     right_before,
     transfer_matrix,
+    transfer_perturbation,
     transfer_rate,
     worst_case,
 )

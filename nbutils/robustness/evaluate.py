@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -230,6 +231,19 @@ def transfer_rate(clean: Outcome, under: Outcome) -> float:
     """
     _, judged = right_before(clean, under)
     return (~judged.correct).sum().item() / max(1, len(judged))
+
+
+def mean_transfer_rate(pairs: Iterable[tuple[Outcome, Outcome]]) -> float:
+    """Mean of `transfer_rate` over pairs of a source and a target, in [0, 1]."""
+    return float(np.mean([transfer_rate(clean, under) for clean, under in pairs]))
+
+
+def transfer_perturbation(model: SplitClassifier, images: ImageSet, clean: ImageSet,
+                          changed: ImageSet) -> tuple[Outcome, Outcome]:
+    """Outcomes of the images that the model has right, as they are and with the perturbations that made `changed` of
+    `clean` added to them, clipped to [0, 1]: a transfer attack on a network that sees its own kind of image."""
+    perturbed = replace(images, x=(images.x + (changed.x - clean.x)).clamp(0, 1))
+    return right_before(evaluate(model, images), evaluate(model, perturbed))
 
 
 def _check_promise(attack: Attack, x_adv: Tensor, delta: Tensor) -> None:

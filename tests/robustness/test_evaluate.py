@@ -33,9 +33,11 @@ from nbutils.robustness import (
     attacked_once,
     evaluate,
     health_checks,
+    mean_transfer_rate,
     predict,
     right_before,
     transfer_matrix,
+    transfer_perturbation,
     transfer_rate,
     worst_case,
 )
@@ -540,6 +542,22 @@ def test_a_bar_that_shows_itself_does_not_disturb_the_attack(
     quiet = attacked(network_pair[0], planted_test.take(8), attack).x
     monkeypatch.setattr(console.tqdm, "update", lambda bar, n=1: True)
     assert torch.equal(attacked(network_pair[0], planted_test.take(8), attack).x, quiet)
+
+
+# --- perturbations of other images ---------------------------------------------------------------------------------
+
+def test_perturbations_are_added_to_other_images_and_clipped(network_pair: Pair, planted_test: PlantedSet) -> None:
+    (model, source), images, clean = network_pair, planted_test.take(20), planted_test.take(slice(20, 40))
+    changed = attacked(source, clean, PGD(ThreatModel("Linf", 8 / 255), 3))
+    before, under = transfer_perturbation(model, images, clean, changed)
+    right = predict(model, images.x) == images.y
+    expected = (images.x + (changed.x - clean.x)).clamp(0, 1)[right]
+    assert before.correct.all()
+    assert torch.equal(under.prediction, predict(model, expected))
+    rate = 1 - under.accuracy
+    assert transfer_rate(before, under) == pytest.approx(rate, rel=1e-12)
+    assert rate > 0
+    assert mean_transfer_rate([(before, under), (before, before)]) == pytest.approx(rate / 2, rel=1e-12)
 
 
 # --- what is kept -------------------------------------------------------------------------------------------------
