@@ -22,7 +22,8 @@ NETWORKS: dict[str, tuple[str, Any]] = {
     "densenet121": ("torchvision", "densenet121"),
     "inception_v3": ("torchvision", "inception_v3"),
 }
-CUTTABLE = tuple(name for name, (family, _) in NETWORKS.items() if family != "torchvision" or name == "densenet121")
+CUTTABLE = tuple(name for name, (kind, _) in NETWORKS.items()
+                 if kind in ("strided", "vgg", "wrn") or name == "densenet121")
 """Those with a BatchNorm before their head, where Kim et al. (2021) cut."""
 
 

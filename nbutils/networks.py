@@ -181,7 +181,7 @@ def _wrn(shape: tuple[int, int, int], num_classes: int, image_size: int) -> Stag
 def _torchvision(name: str, num_classes: int, image_size: int) -> Stages:
     """One of torchvision's networks with a stem for small images: no max-pool, and a first stride of 1 up to
     32 pixels and 2 above."""
-    from nbutils.vision import torchvision
+    from nbutils.torchvision import torchvision
 
     options = {"aux_logits": False, "init_weights": True} if name == "inception_v3" else {}
     net = getattr(torchvision.models, name)(weights=None, num_classes=num_classes, **options)

@@ -39,8 +39,8 @@ from nbutils.robustness import (
     worst_case,
 )
 from nbutils.store import load_or_build
+from nbutils.torchvision import torchvision
 from nbutils.training import TRADES, Schedule, Standard
-from nbutils.vision import torchvision
 from tests.helpers import CLAIM
 
 LINF = ThreatModel("Linf", 8 / 255)

@@ -6,7 +6,7 @@ import torch
 from nbutils import networks
 from nbutils.architectures import NETWORKS, original
 from nbutils.networks import Normalize
-from nbutils.vision import torchvision
+from nbutils.torchvision import torchvision
 
 X = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 

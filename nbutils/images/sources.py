@@ -161,7 +161,7 @@ FOLDER_INSTEAD = "a copy on disk can be used as folder:PATH"
 
 
 def _cifar10(split: str, choose: Choice) -> tuple[Tensor, Tensor]:
-    from nbutils.vision import torchvision
+    from nbutils.torchvision import torchvision
 
     with _downloads("cifar10", FOLDER_INSTEAD) as root:
         data = torchvision.datasets.CIFAR10(root, train=split == "train", download=True)
@@ -169,7 +169,7 @@ def _cifar10(split: str, choose: Choice) -> tuple[Tensor, Tensor]:
 
 
 def _svhn(split: str, choose: Choice) -> tuple[Tensor, Tensor]:
-    from nbutils.vision import torchvision
+    from nbutils.torchvision import torchvision
 
     with _downloads("svhn", FOLDER_INSTEAD) as root:
         data = torchvision.datasets.SVHN(root, split=split, download=True)
@@ -179,7 +179,7 @@ def _svhn(split: str, choose: Choice) -> tuple[Tensor, Tensor]:
 @contextmanager
 def _tiny_imagenet_archive() -> Iterator[ZipFile]:
     """Tiny ImageNet as it is downloaded: read as it is, it need not become 120,000 small files."""
-    from nbutils.vision import torchvision
+    from nbutils.torchvision import torchvision
 
     with _downloads("tiny-imagenet", f"a copy of {TINY_IMAGENET} can be put there by hand") as root:
         torchvision.datasets.utils.download_url(TINY_IMAGENET, root, md5=TINY_IMAGENET_MD5)

@@ -20,7 +20,7 @@ from sklearn.datasets import load_digits
 from nbutils.datasets import CIFAR10
 from nbutils.images import DataError, load, sources
 from nbutils.images.sources import class_names
-from nbutils.vision import torchvision
+from nbutils.torchvision import torchvision
 
 Pixels = dict[str, dict[str, list[np.ndarray]]]
 
