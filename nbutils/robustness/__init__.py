@@ -5,6 +5,7 @@ from nbutils.robustness.autoattack import FAB, AutoAttack
 from nbutils.robustness.evaluate import (
     Outcome,
     accuracy_curve,
+    accuracy_gap,
     attacked,
     attacked_once,
     evaluate,

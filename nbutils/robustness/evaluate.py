@@ -246,6 +246,14 @@ def transfer_perturbation(model: SplitClassifier, images: ImageSet, clean: Image
     return right_before(evaluate(model, images), evaluate(model, perturbed))
 
 
+def accuracy_gap(first: Sequence[Outcome], second: Sequence[Outcome]) -> float:
+    """Mean accuracy over the first outcomes minus that over the second, on the first n images, which all have seen."""
+    n = min(map(len, (*first, *second)))
+    ours, theirs = (np.mean([outcome.correct[:n].double().mean().item() for outcome in outcomes])
+                    for outcomes in (first, second))
+    return float(ours - theirs)
+
+
 def _check_promise(attack: Attack, x_adv: Tensor, delta: Tensor) -> None:
     low, high = x_adv.min().item(), x_adv.max().item()
     if not (low >= 0 and high <= 1):

@@ -29,6 +29,7 @@ from nbutils.robustness import (
     Outcome,
     ThreatModel,
     accuracy_curve,
+    accuracy_gap,
     attacked,
     attacked_once,
     evaluate,
@@ -558,6 +559,13 @@ def test_perturbations_are_added_to_other_images_and_clipped(network_pair: Pair,
     assert transfer_rate(before, under) == pytest.approx(rate, rel=1e-12)
     assert rate > 0
     assert mean_transfer_rate([(before, under), (before, before)]) == pytest.approx(rate / 2, rel=1e-12)
+
+
+def test_a_gap_is_taken_on_the_images_that_all_have_seen() -> None:
+    few, many = (outcome(correct, len(correct) * [0], "A", 0.1)
+                 for correct in ([True, False], [True, True, False, False, False]))
+    assert accuracy_gap([many, many], [few]) == 0.5
+    assert accuracy_gap([few], [many, few]) == -0.25
 
 
 # --- what is kept -------------------------------------------------------------------------------------------------
