@@ -113,7 +113,6 @@ class ThreatModel:
             noise = (2 * torch.rand(x.shape, generator=generator, dtype=x.dtype) - 1) * self.eps
         else:
             direction = torch.randn(x.shape, generator=generator, dtype=x.dtype)
-            radius = torch.rand(len(x), generator=generator, dtype=x.dtype) ** (1 / max(x[0].numel(), 1)) \
-                if len(x) else x.new_empty(0)
+            radius = torch.rand(len(x), generator=generator, dtype=x.dtype) ** (1 / max(x.shape[1:].numel(), 1))
             noise = direction * _per_image(self.eps * radius / self.distance(direction), direction)
         return self.project(x + noise.to(x.device), x)
