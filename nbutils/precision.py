@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nbutils import store
-from nbutils.messages import did_you_mean
+from nbutils.messages import check_choice
 
 PRECISIONS = ("float32", "bfloat16")
 WORTH_IT = 1.2  # times as fast; below that the rounding costs more than it brings
@@ -25,9 +25,7 @@ def mixed_precision(device: torch.device | str, precision: str) -> torch.autocas
     Raises:
         ValueError: another precision.
     """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision = {precision!r}: expected one of {', '.join(PRECISIONS)}"
-                         f"{did_you_mean(precision, PRECISIONS)}")
+    check_choice("precision", precision, PRECISIONS)
     return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bfloat16")
 
 

@@ -14,10 +14,10 @@ from nbutils import networks, store
 from nbutils.console import progress
 from nbutils.images.batches import batches
 from nbutils.images.imageset import ImageSet
-from nbutils.messages import did_you_mean
-from nbutils.networks import SplitClassifier
+from nbutils.messages import check_choice
+from nbutils.networks import SplitClassifier, frozen
 from nbutils.precision import mixed_precision
-from nbutils.robustness.attacks import FGSM, PGD, frozen, kl
+from nbutils.robustness.attacks import FGSM, PGD, kl
 from nbutils.robustness.threat import ThreatModel
 
 Objective = Callable[[SplitClassifier, Tensor, Tensor, torch.Generator], Tensor]
@@ -151,9 +151,7 @@ class Schedule:
                 raise ValueError(f"{setting} = {value}: expected a whole number >= {least}")
         if not self.peak_rate > 0:
             raise ValueError(f"peak_rate = {self.peak_rate}: expected a positive learning rate, such as 0.2")
-        if self.optimizer not in ("sgd", "adamw"):
-            raise ValueError(f"optimizer = {self.optimizer!r}: expected 'sgd' or 'adamw'"
-                             f"{did_you_mean(self.optimizer, ('sgd', 'adamw'))}")
+        check_choice("optimizer", self.optimizer, ("sgd", "adamw"))
 
     def rate(self, step: int, total: int) -> float:
         """Learning rate at `step` of `total`."""
@@ -239,3 +237,8 @@ def trained(network: str, images: ImageSet, objective: Objective, schedule: Sche
     model.load_state_dict(artifact.tensors)
     model.name, model.key = name or network, artifact.key
     return model.to(device).eval()
+
+
+DEFENCES: dict[str, Callable[[ThreatModel, int], Adversarial | TRADES | MART]] = {
+    "ADV": pgd_adversarial, "TRADES": trades, "MART": mart}
+"""Name in the tables of defences -> what makes its objective, of a threat model and a number of PGD steps."""

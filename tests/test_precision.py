@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nbutils import networks, precision
+from nbutils.architectures import NETWORKS
 from nbutils.features import matched, relabelled
 from nbutils.images import ImageSet, load
 from nbutils.machine import build_dir
@@ -33,7 +34,7 @@ def digits() -> ImageSet:
 
 # --- layers that stay float32 -------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("name", networks.NETWORKS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_every_network_reads_pixels_and_answers_in_float32(name: str) -> None:
     with torch.device("meta"):
         layers = [module for stage in stages_of(name) for module in stage.modules()
@@ -44,7 +45,8 @@ def test_every_network_reads_pixels_and_answers_in_float32(name: str) -> None:
 
 
 def stages_of(name: str) -> list[nn.Module]:
-    return [stage for _, stage in networks.NETWORKS[name](10, 32)]
+    kind, shape = NETWORKS[name]
+    return [stage for _, stage in networks.KINDS[kind](shape, 10, 32)]
 
 
 @pytest.mark.parametrize("layer", [PixelConv2d(3, 8, 3), Logits(6, 4)], ids=["conv", "logits"])

@@ -21,8 +21,7 @@ from torch import Tensor
 from nbutils.console import counter
 from nbutils.features.bottleneck import parts
 from nbutils.messages import check_counts
-from nbutils.networks import SplitClassifier, suited
-from nbutils.robustness.attacks import frozen
+from nbutils.networks import SplitClassifier, frozen, suited
 
 BLOBS = 8  # side of the coarse noise that a search starts from
 
@@ -186,7 +185,7 @@ def activation_maximum(model: SplitClassifier, at: str, channels: Tensor, *,
                          f"channels at {at}, with at least one in each row")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of a library that lucent imports
-        import nbutils.vision  # noqa: F401, I001  (before lucent, which imports torchvision)
+        import nbutils.torchvision  # noqa: F401, I001  (before lucent, which imports torchvision)
         from lucent.optvis import render
     copy = deepcopy(model).eval().requires_grad_(False)  # lucent leaves its hooks behind
     last = model.cuts.index(at)

@@ -27,7 +27,7 @@ from scipy import stats
 
 from nbutils.lab.parameters import short
 from nbutils.machine import ROOT
-from nbutils.messages import did_you_mean, first_fault, read_project_file, read_text
+from nbutils.messages import check_choice, did_you_mean, first_fault, read_project_file, read_text
 
 if TYPE_CHECKING:  # only their types are needed: records are read where there is no torch
     from torch import Tensor
@@ -246,11 +246,8 @@ def printed(paper: str) -> list[Published]:
     Raises:
         ValueError: unknown paper, or a damaged file.
     """
-    path = ROOT / "book" / "published" / f"{paper}.csv"
-    if not path.exists():
-        known = ", ".join(sorted(file.stem for file in path.parent.glob("*.csv")))
-        raise ValueError(f"paper = {paper!r}: expected one of {known}")
-    return read_project_file(path, list[Published])
+    papers = {path.stem: path for path in sorted((ROOT / "book" / "published").glob("*.csv"))}
+    return read_project_file(papers[check_choice("paper", paper, papers)], list[Published])
 
 
 def published(paper: str, *cells: str, **where: str) -> Published:

@@ -17,10 +17,9 @@ from nbutils import store, training
 from nbutils.console import progress
 from nbutils.images.imageset import ImageSet
 from nbutils.messages import check_counts
-from nbutils.networks import SplitClassifier, suited
+from nbutils.networks import SplitClassifier, frozen, suited
 from nbutils.paradigms.encoder import Encoder, fitted_once
 from nbutils.paradigms.simclr import ContrastiveEncoder, SimCLR
-from nbutils.robustness.attacks import frozen
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,8 +7,7 @@ adversarial image are in `minimum_norm`, AutoAttack in `autoattack`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nbutils.messages import check_counts, did_you_mean
+from nbutils.messages import check_choice, check_counts
+from nbutils.networks import frozen
 from nbutils.robustness.threat import ThreatModel, format_eps
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # (logits (B, K), target) -> (B,), larger is worse for the model
@@ -71,26 +71,6 @@ def kl(logits: Tensor, clean_logits: Tensor) -> Tensor:
 
 
 LOSSES: dict[str, Loss] = {"cross-entropy": cross_entropy, "margin": margin, "dlr": dlr, "kl": kl}
-
-
-@contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
-    """Run a model in evaluation mode with gradients for its input only, and leave it exactly as it was. It is given
-    copies, so that one that works in place changes nobody's images."""
-    training = [(module, module.training) for module in model.modules()]
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    copies = model.register_forward_pre_hook(lambda _, inputs: tuple(part.clone() for part in inputs))
-    try:
-        model.eval()
-        for parameter in trainable:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        copies.remove()
-        for module, mode in training:
-            module.training = mode
-        for parameter in trainable:
-            parameter.requires_grad_(True)
 
 
 def checked(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -172,9 +152,7 @@ class PGD:
                                  "such as 2/255")
         if self.early_exit and not self.keep_best:
             raise ValueError("early_exit = True: expected keep_best = True, for the last iterate need not fool")
-        if self.loss not in LOSSES:
-            raise ValueError(f"loss = {self.loss!r}: expected one of {', '.join(LOSSES)}"
-                             f"{did_you_mean(self.loss, LOSSES)}")
+        check_choice("loss", self.loss, LOSSES)
 
     def __repr__(self) -> str:
         levels = self.threat.norm == "Linf" and format_eps(self.threat.eps).endswith("/255")
@@ -303,6 +281,11 @@ def FGSM(threat: ThreatModel, random_start: bool = False, step_size: float | Non
     """
     size = threat.eps if step_size is None else step_size
     return PGD(threat, 1, size, random_start=random_start, keep_best=False, name="FGSM")
+
+
+def kim_pgd(threat: ThreatModel) -> PGD:
+    """PGD as Kim et al. (2021) run it: 10 steps of .23 eps, last iterate."""
+    return PGD(threat, 10, 0.23 * threat.eps, keep_best=False)
 
 
 def BIM(threat: ThreatModel, steps: int = 10, step_size: float = 1 / 255) -> PGD:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from nbutils import console, store
+from nbutils.features import NRF, Bottleneck
 from nbutils.images import ImageSet, PlantedSet
 from nbutils.lab.evidence import evidence
 from nbutils.machine import build_dir
@@ -28,16 +29,20 @@ from nbutils.robustness import (
     Outcome,
     ThreatModel,
     accuracy_curve,
+    accuracy_gap,
     attacked,
     attacked_once,
     evaluate,
     health_checks,
+    mean_transfer_rate,
     predict,
     right_before,
     transfer_matrix,
+    transfer_perturbation,
     transfer_rate,
     worst_case,
 )
+from nbutils.robustness.attacks import Attack
 
 LINF = ThreatModel("Linf", 2 / 255)
 Pair = tuple[SplitClassifier, SplitClassifier]
@@ -558,13 +563,39 @@ def test_a_bar_that_shows_itself_does_not_disturb_the_attack(
     assert torch.equal(attacked(network_pair[0], planted_test.take(8), attack).x, quiet)
 
 
+# --- perturbations of other images ---------------------------------------------------------------------------------
+
+def test_perturbations_are_added_to_other_images_and_clipped(network_pair: Pair, planted_test: PlantedSet) -> None:
+    (model, source), images, clean = network_pair, planted_test.take(20), planted_test.take(slice(20, 40))
+    changed = attacked(source, clean, PGD(ThreatModel("Linf", 8 / 255), 3))
+    before, under = transfer_perturbation(model, images, clean, changed)
+    right = predict(model, images.x) == images.y
+    expected = (images.x + (changed.x - clean.x)).clamp(0, 1)[right]
+    assert before.correct.all()
+    assert torch.equal(under.prediction, predict(model, expected))
+    rate = 1 - under.accuracy
+    assert transfer_rate(before, under) == pytest.approx(rate, rel=1e-12)
+    assert rate > 0
+    assert mean_transfer_rate([(before, under), (before, before)]) == pytest.approx(rate / 2, rel=1e-12)
+
+
+def test_a_gap_is_taken_on_the_images_that_all_have_seen() -> None:
+    few, many = (outcome(correct, len(correct) * [0], "A", 0.1)
+                 for correct in ([True, False], [True, True, False, False, False]))
+    assert accuracy_gap([many, many], [few]) == 0.5
+    assert accuracy_gap([few], [many, few]) == -0.25
+
+
 # --- what is kept -------------------------------------------------------------------------------------------------
 
-def test_what_a_costly_attack_finds_is_kept_and_read_again(network_pair: Pair, planted_test: PlantedSet,
+@pytest.mark.parametrize("attack", [AutoAttack(LINF, "apgd-ce", 3), FAB("Linf", LINF.eps, 2), CW(steps=2),
+                                    NRF(steps=2, at="block4.bn", bottleneck=Bottleneck(iterations=2))], ids=repr)
+def test_what_a_costly_attack_finds_is_kept_and_read_again(attack: Attack, network_pair: Pair,
+                                                          planted_test: PlantedSet,
                                                           monkeypatch: pytest.MonkeyPatch) -> None:
-    model, images, attack = network_pair[0], planted_test.take(8), AutoAttack(LINF, "apgd-ce", 3)
+    model, images = network_pair[0], planted_test.take(8)
     first = evaluate(model, images, attack, seed=1)
-    monkeypatch.setattr(AutoAttack, "__call__", lambda *inputs: pytest.fail("it attacks again"))
+    monkeypatch.setattr(type(attack), "__call__", lambda *inputs: pytest.fail("it attacks again"))
     again = evaluate(model, images, attack, seed=1)
     for name in ("correct", "prediction", "l2", "linf"):
         assert torch.equal(getattr(again, name), getattr(first, name))
