@@ -6,7 +6,7 @@ import hashlib
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from nbutils import store
 from nbutils.console import warn
 from nbutils.images.imageset import DataError
 
@@ -83,65 +84,73 @@ def check(dataset: str) -> None:
     """What can be told in moments: the tree, and one image of each class in train and in test.
 
     Raises:
-        DataError: as `tree` and `read_images`.
+        DataError: as `tree` and `decoded`.
     """
     first: dict[Path, Path] = {}
     for files in tree(dataset).files.values():
         for path, _ in files:
             first.setdefault(path.parent, path)
-    _same_size(first.values(), [_pixels(path, path)[0].shape for path in first.values()])
+    _same_size(first.values(), [_decoded(path, path)[0].shape for path in first.values()])
 
 
-def survey(found: Tree) -> None:
-    """Look at all images, once in a process while the files stay as they are; notes go to standard error.
+def levels(found: Tree) -> Mapping[str, Tensor]:
+    """split -> (N, 3, H, W) uint8, grey levels of all images as `decoded` gives them: decoded once, then read from the
+    store while the files stay as they are. Notes go to standard error, once in a process.
 
     Raises:
-        DataError: as `read_images`; images of train among those of test.
+        DataError: as `decoded`; images of train among those of test.
     """
-    paths = tuple(path for files in found.files.values() for path, _ in files)
-    _survey(found.root, found.left_out, len(found.files["train"]), paths, tuple(
-        (status.st_size, status.st_mtime_ns) for status in map(os.stat, paths)))
+    paths = [path for split in SPLITS for path, _ in found.files[split]]
+    files = tuple((str(path), status.st_size, status.st_mtime_ns)
+                  for path, status in zip(paths, map(os.stat, paths), strict=True))
+    return _levels(found.root, found.left_out, len(found.files["train"]), files)
 
 
-@lru_cache(maxsize=4)
-def _survey(root: Path, left_out: int, trained: int, paths: tuple[Path, ...],
-            state: tuple[tuple[int, int], ...]) -> None:
-    def look(path: Path) -> tuple[tuple[int, ...], bytes, bool]:
-        pixels, transparent = _pixels(path, path)
-        return pixels.shape, hashlib.blake2b(pixels.tobytes(), digest_size=16).digest(), transparent
+@lru_cache(maxsize=1)
+def _levels(root: Path, left_out: int, trained: int, files: tuple[tuple[str, int, int], ...]) -> Mapping[str, Tensor]:
+    paths = [Path(file) for file, *_ in files]
 
-    with ThreadPoolExecutor() as pool:
-        shapes, digests, transparent = zip(*pool.map(look, paths), strict=True)
-    _same_size(paths, shapes)
-    train = dict(zip(digests[:trained], paths[:trained], strict=True))
-    seen = [(path, train[digest]) for path, digest in zip(paths[trained:], digests[trained:], strict=True)
-            if digest in train]
-    if seen:
-        raise DataError(f"{root}: {len(seen)} of {len(paths) - trained} test images are in train too, such as "
-                        f"{seen[0][0].relative_to(root)}, the same as {seen[0][1].relative_to(root)}; "
-                        "expected test images that are in no training set")
+    def decode() -> dict[str, Tensor]:
+        images, transparent = decoded(paths, paths)
+        digests = [hashlib.blake2b(image.numpy().tobytes(), digest_size=16).digest() for image in images]
+        train = dict(zip(digests[:trained], paths[:trained], strict=True))
+        seen = [(path, train[digest]) for path, digest in zip(paths[trained:], digests[trained:], strict=True)
+                if digest in train]
+        if seen:
+            raise DataError(f"{root}: {len(seen)} of {len(paths) - trained} test images are in train too, such as "
+                            f"{seen[0][0].relative_to(root)}, the same as {seen[0][1].relative_to(root)}; "
+                            "expected test images that are in no training set")
+        return {"train": images[:trained], "test": images[trained:], "transparent": torch.tensor(transparent)}
+
+    digest = hashlib.sha256(repr(files).encode()).hexdigest()
+    kept = store.load_or_build("images", {"files": digest, "trained": trained}, decode).tensors
     if left_out:
         warn(f"{root}: {left_out} entries are no images and were left out; images end in {', '.join(sorted(SUFFIXES))}")
-    if any(transparent):
-        warn(f"{root}: {sum(transparent)} images have transparent parts; these are mid-grey here")
+    if kept["transparent"]:
+        warn(f"{root}: {kept['transparent'].item()} images have transparent parts; these are mid-grey here")
+    return kept
 
 
-def read_images(names: Sequence[Path | str], files: Sequence[Path | BytesIO]) -> Tensor:
-    """(N, 3, H, W), pixels in [0, 1], of files on disk or in memory; `names` are for messages.
+def decoded(names: Sequence[Path | str], files: Sequence[Path | BytesIO]) -> tuple[Tensor, int]:
+    """(N, 3, H, W) uint8 of files on disk or in memory, and how many have transparent parts; `names` are for messages.
 
     An image is what a viewer shows: turned as its EXIF data say, palettes, CMYK and grey as RGB, 16 bits of grey as 8,
-    transparent parts on mid-grey, where neither black nor white shapes vanish. Sides that are no multiple of 8 are
-    padded to the next one by repeating the pixels at the edge: 28 x 28 becomes 32 x 32.
+    transparent parts on mid-grey, where neither black nor white shapes vanish.
 
     Raises:
         DataError: an image that is unreadable, in motion, not square, too small or too large, of numbers whose range is
             unknown, or of another size than the others; each is named.
     """
     with ThreadPoolExecutor() as pool:
-        images = [pixels for pixels, _ in pool.map(_pixels, names, files)]
+        images, transparent = zip(*pool.map(_decoded, names, files), strict=True)
     _same_size(names, [image.shape for image in images])
-    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float()
-    pixels.div_(255)  # in place: one more copy of all of Tiny ImageNet would take 5 GB
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2), sum(transparent)
+
+
+def as_pixels(levels: Tensor) -> Tensor:
+    """(N, 3, H, W), pixels in [0, 1], of grey levels from 0 to 255. Sides that are no multiple of 8 are padded to the
+    next one by repeating the pixels at the edge: 28 x 28 becomes 32 x 32."""
+    pixels = levels.float().div_(255)  # in place: one more copy of all of Tiny ImageNet would take 5 GB
     missing = -pixels.shape[-1] % MULTIPLE
     return F.pad(pixels, [missing // 2, missing - missing // 2] * 2, "replicate") if missing else pixels
 
@@ -155,7 +164,7 @@ def check_size(name: object, width: int, height: int) -> None:
                         f"(padded to a multiple of {MULTIPLE}), such as {near} x {near}")
 
 
-def _pixels(name: Path | str, file: Path | BytesIO) -> tuple[np.ndarray, bool]:
+def _decoded(name: Path | str, file: Path | BytesIO) -> tuple[np.ndarray, bool]:
     """(H, W, 3) uint8, and whether parts are transparent."""
     try:
         with Image.open(file, formats=FORMATS) as opened:

@@ -103,9 +103,7 @@ def _folder(dataset: str, split: str, n: int | None, seed: int) -> ImageSet:
     paths, labels = zip(*found.files[split], strict=True)
     y = torch.tensor(labels)
     index = _balanced(n, seed, f"{found.root / split}", y)
-    folders.survey(found)
-    chosen = [paths[i] for i in index]
-    x = folders.read_images(chosen, chosen)
+    x = folders.as_pixels(folders.levels(found)[split][index])
     lossy_cifar = found.classes == CIFAR10 and x.shape[2:] == (32, 32) and paths[0].suffix.lower() in LOSSY
     name = "CIFAR-10 (JPEG copy)" if lossy_cifar else printable(Path(os.path.abspath(found.root)).name)
     if name.startswith("planted"):  # a verdict on "planted" images speaks of the truth that was planted
@@ -214,7 +212,7 @@ def _tiny_imagenet(split: str, choose: Choice) -> tuple[Tensor, Tensor]:
         index = choose(labels)
         names = [found[i][0] for i in index]
         contents = [BytesIO(archive.read(name)) for name in names]  # one by one: threads cannot share the archive
-    return folders.read_images(names, contents), labels[index]
+    return folders.as_pixels(folders.decoded(names, contents)[0]), labels[index]
 
 
 LOADERS = {"digits": _digits, "cifar10": _cifar10, "svhn": _svhn, "tiny-imagenet": _tiny_imagenet}

@@ -296,7 +296,7 @@ def test_damage_gives_an_image_or_one_line(format: str, changes: list[tuple[int,
         data[place:place + 1] = bytes([byte])
     line = ""
     try:
-        assert folders.read_images(["damaged.png"], [BytesIO(data)]).shape[2] <= 128
+        assert folders.decoded(["damaged.png"], [BytesIO(data)])[0].shape[2] <= 128
     except DataError as error:
         line = str(error)
     assert line.isprintable()
@@ -350,12 +350,16 @@ def test_one_image_in_both_is_found_by_its_pixels(root: Path) -> None:
 
 
 def test_images_are_looked_at_once_while_they_stay_as_they_are(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    load(f"folder:{root}", "train")
+    first = load(f"folder:{root}", "train")
     looked: list[object] = []
-    real = folders._pixels
-    monkeypatch.setattr(folders, "_pixels", lambda *files: looked.append(files[0]) or real(*files))
-    load(f"folder:{root}", "train", 2)
-    assert len(looked) == 2  # those that are drawn
+    real = folders._decoded
+    monkeypatch.setattr(folders, "_decoded", lambda *files: looked.append(files[0]) or real(*files))
+    for restarted in (False, True):
+        if restarted:
+            folders._levels.cache_clear()
+        assert torch.equal(load(f"folder:{root}", "train").x, first.x)
+        assert len(load(f"folder:{root}", "test", 1)) == 1
+    assert not looked
     picture(11).save(root / "test" / "cat" / "0.png")
     with pytest.raises(DataError, match="1 of 2 test images are in train too"):
         load(f"folder:{root}", "train", 2)
