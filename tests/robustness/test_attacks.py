@@ -54,7 +54,7 @@ def pixels() -> tuple[Tensor, Tensor]:
     return x, torch.randint(10, (16,), generator=generator)
 
 
-def test_pgd_of_kim_et_al_has_the_steps_that_they_print() -> None:
+def test_pgd_of_kim_et_al_takes_ten_steps_of_23_hundredths_of_eps() -> None:
     attack = kim_pgd(ThreatModel("Linf", 0.03))
     assert (attack.steps, attack.restarts, attack.random_start, attack.keep_best) == (10, 1, True, False)
     assert attack.step_size == pytest.approx(0.0069, rel=1e-12)
