@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from nbutils import networks
 from nbutils.images import PlantedSet
 from nbutils.networks import SplitClassifier
-from nbutils.robustness import BIM, FGSM, LOSSES, PGD, Noise, ThreatModel
+from nbutils.robustness import BIM, FGSM, LOSSES, PGD, Noise, ThreatModel, kim_pgd
 from tests.helpers import Scores
 
 with warnings.catch_warnings():  # foolbox uses an old name of scipy
@@ -52,6 +52,12 @@ def pixels() -> tuple[Tensor, Tensor]:
     x = torch.rand(16, 3, 32, 32, generator=generator, dtype=torch.float64)
     x[:4] = (3 * x[:4] - 1).clamp(0, 1)  # two thirds of these pixels are 0 or 1
     return x, torch.randint(10, (16,), generator=generator)
+
+
+def test_pgd_of_kim_et_al_takes_ten_steps_of_23_hundredths_of_eps() -> None:
+    attack = kim_pgd(ThreatModel("Linf", 0.03))
+    assert (attack.steps, attack.restarts, attack.random_start, attack.keep_best) == (10, 1, True, False)
+    assert attack.step_size == pytest.approx(0.0069, rel=1e-12)
 
 
 # --- closed forms -------------------------------------------------------------------------------------------------
