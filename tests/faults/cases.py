@@ -326,6 +326,8 @@ def _(book: Book) -> str:
         "-q",
         "tests/press/test_ledger.py",
         "tests/press/test_editions.py",
+        "-k",
+        "commit",
         GIT_DIR=str(other / ".git"),
         GIT_WORK_TREE=str(other),
         GIT_INDEX_FILE=str(other / ".git" / "index"),
