@@ -402,6 +402,8 @@ def test_a_failed_download_is_one_line(dataset: str, name: str, error: Exception
     ("[]", ("not a record of results",)),
     ('{"results": []}', ("not a record of results", "schema")),
     ('{"schema": 1}', ("not a record of results",)),
+    ('{"schema": ' + 5000 * "9" + "}", ("not a record of results",)),
+    ('{"results": [], "schema": ' + 4000 * "9" + "}", ("schema 999", "expected 1")),
     (json.dumps({"schema": results.SCHEMA + 1, "results": []}), ("schema 2", "expected 1", "run the chapter again")),
 ])
 def test_bad_records_get_one_clear_line(text: str, words: tuple[str, ...], tmp_path: Path) -> None:

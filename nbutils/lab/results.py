@@ -27,7 +27,7 @@ from scipy import stats
 
 from nbutils.lab.parameters import short
 from nbutils.machine import ROOT
-from nbutils.messages import check_choice, did_you_mean, first_fault, read_project_file, read_text
+from nbutils.messages import check_choice, did_you_mean, first_fault, read_project_file, read_text, short_repr
 
 if TYPE_CHECKING:  # only their types are needed: records are read where there is no torch
     from torch import Tensor
@@ -454,20 +454,21 @@ def loads(text: str, place: object) -> Record:
     Raises:
         ValueError: not a record, one of another schema version, or one that was changed by hand; in one line.
     """
+    damaged = f"{place}: not a record of results"
     try:
         content = _whole(text)
-        check = content.pop("check", None)  # older records have none
-        if content["schema"] != SCHEMA:
-            raise ValueError(f"{place}: written with schema {content['schema']}; expected {SCHEMA}, "
-                             "run the chapter again")
-        record = Record.model_validate(content)
-        if check not in (None, _check(content)):
-            raise ValueError(f"{place}: its record was changed by hand; run the chapter again")
-        return record
-    except ValidationError as error:
-        raise ValueError(f"{place}: not a record of results ({first_fault(error)})") from None
-    except (json.JSONDecodeError, LookupError, TypeError, RecursionError) as error:
-        raise ValueError(f"{place}: not a record of results ({error})") from None
+        schema, check = content["schema"], content.pop("check", None)  # older records have no check
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise ValueError(f"{damaged} ({error})") from None
+    if schema != SCHEMA:
+        raise ValueError(f"{place}: written with schema {short_repr(schema)}; expected {SCHEMA}, run the chapter again")
+    try:
+        record, as_it_is = Record.model_validate(content), None if check is None else _check(content)
+    except (ValidationError, RecursionError) as error:
+        raise ValueError(f"{damaged} ({first_fault(error) if isinstance(error, ValidationError) else error})") from None
+    if check != as_it_is:
+        raise ValueError(f"{place}: its record was changed by hand; run the chapter again")
+    return record
 
 
 def _whole(text: str) -> dict[str, Any]:

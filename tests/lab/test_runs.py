@@ -416,7 +416,7 @@ def test_a_run_knows_how_many_classes_its_images_have(tmp_path: Path, claim: Cla
     bounded = claim.model_copy(update={"classes": 10})
     monkeypatch.setattr(claims, "load", lambda: {bounded.id: bounded})
     for word, dataset, classes in (("not comparable (2 classes, the bound is for 10)", two_classes(tmp_path), 2),
-                                   ("direction undecided", "planted", 10)):
+                                   ("undecided in the planted world", "planted", 10)):
         run = start("x", notebook(dataset=dataset))
         number(run, "known.tile", [0.4, 0.9], count=20)
         assert run.judge(claim.id).verdicts[0].words == word
