@@ -4,6 +4,7 @@ import os
 import re
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
 import tomllib
@@ -250,7 +251,9 @@ def test_the_cause_of_the_engine_is_shown(plain: pytest.MonkeyPatch, tmp_path: P
     assert_one_line(lambda: make._graph("all"), ["snakemake: Missing input files for rule all", "book/x.md"])
     (tmp_path / "book").mkdir()
     (tmp_path / "book" / "x.md").touch()
+    before = signal.getsignal(signal.SIGTERM)
     assert make._to_make("all") == []
+    assert signal.getsignal(signal.SIGTERM) == before  # the engine takes it, and who stops us would wait
     shutil.rmtree(tmp_path / ".snakemake")
     (tmp_path / ".snakemake").touch()
     assert_one_line(lambda: make._graph("all"), ["snakemake: ", ".snakemake'", "remove .snakemake, the notes on"])

@@ -102,7 +102,7 @@ def _to_make(target: str) -> list[str]:
     """The files that are not up to date; raises ValueError where they cannot be made, in one line."""
     from snakemake import api  # here, since it takes a second
 
-    files, said = list[str](), io.StringIO()
+    files, said, ends = list[str](), io.StringIO(), signal.getsignal(signal.SIGTERM)
     try:
         with redirect_stdout(said), redirect_stderr(said), api.SnakemakeApi(api.OutputSettings(dryrun=True)) as engine:
             workflow = engine.workflow(api.ResourceSettings(cores=1), snakefile=ROOT / "Snakefile", workdir=ROOT)
@@ -114,6 +114,8 @@ def _to_make(target: str) -> list[str]:
     except Exception as error:
         advice = "; remove .snakemake, the notes on earlier runs" * (".snakemake" in str(error))
         raise ValueError(chapters.one_line("snakemake", str(error)) + advice) from None
+    finally:
+        signal.signal(signal.SIGTERM, ends)  # the engine has taken it, and would wait for the end of a chapter
 
 
 def render(strict: bool = False) -> int:
