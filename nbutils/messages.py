@@ -3,7 +3,7 @@
 import csv
 import difflib
 import io
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -90,6 +90,13 @@ def did_you_mean(value: object, known: Iterable[str]) -> str:
     words = {word.lower(): word for word in known}
     near = difflib.get_close_matches(str(value).lower(), list(words), n=1, cutoff=0.4)
     return f"; did you mean {words[near[0]]!r}?" if near else ""
+
+
+def check_choice(setting: str, value: str, choices: Collection[str], error: type[ValueError] = ValueError) -> str:
+    """Return the value if it is one of the choices; else raise an error that names it, them and the nearest one."""
+    if value not in choices:
+        raise error(f"{setting} = {value!r}: expected one of {', '.join(choices)}{did_you_mean(value, choices)}")
+    return value
 
 
 def counted(number: int, noun: str) -> str:

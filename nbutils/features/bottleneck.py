@@ -22,18 +22,12 @@ from torch import Tensor, nn
 from nbutils import networks
 from nbutils.console import progress
 from nbutils.images.imageset import ImageSet
-from nbutils.messages import check_counts, did_you_mean
+from nbutils.messages import check_choice, check_counts
 from nbutils.networks import GlobalAveragePool, SplitClassifier, suited
 from nbutils.robustness.attacks import check_finite, frozen
 
 CHOICES = {"threshold": ("image", "batch", "channel"), "kl": ("mean", "sum"), "noise": ("image", "batch")}
 Gradient = Callable[[Tensor], Tensor]  # shift of the channels (B, D, C), D draws -> gradient of the cross-entropy in it
-
-
-def _check_choice(setting: str, value: str) -> None:
-    known = CHOICES[setting]
-    if value not in known:
-        raise ValueError(f"{setting} = {value!r}: expected one of {', '.join(known)}{did_you_mean(value, known)}")
 
 
 @dataclass(frozen=True)
@@ -71,8 +65,8 @@ class Bottleneck:
             raise ValueError(f"beta = {self.beta!r}: expected a finite weight >= 0, such as 0.3")
         if not 0 < self.rate < math.inf:
             raise ValueError(f"rate = {self.rate!r}: expected a finite number > 0, such as 0.1")
-        for setting in CHOICES:
-            _check_choice(setting, getattr(self, setting))
+        for setting, known in CHOICES.items():
+            check_choice(setting, getattr(self, setting), known)
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,7 +160,7 @@ def robust_channels(sigma: Tensor, variance: Tensor, threshold: str = "image") -
     T = max(variance) per "image", over the "batch", or per "channel", which is the variance itself. Raises ValueError:
     another threshold.
     """
-    _check_choice("threshold", threshold)
+    check_choice("threshold", threshold, CHOICES["threshold"])
     over = {"image": (1,), "batch": (0, 1), "channel": ()}[threshold]
     return sigma**2 > (variance.amax(over, keepdim=True) if over else variance)
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from nbutils import store
 from nbutils.console import progress
 from nbutils.images.imageset import DataError, ImageSet
-from nbutils.messages import check_counts, did_you_mean
+from nbutils.messages import check_choice, check_counts
 from nbutils.networks import SplitClassifier, suited
 from nbutils.robustness.attacks import PGD, frozen
 from nbutils.robustness.threat import ThreatModel
@@ -128,8 +128,7 @@ def matched(images: ImageSet, model: nn.Module, name: str, objective: Objective 
         ValueError: a setting out of range, unknown start or cut, a loss that is not finite, or no objective for a model
             without cuts.
     """
-    if start not in STARTS:
-        raise ValueError(f"start = {start!r}: expected 'image' or 'noise'{did_you_mean(start, STARTS)}")
+    check_choice("start", start, STARTS)
     if not 0 < step_size < math.inf:
         raise ValueError(f"step_size = {step_size}: expected a positive length in pixel units, such as 0.1")
     check_counts(steps=steps, chunk_size=chunk_size, batch_size=batch_size)
@@ -174,8 +173,7 @@ def relabelled(images: ImageSet, model: SplitClassifier, name: str, target: str,
     Raises:
         DataError, ValueError: as `matched`; unknown target; eps, steps or step_size out of range.
     """
-    if target not in TARGETS:
-        raise ValueError(f"target = {target!r}: expected 'uniform' or 'next'{did_you_mean(target, TARGETS)}")
+    check_choice("target", target, TARGETS)
     attack = _towards_class(eps, steps, step_size)
     check_counts(chunk_size=chunk_size, batch_size=batch_size)
     _check_teacher(model, images)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from nbutils.features.bottleneck import Bottleneck, distill, random_masks
-from nbutils.messages import did_you_mean
+from nbutils.messages import check_choice
 from nbutils.networks import SplitClassifier
 from nbutils.robustness.minimum_norm import CW, INSIDE, Loss, from_tanh_space, to_tanh_space
 from nbutils.robustness.threat import ThreatModel
@@ -60,10 +60,7 @@ class NRF(CW):
     def __post_init__(self) -> None:
         super().__post_init__()
         for setting, known in CHOICES.items():
-            value = getattr(self, setting)
-            if value not in known:
-                raise ValueError(f"{setting} = {value!r}: expected one of {', '.join(known)}"
-                                 f"{did_you_mean(value, known)}")
+            check_choice(setting, getattr(self, setting), known)
 
     @property
     def threat(self) -> ThreatModel | None:

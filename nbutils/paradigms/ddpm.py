@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nbutils.messages import check_counts, did_you_mean
+from nbutils.messages import check_choice, check_counts
 from nbutils.paradigms.encoder import Encoder, Loss, squared
 
 STEPS = 1000  # T
@@ -108,9 +108,7 @@ class DiffusionEncoder(Encoder):
 
     def check(self) -> None:
         check_timestep(self.timestep)
-        if self.layer not in self.widths:
-            raise ValueError(f"layer = {self.layer!r}: expected one of {', '.join(self.widths)}"
-                             f"{did_you_mean(self.layer, self.widths)}")
+        check_choice("layer", self.layer, self.widths)
 
     def as_seen(self, x: Tensor) -> Tensor:
         """(B, 3 b^2, S / b, S / b) in [-1, 1] for pixels x (B, 3, H, W) in [0, 1]: each b x b block of pixels becomes
@@ -219,9 +217,7 @@ class PredictDifference:
 
     def __post_init__(self) -> None:
         check_timestep(self.timestep)
-        if self.of not in ("images", "noised"):
-            raise ValueError(f"of = {self.of!r}: expected 'images' or 'noised'"
-                             f"{did_you_mean(self.of, ('images', 'noised'))}")
+        check_choice("of", self.of, ("images", "noised"))
 
     def __call__(self, model: DiffusionEncoder, x: Tensor, generator: torch.Generator) -> Loss:
         clean = model.as_seen(x)

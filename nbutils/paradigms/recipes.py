@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from nbutils.messages import did_you_mean
+from nbutils.messages import check_choice
 from nbutils.paradigms.ddpm import DDPM
 from nbutils.paradigms.encoder import Paradigm
 from nbutils.paradigms.mae import MAE
@@ -11,17 +11,6 @@ from nbutils.training import Schedule
 
 SIZES = ("small", "paper")
 adamw = partial(Schedule, weight_decay=0, optimizer="adamw")
-
-
-def check_size(size: str) -> str:
-    """Return `size` if `recipes` knows it.
-
-    Raises:
-        ValueError: unknown size.
-    """
-    if size not in SIZES:
-        raise ValueError(f"size = {size!r}: expected one of {', '.join(SIZES)}{did_you_mean(size, SIZES)}")
-    return size
 
 
 def recipes(network: str, epochs: int, size: str = "small") -> dict[str, tuple[Paradigm, Schedule]]:
@@ -49,7 +38,7 @@ def recipes(network: str, epochs: int, size: str = "small") -> dict[str, tuple[P
         ValueError: unknown network or size.
     """
     half = max(1, epochs // 2)
-    if check_size(size) == "paper":
+    if check_choice("size", size, SIZES) == "paper":
         return {"CL": (SimCLR(network), Schedule(epochs, 512, 0.1, weight_decay=1e-5)),
                 "MIM": (MAE(patch=4, width=192, depth=12, decoder_width=192, decoder_depth=2, heads=3),
                         adamw(epochs, 512, 2e-4, weight_decay=0.05)),

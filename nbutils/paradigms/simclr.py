@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nbutils import networks
+from nbutils.messages import check_choice
 from nbutils.paradigms.encoder import Backbone, Encoder
 from nbutils.robustness.attacks import PGD, frozen
 
@@ -223,7 +224,7 @@ class SimCLR:
     attack: PGD | None = None
 
     def __post_init__(self) -> None:
-        networks.check_network(self.network)
+        check_choice("network", self.network, networks.NETWORKS)
         if not self.projector or min(self.projector) < 1:
             raise ValueError(f"projector = {self.projector!r}: expected widths >= 1, such as (512, 256)")
         if not self.temperature > 0:
