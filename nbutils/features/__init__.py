@@ -31,7 +31,6 @@ from nbutils.features.constructed import (
 )
 from nbutils.features.neighbours import neighbour_votes
 from nbutils.features.nrf import NRF
-from nbutils.features.saved import export, read
 from nbutils.features.usefulness import (
     LinearFeature,
     OneAgainstRest,
