@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nbutils.features.constructed import Distance
 from nbutils.messages import check_choice, check_counts
-from nbutils.paradigms.encoder import Encoder, Loss, squared
+from nbutils.paradigms.encoder import Encoder, squared
 
 STEPS = 1000  # T
 
@@ -219,7 +220,7 @@ class PredictDifference:
         check_timestep(self.timestep)
         check_choice("of", self.of, ("images", "noised"))
 
-    def __call__(self, model: DiffusionEncoder, x: Tensor, generator: torch.Generator) -> Loss:
+    def __call__(self, model: DiffusionEncoder, x: Tensor, generator: torch.Generator) -> Distance:
         clean = model.as_seen(x)
         t = torch.full((len(x),), self.timestep, device=x.device)
         alpha_bar = noise_schedule()[1][self.timestep].item()

@@ -20,7 +20,6 @@ from nbutils.images.imageset import ImageSet
 from nbutils.messages import did_you_mean
 from nbutils.networks import SplitClassifier
 
-Loss = Callable[[Tensor], Tensor]  # x' (B, 3, H, W) -> (B,), what an objective of `features.matched` returns
 View = Callable[[Tensor, torch.Generator], Tensor]  # (x (B, 3, H, W), CPU generator) -> images of the same shape
 
 
@@ -171,12 +170,3 @@ class Labelled:
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
         return F.cross_entropy(model(self.view(x, generator)), y)
-
-
-@dataclass(frozen=True)
-class MatchFeatures:
-    """||h(x') - h(x)||_2, for `features.matched`: sets made by an encoder (equation 16, there contrastive)."""
-
-    def __call__(self, model: Encoder, x: Tensor, generator: torch.Generator) -> Loss:
-        wanted = model.features(x)
-        return lambda x_adv: (model.features(x_adv) - wanted).norm(dim=1)

@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nbutils.features.constructed import Distance
 from nbutils.messages import check_counts
 from nbutils.networks import Normalize
-from nbutils.paradigms.encoder import Encoder, Loss, squared
+from nbutils.paradigms.encoder import Encoder, squared
 
 
 def patchify(x: Tensor, patch: int) -> Tensor:
@@ -220,6 +221,6 @@ class Reconstruct:
 
     mask: float = 0.75
 
-    def __call__(self, model: MaskedEncoder, x: Tensor, generator: torch.Generator) -> Loss:
+    def __call__(self, model: MaskedEncoder, x: Tensor, generator: torch.Generator) -> Distance:
         target = model.patches(x)
         return lambda x_adv: masked_error(model, x_adv, target, self.mask, generator)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nbutils import identity, networks, training
-from nbutils.features import matched
+from nbutils.features import FeatureDistance, matched
 from nbutils.images import ImageSet, load
 from nbutils.paradigms import (
     DDPM,
@@ -19,7 +19,6 @@ from nbutils.paradigms import (
     Encoder,
     Labelled,
     Masked,
-    MatchFeatures,
     Noised,
     Paradigm,
     PredictDifference,
@@ -192,12 +191,12 @@ def test_the_key_of_supervised_training_holds_the_view(images: ImageSet, monkeyp
 @dataclass(frozen=True)
 class Case:
     paradigm: str
-    objective: MatchFeatures | Reconstruct | PredictDifference
+    objective: FeatureDistance | Reconstruct | PredictDifference
     falls_to: float
 
 
 @pytest.mark.parametrize("case", [
-    Case("SimCLR", MatchFeatures(), 0.7), Case("MAE", MatchFeatures(), 0.9), Case("MAE", Reconstruct(0.5), 0.95),
+    Case("SimCLR", FeatureDistance(), 0.7), Case("MAE", FeatureDistance(), 0.9), Case("MAE", Reconstruct(0.5), 0.95),
     Case("DDPM", PredictDifference(100), 0.8), Case("DDPM", PredictDifference(11, "noised"), 0.8),
 ], ids=lambda case: f"{case.paradigm} {type(case.objective).__name__}")
 def test_sets_are_made_by_all_paradigms(case: Case, images: ImageSet) -> None:
@@ -214,9 +213,9 @@ def test_sets_are_made_by_all_paradigms(case: Case, images: ImageSet) -> None:
     assert torch.equal(again.x, made.x)
 
 
-def test_match_features_is_a_distance(images: ImageSet) -> None:
+def test_the_distance_of_features_is_that_of_an_encoder(images: ImageSet) -> None:
     model, x = untrained(PARADIGMS["SimCLR"]), images.x
-    loss = MatchFeatures()(model, x[:4], torch.Generator())
+    loss = FeatureDistance()(model, x[:4], torch.Generator())
     found: Tensor = loss(x[4:8])
     wanted = [sum((a - b) ** 2 for a, b in zip(*rows, strict=True)) ** 0.5
               for rows in zip(model.features(x[:4]).tolist(), model.features(x[4:8]).tolist(), strict=True)]
