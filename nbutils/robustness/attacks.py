@@ -16,7 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nbutils.console import progress
+from nbutils.images.imageset import ImageSet
 from nbutils.messages import check_counts, did_you_mean
+from nbutils.networks import suited
 from nbutils.robustness.threat import ThreatModel, format_eps
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # (logits (B, K), target) -> (B,), larger is worse for the model
@@ -91,6 +94,17 @@ def frozen(model: nn.Module) -> Iterator[None]:
             module.training = mode
         for parameter in trainable:
             parameter.requires_grad_(True)
+
+
+def in_batches(f: Callable[..., Tensor], model: nn.Module, images: ImageSet | Tensor, *others: Tensor,
+               batch_size: int = 256) -> Tensor:
+    """f(x, ...) for images x (B, 3, H, W) and what goes with them, batch after batch, joined on the CPU. The model is
+    `frozen` and says on which device and in which precision; nothing is differentiated."""
+    x = images.x if isinstance(images, ImageSet) else images
+    batches = list(zip(*(part.split(batch_size) for part in (x, *others)), strict=True))
+    with frozen(model), torch.no_grad():
+        return torch.cat([f(suited(x, model), *(part.to(next(model.parameters()).device) for part in rest)).cpu()
+                          for x, *rest in progress(batches, getattr(model, "name", ""))])
 
 
 def checked(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
