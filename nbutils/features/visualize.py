@@ -19,9 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nbutils.console import counter
-from nbutils.features.bottleneck import parts
+from nbutils.features.bottleneck import features_at, parts
 from nbutils.messages import check_counts
-from nbutils.networks import SplitClassifier, suited
+from nbutils.networks import SplitClassifier
 from nbutils.robustness.attacks import frozen
 
 BLOBS = 8  # side of the coarse noise that a search starts from
@@ -220,8 +220,7 @@ def _excitement(layer: str, channels: Tensor, smoothness: float) -> Any:
 def _maps(model: SplitClassifier, at: str, size: int) -> torch.Size:
     """(C, H, W) of the features of one picture."""
     check_counts(size=size)
-    with frozen(model), torch.no_grad():
-        z = model.features(suited(torch.full((1, 3, size, size), 0.5), model), at)
+    z = features_at(model, torch.full((1, 3, size, size), 0.5), at)
     if z.ndim != 4:
         raise ValueError(f"cut = {at!r}: features {tuple(z.shape[1:])}; expected maps (C, H, W), from an earlier cut")
     return z.shape[1:]

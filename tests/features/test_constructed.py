@@ -234,7 +234,8 @@ def test_a_small_loss_gives_the_same_images_and_a_vanishing_one_none_at_all() ->
         return matched(grey(4), linear(weight), "D", steps=5, step_size=0.05)
 
     torch.testing.assert_close(make(1e-12).x, make(1).x, atol=1e-5, rtol=0)
-    assert moved(make(1e-25), grey(4)).max() < 1e-4  # its squared gradient is 0 in float32: no step, rather than a wild one
+    still = make(1e-25)  # its squared gradient is 0 in float32: no step, rather than a wild one
+    assert moved(still, grey(4)).max() < 1e-4
 
 
 # Losses of other encoders
