@@ -16,11 +16,10 @@ from nbutils.features.bottleneck import Distilled
 from nbutils.images.imageset import ImageSet
 from nbutils.lab.results import Result
 from nbutils.networks import artifacts
-from nbutils.paradigms.probe import Features
 from nbutils.robustness.evaluate import Outcome
 from nbutils.robustness.threat import ThreatModel
 
-KNOWN = (ImageSet, Features, Outcome, Result, ThreatModel, Distilled)  # which speak for what they hold
+KNOWN = (ImageSet, Outcome, Result, ThreatModel, Distilled)  # which speak for what they hold
 NAMED = 4  # models, data sets or attacks that are named; of more the rest is counted
 
 
@@ -95,8 +94,6 @@ def _of(thing: Any) -> Evidence:
     match thing:
         case ImageSet():
             return Evidence((len(thing),), data=(thing.name,), inputs=(thing.fingerprint,))
-        case Features():
-            return Evidence((len(thing.y),), (thing.encoder,), (thing.images,), inputs=(thing.fingerprint,))
         case Outcome():
             return Evidence((len(thing),), (thing.model,), (thing.data,), _without("none", thing.threat),
                             _without("none", thing.attack), thing.inputs, thing.seconds)

@@ -34,13 +34,14 @@ def squared(x: Tensor, multiple: int) -> Tensor:
 class Encoder(nn.Module):
     """A network that turns images into features.
 
-    Features are deterministic. An encoder that draws masks or noise draws them from its own `seed`, the same for every
-    image, so that no image depends on its batch; given a generator it draws new ones for each image.
+    Features are deterministic. An encoder that draws noise draws it from its own `seed`, the same for every image, so
+    that no image depends on its batch; given a generator it draws new noise for each image.
 
     Attributes:
         width: D, numbers per image. name, key: for tables, and of the artifact that holds the weights.
         losses: mean loss of each pass of its training.
         settings: attributes that say how features are read, beside the weights; `reading` changes them.
+        random: whether features depend on random draws.
     """
 
     width: int
@@ -48,11 +49,7 @@ class Encoder(nn.Module):
     key: str = ""
     losses: Tensor = torch.empty(0)
     settings: tuple[str, ...] = ()
-
-    @property
-    def random(self) -> bool:
-        """Whether features depend on random draws."""
-        return False
+    random: bool = False
 
     def features(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """(B, D) for pixels x (B, 3, H, W) in [0, 1]."""
@@ -65,7 +62,7 @@ class Encoder(nn.Module):
         """Raise a ValueError if a setting is out of range."""
 
     def reading(self, **settings: Any) -> Self:
-        """The same weights, shared, read in another way: another layer, timestep, mask or seed.
+        """The same weights, shared, read in another way: another layer, timestep or seed.
 
         Raises:
             ValueError: a setting that this encoder does not have, or out of range.

@@ -45,8 +45,6 @@ def images() -> ImageSet:
 
 def readings(name: str) -> list[Encoder]:
     model = untrained(PARADIGMS[name])
-    if name == "MAE":
-        return [model, model.reading(mask=0.5)]
     return [model, model.reading(timestep=300, layer="up1")] if name == "DDPM" else [model]
 
 
