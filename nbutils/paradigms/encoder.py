@@ -9,13 +9,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nbutils import store, training
+from nbutils import training
 from nbutils.images.imageset import ImageSet
 from nbutils.messages import did_you_mean
 from nbutils.networks import SplitClassifier
@@ -127,29 +127,7 @@ def pretrained(paradigm: Paradigm, images: ImageSet, schedule: training.Schedule
     """
     model = untrained(paradigm, images.x.shape[-1], seed, device)
     model.name = name or model.name
-    return fitted_once(model, paradigm, images, schedule, seed)
-
-
-Model = TypeVar("Model", bound=Encoder | SplitClassifier)
-
-
-def fitted_once(model: Model, objective: Any, images: ImageSet, schedule: training.Schedule, seed: int) -> Model:
-    """The model, trained in place by `training.fit` or with the weights that this recipe once gave; in evaluation mode.
-    """
-    recipe = {"start": store.fingerprint(model), "objective": objective, "images": images.fingerprint,
-              "schedule": schedule, "seed": seed}
-
-    def train() -> dict[str, Tensor]:
-        losses = training.fit(model, images, objective, schedule, seed, model.name)  # type: ignore[arg-type]
-        weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-        return {**weights, "losses": torch.tensor(losses)}
-
-    artifact = store.load_or_build("encoder", recipe, train)
-    model.losses = artifact.tensors.pop("losses")
-    model.load_state_dict(artifact.tensors)
-    model.key = artifact.key
-    model.eval()
-    return model
+    return training.fitted_once(model, paradigm, images, schedule, seed)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from nbutils import store, training
 from nbutils.images.imageset import ImageSet
 from nbutils.messages import check_counts
 from nbutils.networks import SplitClassifier
-from nbutils.paradigms.encoder import Encoder, fitted_once
+from nbutils.paradigms.encoder import Encoder
 from nbutils.paradigms.simclr import ContrastiveEncoder, SimCLR
 from nbutils.robustness.attacks import in_batches
 
@@ -127,7 +127,7 @@ def finetuned(encoder: Encoder, images: ImageSet, schedule: training.Schedule, s
         torch.manual_seed(seed)
         head = nn.Linear(encoder.width, images.num_classes).to(next(encoder.parameters()))
     model = SplitClassifier({"encoder": copy.deepcopy(encoder), "linear": head}, name or f"{encoder.name}, fine-tuned")
-    return fitted_once(model, training.Standard(), images, schedule, seed)
+    return training.fitted_once(model, training.Standard(), images, schedule, seed)
 
 
 def with_projector(encoder: Encoder, paradigm: SimCLR, images: ImageSet, schedule: training.Schedule,
@@ -145,7 +145,7 @@ def with_projector(encoder: Encoder, paradigm: SimCLR, images: ImageSet, schedul
         torch.manual_seed(seed)
         model = ContrastiveEncoder(copy.deepcopy(encoder), paradigm.projector, fixed=True)
     model.name = f"{encoder.name}, with projector"
-    return fitted_once(model.to(next(encoder.parameters())), paradigm, images, schedule, seed)
+    return training.fitted_once(model.to(next(encoder.parameters())), paradigm, images, schedule, seed)
 
 
 class _Redrawn(nn.Module):

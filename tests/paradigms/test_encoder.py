@@ -117,7 +117,7 @@ def test_an_encoder_is_trained_once(name: str, images: ImageSet, monkeypatch: py
     monkeypatch.setattr(training, "fit", None)
     again = pretrained(PARADIGMS[name], images, SCHEDULE, seed=3, name="called otherwise")
     assert (first.name, again.name, first.key) == (name, "called otherwise", again.key)
-    assert list(own_build.glob("store/encoder/*/tensors.safetensors"))
+    assert list(own_build.glob("store/model/*/tensors.safetensors"))
     assert first.losses.tolist() == again.losses.tolist() == pytest.approx(losses)
     for key, value in plain.state_dict().items():
         assert torch.equal(first.state_dict()[key], value), key
