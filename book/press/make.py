@@ -163,7 +163,7 @@ def serve() -> int:
 
 
 def oracles() -> int:
-    """Compare with the peers, which lie where only this run sees them: the book pins an old kornia."""
+    """Compare with the peers, which lie where only this run sees them."""
     peers, wanted = build_dir() / "oracles", ROOT / "tests" / "oracles" / "requirements.txt"
     take(build_dir())
     whole = peers / "complete"
