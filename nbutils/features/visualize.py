@@ -66,26 +66,18 @@ class PictureSearch:
         smooth = F.interpolate(self.contrast * blobs, (size, size), mode="bicubic")
         return smooth.to(like).repeat(n, 1, 1, 1).contiguous(memory_format=torch.channels_last)
 
-    def moves(self) -> Callable[[Tensor], Tensor]:
-        """A function that shifts pictures (N, 3, H, W), all in the same way, each time by another amount."""
-        generator = torch.Generator().manual_seed(self.seed)
-
-        def move(x: Tensor) -> Tensor:
-            up, left = torch.randint(2 * self.shift + 1, (2,), generator=generator).tolist()
-            wide = F.pad(x, [self.shift] * 4, "reflect")
-            return wide[..., up:up + x.shape[2], left:left + x.shape[3]].contiguous(memory_format=torch.channels_last)
-
-        return move
-
     def search(self, n: int, size: int, like: Tensor, loss: Callable[[Tensor, Tensor], Tensor], label: str) -> Tensor:
         """(n, 3, size, size) the pictures x that minimise loss(x, x after a shift), (n,); in the precision and on the
         device of `like`."""
-        w, move = self.start(n, size, like).requires_grad_(), self.moves()
+        w, generator = self.start(n, size, like).requires_grad_(), torch.Generator().manual_seed(self.seed)
         optimizer = torch.optim.Adam([w], self.rate)
         for _ in progress(range(self.steps), label):
+            up, left = torch.randint(2 * self.shift + 1, (2,), generator=generator).tolist()
             with torch.enable_grad():
                 x = w.sigmoid()
-                (w.grad,) = torch.autograd.grad(loss(x, move(x)).sum(), w)
+                moved = F.pad(x, [self.shift] * 4, "reflect")[..., up:up + size, left:left + size]
+                moved = moved.contiguous(memory_format=torch.channels_last)
+                (w.grad,) = torch.autograd.grad(loss(x, moved).sum(), w)
             optimizer.step()
         return w.detach().sigmoid()
 

@@ -72,14 +72,15 @@ class DiffusionEncoder(Encoder):
     `squared` so that each level halves them.
 
     Settings (see `reading`): layer, "up1" to "upK" for K levels, deepest first, by default the last; timestep, from 0,
-    by default 11; seed, of the noise.
+    by default 11; seed, of the one noise for all images; passes, by default None: over how many new draws for each
+    image the features are a mean, taken from torch's global generator.
 
     Raises:
-        ValueError: an unknown layer; a timestep outside the schedule.
+        ValueError: an unknown layer; a timestep outside the schedule; passes below 1.
     """
 
-    settings = ("layer", "timestep", "seed")
-    random = True
+    settings = ("layer", "timestep", "seed", "passes")
+    passes: int | None = None
 
     def __init__(self, config: DDPM) -> None:
         super().__init__()
@@ -110,6 +111,8 @@ class DiffusionEncoder(Encoder):
     def check(self) -> None:
         check_timestep(self.timestep)
         check_choice("layer", self.layer, self.widths)
+        if self.passes is not None:
+            check_counts(passes=self.passes)
 
     def as_seen(self, x: Tensor) -> Tensor:
         """(B, 3 b^2, S / b, S / b) in [-1, 1] for pixels x (B, 3, H, W) in [0, 1]: each b x b block of pixels becomes
@@ -132,14 +135,15 @@ class DiffusionEncoder(Encoder):
                 z = self.grow[level](F.interpolate(z, scale_factor=2))
         return {**found, "noise": self.last(z)}
 
-    def features(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        x0 = self.as_seen(x)
-        if generator is None:
-            noise = torch.randn(1, *x0.shape[1:], generator=torch.Generator().manual_seed(self.seed))
-        else:
-            noise = torch.randn(x0.shape, generator=generator)
-        t = torch.full((len(x),), self.timestep, device=x.device)
-        return self.layers(q_sample(x0, t, noise.to(x0)), t)[self.layer].mean((2, 3))
+    def features(self, x: Tensor) -> Tensor:
+        x0, t = self.as_seen(x), torch.full((len(x),), self.timestep, device=x.device)
+
+        def features(noise: Tensor) -> Tensor:
+            return self.layers(q_sample(x0, t, noise.to(x0)), t)[self.layer].mean((2, 3))
+
+        if self.passes is None:
+            return features(torch.randn(1, *x0.shape[1:], generator=torch.Generator().manual_seed(self.seed)))
+        return torch.stack([features(torch.randn(x0.shape)) for _ in range(self.passes)]).mean(0)
 
 
 @dataclass(frozen=True)

@@ -35,13 +35,12 @@ class Encoder(nn.Module):
     """A network that turns images into features.
 
     Features are deterministic. An encoder that draws noise draws it from its own `seed`, the same for every image, so
-    that no image depends on its batch; given a generator it draws new noise for each image.
+    that no image depends on its batch, unless it is read with new draws.
 
     Attributes:
         width: D, numbers per image. name, key: for tables, and of the artifact that holds the weights.
         losses: mean loss of each pass of its training.
         settings: attributes that say how features are read, beside the weights; `reading` changes them.
-        random: whether features depend on random draws.
     """
 
     width: int
@@ -49,9 +48,8 @@ class Encoder(nn.Module):
     key: str = ""
     losses: Tensor = torch.empty(0)
     settings: tuple[str, ...] = ()
-    random: bool = False
 
-    def features(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def features(self, x: Tensor) -> Tensor:
         """(B, D) for pixels x (B, 3, H, W) in [0, 1]."""
         raise NotImplementedError
 
@@ -90,7 +88,7 @@ class Backbone(Encoder):
         self.stages, self.width = nn.Sequential(*stages), int(head.in_features)  # type: ignore[arg-type]
         self.name, self.key = classifier.name, classifier.key
 
-    def features(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def features(self, x: Tensor) -> Tensor:
         return self.stages(x.clone())  # a stage may work in place
 
 

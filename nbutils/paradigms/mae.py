@@ -105,7 +105,7 @@ class MaskedEncoder(Encoder):
         z = z + _take(self.where(z, patches.shape[1]), visible)
         return self.encoder(torch.cat([self.cls.expand(len(z), -1, -1), z], 1))
 
-    def features(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def features(self, x: Tensor) -> Tensor:
         patches = self.patches(x)
         everything = torch.arange(patches.shape[1], device=x.device).expand(len(x), -1)
         return self.tokens(patches, everything)[:, 0]

@@ -148,19 +148,8 @@ def with_projector(encoder: Encoder, paradigm: SimCLR, images: ImageSet, schedul
     return training.fitted_once(model.to(next(encoder.parameters())), paradigm, images, schedule, seed)
 
 
-class _Redrawn(nn.Module):
-    """The mean features over new draws, taken from torch's global generator."""
-
-    def __init__(self, encoder: Encoder, passes: int) -> None:
-        super().__init__()
-        self.encoder, self.passes = encoder, passes
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.stack([self.encoder.features(x, torch.default_generator) for _ in range(self.passes)]).mean(0)
-
-
 def randomised(model: SplitClassifier, passes: int = 1) -> SplitClassifier:
-    """The probe with new masks or noise for each image in each forward pass, sharing all weights.
+    """The probe of a diffusion encoder with new noise for each image in each forward pass, sharing all weights.
 
     With several passes the features, and so the logits, are their mean: a gradient through it is an expectation over
     transformation (Athalye et al. 2018). AutoAttack's version "rand" averages by itself and takes passes = 1. An attack
@@ -169,14 +158,10 @@ def randomised(model: SplitClassifier, passes: int = 1) -> SplitClassifier:
     Raises:
         ValueError: not a probe, or one whose encoder draws no random numbers; passes below 1.
     """
-    check_counts(passes=passes)
     encoder = model.stages[0]
     if not isinstance(encoder, Encoder):
         raise ValueError(f"{model.name}: a classifier of {', '.join(model.cuts)}; expected one from linear_probe")
-    if not encoder.random:
-        raise ValueError(f"{model.name}: its features draw no random numbers; "
-                         "expected a diffusion encoder, for others attack the probe itself")
-    stages = {"encoder": _Redrawn(encoder, passes), **dict(zip(model.cuts[1:], model.stages[1:], strict=True))}
+    stages = {**dict(zip(model.cuts, model.stages, strict=True)), "encoder": encoder.reading(passes=passes)}
     other = SplitClassifier(stages, f"{model.name}, random")
     other.key = model.key
     return other.eval()

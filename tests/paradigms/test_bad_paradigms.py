@@ -53,7 +53,7 @@ CASES: dict[str, tuple[Callable[[], object], tuple[str, ...]]] = {
     "width of the decoder": (lambda: MAE(width=12, decoder_width=30, heads=3), ("decoder_width = 30", "of 12")),
     "mask in percent": (lambda: MAE(mask=75), ("mask = 75", "0.75")),
     "no mask": (lambda: MAE(mask=0), ("mask = 0", "(0, 1)")),
-    "misspelt setting": (lambda: untrained(TINY).reading(timestp=5), ("timestp = 5", "layer, timestep, seed",
+    "misspelt setting": (lambda: untrained(TINY).reading(timestp=5), ("timestp = 5", "layer, timestep, seed, passes",
                                                                       "did you mean 'timestep'")),
     "setting of a backbone": (lambda: SMALL.reading(layer="up1"), ("layer = 'up1'", "Backbone", "none")),
     # DDPM
@@ -71,7 +71,7 @@ CASES: dict[str, tuple[Callable[[], object], tuple[str, ...]]] = {
     # probes
     "penalty": (lambda: linear_probe(SMALL, IMAGES, penalty=0), ("penalty = 0", "> 0")),
     "no images": (lambda: extract(SMALL, IMAGES.take(0)), ("images = 0", ">= 1")),
-    "random version of what is not": (lambda: randomised(linear_probe(SMALL, IMAGES)), ("small_narrow", "no random")),
+    "random version of none": (lambda: randomised(linear_probe(SMALL, IMAGES)), ("passes = 1", "Backbone", "none")),
     "random version of a network": (lambda: randomised(networks.build("small")), ("block1.conv", "linear_probe")),
     "no passes": (lambda: randomised(linear_probe(untrained(TINY), IMAGES), 0), ("passes = 0", ">= 1")),
 }

@@ -138,7 +138,6 @@ def test_features_are_those_of_the_cls_token_over_all_patches(model: MaskedEncod
     x = images.x[:3]
     everything = torch.arange(16).expand(3, -1)
     assert torch.equal(model.features(x), model.tokens(model.patches(x), everything)[:, 0])
-    assert not model.random
 
 
 # --- sets made by this paradigm -----------------------------------------------------------------------------------
