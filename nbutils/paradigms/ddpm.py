@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 from functools import cache
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -74,9 +76,6 @@ class DiffusionEncoder(Encoder):
     Settings (see `reading`): layer, "up1" to "upK" for K levels, deepest first, by default the last; timestep, from 0,
     by default 11; seed, of the one noise for all images; passes, by default None: over how many new draws for each
     image the features are a mean, taken from torch's global generator.
-
-    Raises:
-        ValueError: an unknown layer; a timestep outside the schedule; passes below 1.
     """
 
     settings = ("layer", "timestep", "seed", "passes")
@@ -108,11 +107,23 @@ class DiffusionEncoder(Encoder):
     def width(self) -> int:  # type: ignore[override]
         return self.widths[self.layer]
 
-    def check(self) -> None:
-        check_timestep(self.timestep)
-        check_choice("layer", self.layer, self.widths)
-        if self.passes is not None:
-            check_counts(passes=self.passes)
+    def reading(self, **settings: Any) -> Self:
+        """The same weights, shared, read in another way.
+
+        Raises:
+            ValueError: no such setting; an unknown layer; a timestep outside the schedule; passes below 1.
+        """
+        other = copy.copy(self)
+        for setting, value in settings.items():
+            setattr(other, check_choice("setting", setting, self.settings), value)
+        check_timestep(other.timestep)
+        check_choice("layer", other.layer, self.widths)
+        if other.passes is not None:
+            check_counts(passes=other.passes)
+        return other
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{setting}={getattr(self, setting)!r}" for setting in self.settings)
 
     def as_seen(self, x: Tensor) -> Tensor:
         """(B, 3 b^2, S / b, S / b) in [-1, 1] for pixels x (B, 3, H, W) in [0, 1]: each b x b block of pixels becomes

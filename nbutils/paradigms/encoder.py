@@ -6,10 +6,9 @@ encoder and is the objective of `training.fit`; what was learned is read out by 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +16,6 @@ from torch import Tensor, nn
 
 from nbutils import training
 from nbutils.images.imageset import ImageSet
-from nbutils.messages import did_you_mean
 from nbutils.networks import SplitClassifier
 
 View = Callable[[Tensor, torch.Generator], Tensor]  # (x (B, 3, H, W), CPU generator) -> images of the same shape
@@ -32,22 +30,17 @@ def squared(x: Tensor, multiple: int) -> Tensor:
 
 
 class Encoder(nn.Module):
-    """A network that turns images into features.
-
-    Features are deterministic. An encoder that draws noise draws it from its own `seed`, the same for every image, so
-    that no image depends on its batch, unless it is read with new draws.
+    """A network that turns images into features; no image depends on its batch.
 
     Attributes:
         width: D, numbers per image. name, key: for tables, and of the artifact that holds the weights.
         losses: mean loss of each pass of its training.
-        settings: attributes that say how features are read, beside the weights; `reading` changes them.
     """
 
     width: int
     name: str = ""
     key: str = ""
     losses: Tensor = torch.empty(0)
-    settings: tuple[str, ...] = ()
 
     def features(self, x: Tensor) -> Tensor:
         """(B, D) for pixels x (B, 3, H, W) in [0, 1]."""
@@ -55,28 +48,6 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.features(x)
-
-    def check(self) -> None:
-        """Raise a ValueError if a setting is out of range."""
-
-    def reading(self, **settings: Any) -> Self:
-        """The same weights, shared, read in another way: another layer, timestep or seed.
-
-        Raises:
-            ValueError: a setting that this encoder does not have, or out of range.
-        """
-        other = copy.copy(self)
-        for setting, value in settings.items():
-            if setting not in self.settings:
-                known = ", ".join(self.settings) or "none"
-                raise ValueError(f"{setting} = {value!r}: a {type(self).__name__} has the settings {known}"
-                                 f"{did_you_mean(setting, self.settings)}")
-            setattr(other, setting, value)
-        other.check()
-        return other
-
-    def extra_repr(self) -> str:
-        return ", ".join(f"{setting}={getattr(self, setting)!r}" for setting in self.settings)
 
 
 class Backbone(Encoder):

@@ -16,6 +16,7 @@ from nbutils import store, training
 from nbutils.images.imageset import ImageSet
 from nbutils.messages import check_counts
 from nbutils.networks import SplitClassifier
+from nbutils.paradigms.ddpm import DiffusionEncoder
 from nbutils.paradigms.encoder import Encoder
 from nbutils.paradigms.simclr import ContrastiveEncoder, SimCLR
 from nbutils.robustness.attacks import in_batches
@@ -156,11 +157,12 @@ def randomised(model: SplitClassifier, passes: int = 1) -> SplitClassifier:
     on the deterministic probe knows the draw, one on this classifier does not.
 
     Raises:
-        ValueError: not a probe, or one whose encoder draws no random numbers; passes below 1.
+        ValueError: not such a probe; passes below 1.
     """
     encoder = model.stages[0]
-    if not isinstance(encoder, Encoder):
-        raise ValueError(f"{model.name}: a classifier of {', '.join(model.cuts)}; expected one from linear_probe")
+    if not isinstance(encoder, DiffusionEncoder):
+        raise ValueError(f"{model.name}: begins with a {type(encoder).__name__}; expected the probe of a diffusion "
+                         "encoder, for others draw no random numbers")
     stages = {**dict(zip(model.cuts, model.stages, strict=True)), "encoder": encoder.reading(passes=passes)}
     other = SplitClassifier(stages, f"{model.name}, random")
     other.key = model.key

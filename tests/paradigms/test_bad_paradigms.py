@@ -53,9 +53,8 @@ CASES: dict[str, tuple[Callable[[], object], tuple[str, ...]]] = {
     "width of the decoder": (lambda: MAE(width=12, decoder_width=30, heads=3), ("decoder_width = 30", "of 12")),
     "mask in percent": (lambda: MAE(mask=75), ("mask = 75", "0.75")),
     "no mask": (lambda: MAE(mask=0), ("mask = 0", "(0, 1)")),
-    "misspelt setting": (lambda: untrained(TINY).reading(timestp=5), ("timestp = 5", "layer, timestep, seed, passes",
+    "misspelt setting": (lambda: untrained(TINY).reading(timestp=5), ("setting = 'timestp'", "layer, timestep, seed",
                                                                       "did you mean 'timestep'")),
-    "setting of a backbone": (lambda: SMALL.reading(layer="up1"), ("layer = 'up1'", "Backbone", "none")),
     # DDPM
     "width of groups": (lambda: DDPM(width=12), ("width = 12", "multiple of 8")),
     "no levels": (lambda: DDPM(factors=()), ("levels = 0", ">= 1")),
@@ -71,8 +70,8 @@ CASES: dict[str, tuple[Callable[[], object], tuple[str, ...]]] = {
     # probes
     "penalty": (lambda: linear_probe(SMALL, IMAGES, penalty=0), ("penalty = 0", "> 0")),
     "no images": (lambda: extract(SMALL, IMAGES.take(0)), ("images = 0", ">= 1")),
-    "random version of none": (lambda: randomised(linear_probe(SMALL, IMAGES)), ("passes = 1", "Backbone", "none")),
-    "random version of a network": (lambda: randomised(networks.build("small")), ("block1.conv", "linear_probe")),
+    "random version of none": (lambda: randomised(linear_probe(SMALL, IMAGES)), ("a Backbone", "diffusion")),
+    "random version of a network": (lambda: randomised(networks.build("small")), ("small", "Normalize", "diffusion")),
     "no passes": (lambda: randomised(linear_probe(untrained(TINY), IMAGES), 0), ("passes = 0", ">= 1")),
 }
 
