@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from nbutils.messages import did_you_mean
+from nbutils.architectures import NETWORKS
+from nbutils.console import progress
+from nbutils.images.imageset import ImageSet
+from nbutils.messages import check_choice
 
 
 class Normalize(nn.Module):
@@ -39,9 +43,7 @@ class SplitClassifier(nn.Module):
         self.stages = nn.ModuleList(stages.values())
 
     def _after(self, at: str) -> int:
-        if at not in self.cuts:
-            raise ValueError(f"cut = {at!r}: expected one of {', '.join(self.cuts)}{did_you_mean(at, self.cuts)}")
-        return self.cuts.index(at) + 1
+        return self.cuts.index(check_choice("cut", at, self.cuts)) + 1
 
     def features(self, x: Tensor, at: str) -> Tensor:
         """z = f_l(x): the output of stage `at` for pixels x (B, 3, H, W) in [0, 1].
@@ -71,9 +73,43 @@ def _run(stages: Iterable[nn.Module], x: Tensor) -> Tensor:
     return x
 
 
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Run a model in evaluation mode with gradients for its input only, and leave it exactly as it was. Like a
+    `SplitClassifier`, any other one is given copies, so that one that works in place changes nobody's images."""
+    training = [(module, module.training) for module in model.modules()]
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    hooks = []
+    if not isinstance(model, SplitClassifier):
+        hooks.append(model.register_forward_pre_hook(lambda _, inputs: tuple(part.clone() for part in inputs)))
+    try:
+        model.eval()
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, mode in training:
+            module.training = mode
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+
+
 def suited(x: Tensor, model: nn.Module) -> Tensor:
     """Images x (B, 3, H, W) on the model's device, in its precision, and channels_last: convolutions run faster so."""
     return x.to(next(model.parameters())).contiguous(memory_format=torch.channels_last)
+
+
+def in_batches(f: Callable[..., Tensor], model: nn.Module, images: ImageSet | Tensor, *others: Tensor,
+               batch_size: int = 256) -> Tensor:
+    """f(x, ...) for images x (B, 3, H, W) and what goes with them, batch after batch, joined on the CPU. The model is
+    `frozen` and says on which device and in which precision; nothing is differentiated."""
+    x = images.x if isinstance(images, ImageSet) else images
+    batches = list(zip(*(part.split(batch_size) for part in (x, *others)), strict=True))
+    with frozen(model), torch.no_grad():
+        return torch.cat([f(suited(x, model), *(part.to(next(model.parameters()).device) for part in rest)).cpu()
+                          for x, *rest in progress(batches, getattr(model, "name", ""))])
 
 
 def artifacts(*models: nn.Module) -> tuple[str, ...]:
@@ -95,39 +131,31 @@ def _head(width: int, num_classes: int) -> Stages:
     yield "linear", nn.Linear(width, num_classes)
 
 
-def _strided(*widths: int) -> Builder:
+def _strided(widths: tuple[int, ...], num_classes: int, image_size: int) -> Stages:
     """3 x 3 convolutions of stride 2, each with BatchNorm: the cheapest kind, four of them for the small network."""
-
-    def stages(num_classes: int, image_size: int) -> Stages:
-        yield "normalize", Normalize()
-        width_in = 3
-        for block, width in enumerate(widths, start=1):
-            yield f"block{block}.conv", nn.Conv2d(width_in, width, 3, stride=2, padding=1, bias=False)
-            yield f"block{block}.bn", nn.BatchNorm2d(width)
-            yield f"block{block}.relu", nn.ReLU()
-            width_in = width
-        yield from _head(width_in, num_classes)
-
-    return stages
+    yield "normalize", Normalize()
+    width_in = 3
+    for block, width in enumerate(widths, start=1):
+        yield f"block{block}.conv", nn.Conv2d(width_in, width, 3, stride=2, padding=1, bias=False)
+        yield f"block{block}.bn", nn.BatchNorm2d(width)
+        yield f"block{block}.relu", nn.ReLU()
+        width_in = width
+    yield from _head(width_in, num_classes)
 
 
-def _vgg(*blocks: tuple[int, ...]) -> Builder:
+def _vgg(blocks: tuple[tuple[int, ...], ...], num_classes: int, image_size: int) -> Stages:
     """Blocks of 3 x 3 convolutions of the given widths, each block ending in a 2 x 2 max-pool, with BatchNorm
     (Simonyan and Zisserman 2015); one linear layer on the spatial mean, as in Kim et al. (2021)."""
-
-    def stages(num_classes: int, image_size: int) -> Stages:
-        yield "normalize", Normalize()
-        width_in = 3
-        for block, widths in enumerate(blocks, start=1):
-            for layer, width in enumerate(widths, start=1):
-                yield f"block{block}.conv{layer}", nn.Conv2d(width_in, width, 3, padding=1)
-                yield f"block{block}.bn{layer}", nn.BatchNorm2d(width)
-                yield f"block{block}.relu{layer}", nn.ReLU()
-                width_in = width
-            yield f"block{block}.pool", nn.MaxPool2d(2)
-        yield from _head(width_in, num_classes)
-
-    return stages
+    yield "normalize", Normalize()
+    width_in = 3
+    for block, widths in enumerate(blocks, start=1):
+        for layer, width in enumerate(widths, start=1):
+            yield f"block{block}.conv{layer}", nn.Conv2d(width_in, width, 3, padding=1)
+            yield f"block{block}.bn{layer}", nn.BatchNorm2d(width)
+            yield f"block{block}.relu{layer}", nn.ReLU()
+            width_in = width
+        yield f"block{block}.pool", nn.MaxPool2d(2)
+    yield from _head(width_in, num_classes)
 
 
 class WideBlock(nn.Module):
@@ -146,100 +174,64 @@ class WideBlock(nn.Module):
         return change + (z if self.shortcut is None else self.shortcut(active))
 
 
-def _wrn(depth: int, widen: int, stem_stride: int = 1) -> Builder:
-    """Wide residual network WRN-depth-widen without dropout; the last cut before the head is "bn". A stem stride of 2
+def _wrn(shape: tuple[int, int, int], num_classes: int, image_size: int) -> Stages:
+    """Wide residual network WRN-depth-widen without dropout; the last cut before the head is "bn". A stem of stride 2
     makes it four times cheaper."""
-
-    def stages(num_classes: int, image_size: int) -> Stages:
-        yield "normalize", Normalize()
-        yield "conv", nn.Conv2d(3, 16, 3, stem_stride, padding=1, bias=False)
-        width_in = 16
-        for group, width in enumerate((16 * widen, 32 * widen, 64 * widen), start=1):
-            for block in range(1, (depth - 4) // 6 + 1):
-                stride = 2 if group > 1 and block == 1 else 1
-                yield f"group{group}.block{block}", WideBlock(width_in, width, stride)
-                width_in = width
-        yield "bn", nn.BatchNorm2d(width_in)
-        yield "relu", nn.ReLU()
-        yield from _head(width_in, num_classes)
-
-    return stages
+    depth, widen, stem_stride = shape
+    yield "normalize", Normalize()
+    yield "conv", nn.Conv2d(3, 16, 3, stem_stride, padding=1, bias=False)
+    width_in = 16
+    for group, width in enumerate((16 * widen, 32 * widen, 64 * widen), start=1):
+        for block in range(1, (depth - 4) // 6 + 1):
+            stride = 2 if group > 1 and block == 1 else 1
+            yield f"group{group}.block{block}", WideBlock(width_in, width, stride)
+            width_in = width
+    yield "bn", nn.BatchNorm2d(width_in)
+    yield "relu", nn.ReLU()
+    yield from _head(width_in, num_classes)
 
 
-def _torchvision(name: str) -> Builder:
+def _torchvision(name: str, num_classes: int, image_size: int) -> Stages:
     """One of torchvision's networks with a stem for small images: no max-pool, and a first stride of 1 up to
     32 pixels and 2 above."""
+    from nbutils.torchvision import torchvision
 
-    def stages(num_classes: int, image_size: int) -> Stages:
-        from nbutils.vision import torchvision
-
-        options = {"aux_logits": False, "init_weights": True} if name == "inception_v3" else {}
-        net = getattr(torchvision.models, name)(weights=None, num_classes=num_classes, **options)
-        stride = 1 if image_size <= 32 else 2
-        yield "normalize", Normalize()
-        if name == "inception_v3":
-            net.Conv2d_1a_3x3.conv.stride = (stride, stride)
-            for part, module in net.named_children():
-                if part.startswith(("Conv2d", "Mixed")):
-                    yield part, module
-            yield from _head(net.fc.in_features, num_classes)
-            return
-        stem = nn.Conv2d(3, 64, 3, stride, 1, bias=False)
-        if name == "densenet121":
-            for part, module in net.features.named_children():
-                if part != "pool0":
-                    yield part, stem if part == "conv0" else module
-            yield "relu", nn.ReLU()
-            yield from _head(net.classifier.in_features, num_classes)
-            return
-        yield "conv", stem
-        yield "bn", net.bn1
-        yield "relu", nn.ReLU()
-        for layer in range(1, 5):
-            for block, module in enumerate(getattr(net, f"layer{layer}"), start=1):
-                yield f"layer{layer}.block{block}", module
+    options = {"aux_logits": False, "init_weights": True} if name == "inception_v3" else {}
+    net = getattr(torchvision.models, name)(weights=None, num_classes=num_classes, **options)
+    stride = 1 if image_size <= 32 else 2
+    yield "normalize", Normalize()
+    if name == "inception_v3":
+        net.Conv2d_1a_3x3.conv.stride = (stride, stride)
+        for part, module in net.named_children():
+            if part.startswith(("Conv2d", "Mixed")):
+                yield part, module
         yield from _head(net.fc.in_features, num_classes)
-
-    return stages
-
-
-Builder = Callable[[int, int], Stages]  # (number of classes, image side in pixels) -> named stages
-NETWORKS: dict[str, Builder] = {
-    "small": _strided(24, 48, 96, 96),
-    "small_narrow": _strided(12, 24, 48, 48),
-    "small_wide": _strided(48, 96, 192, 192),
-    "vgg_small": _vgg((16,), (32,), (64,), (128,)),
-    "vgg_narrow": _vgg((8,), (16,), (32,), (64,)),
-    "vgg_wide": _vgg((32,), (64,), (128,), (256,)),
-    "vgg_deep": _vgg((16, 16), (32, 32), (64, 64), (128, 128)),
-    "wrn_small": _wrn(10, 2, stem_stride=2),
-    "wrn_wide": _wrn(10, 4, stem_stride=2),
-    "wrn_deep": _wrn(16, 1, stem_stride=2),
-    "vgg16": _vgg((64, 64), (128, 128), (256,) * 3, (512,) * 3, (512,) * 3),
-    "wrn28_10": _wrn(28, 10),
-    "resnet18": _torchvision("resnet18"),
-    "resnet50": _torchvision("resnet50"),
-    "densenet121": _torchvision("densenet121"),
-    "inception_v3": _torchvision("inception_v3"),
-}
+        return
+    stem = nn.Conv2d(3, 64, 3, stride, 1, bias=False)
+    if name == "densenet121":
+        for part, module in net.features.named_children():
+            if part != "pool0":
+                yield part, stem if part == "conv0" else module
+        yield "relu", nn.ReLU()
+        yield from _head(net.classifier.in_features, num_classes)
+        return
+    yield "conv", stem
+    yield "bn", net.bn1
+    yield "relu", nn.ReLU()
+    for layer in range(1, 5):
+        for block, module in enumerate(getattr(net, f"layer{layer}"), start=1):
+            yield f"layer{layer}.block{block}", module
+    yield from _head(net.fc.in_features, num_classes)
 
 
-def check_network(name: str) -> str:
-    """Return `name` if `build` knows it.
-
-    Raises:
-        ValueError: unknown network.
-    """
-    if name not in NETWORKS:
-        raise ValueError(f"network = {name!r}: expected one of {', '.join(NETWORKS)}{did_you_mean(name, NETWORKS)}")
-    return name
+KINDS: dict[str, Callable[..., Stages]] = {"strided": _strided, "vgg": _vgg, "wrn": _wrn, "torchvision": _torchvision}
 
 
 def build(name: str, num_classes: int = 10, seed: int = 0, image_size: int = 32) -> SplitClassifier:
     """A fresh network whose weights depend only on `seed`; the global random state is left as it was.
 
     Args:
-        name: one of `NETWORKS`; those called small are for the quick profile.
+        name: one of `architectures.NETWORKS`; those called small are for the quick profile.
         num_classes: at least 2.
         seed: of the initialisation.
         image_size: side of the images in pixels; networks from torchvision adapt their first stride to it.
@@ -247,12 +239,12 @@ def build(name: str, num_classes: int = 10, seed: int = 0, image_size: int = 32)
     Raises:
         ValueError: unknown network, or fewer than two classes.
     """
-    check_network(name)
+    kind, shape = NETWORKS[check_choice("network", name, NETWORKS)]
     if num_classes < 2:
         raise ValueError(f"num_classes = {num_classes}: expected at least 2")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = SplitClassifier(OrderedDict(NETWORKS[name](num_classes, image_size)), name)
+        model = SplitClassifier(OrderedDict(KINDS[kind](shape, num_classes, image_size)), name)
     for module in model.modules():
         if hasattr(module, "inplace"):  # working in place would change the features that a caller holds
             setattr(module, "inplace", False)  # noqa: B010  (a declared attribute of some modules only)

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from nbutils.console import warn
-from nbutils.identity import identity, maker
+from nbutils.hashing import code_hash, content_hash
 from nbutils.machine import build_dir
 
 
@@ -44,7 +44,7 @@ def load_or_build(kind: str, recipe: Mapping[str, Any], build: Callable[[], dict
         kind: folder and first part of the key, for example "model".
         recipe: everything that decides the result: plain values, functions, and dataclasses of them.
         build: makes the named tensors. Its code is part of the key, and so is that of everything in the recipe, see
-            `nbutils.identity`: a changed comment is not a change, a changed line is.
+            `nbutils.hashing`: a changed comment is not a change, a changed line is.
 
     A damaged artifact is built again, and said so. When the disk is full the result is returned all the same,
     with a warning.
@@ -53,7 +53,7 @@ def load_or_build(kind: str, recipe: Mapping[str, Any], build: Callable[[], dict
         PermissionError: the artifact is not there and the store cannot be written (names the folder and NBUTILS_BUILD).
         TypeError: a recipe of other values, or code that uses what cannot be read.
     """
-    plain, key = _plain(recipe), f"{kind}-{identity([dict(sorted(recipe.items())), maker(build)])}"
+    plain, key = _plain(recipe), f"{kind}-{content_hash([dict(sorted(recipe.items())), code_hash(build)])}"
     folder = build_dir() / "store" / kind / key
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -155,6 +155,6 @@ def fingerprint(model: nn.Module) -> str:
     A key from the store would not do: a model can be trained on.
 
     Raises:
-        TypeError: an attribute that cannot be read, see `identity`.
+        TypeError: an attribute that cannot be read, see `hashing`.
     """
-    return identity(model)
+    return content_hash(model)

@@ -15,9 +15,9 @@ from nbutils import networks, store
 from nbutils.console import progress
 from nbutils.images.batches import batches
 from nbutils.images.imageset import ImageSet
-from nbutils.messages import did_you_mean
-from nbutils.networks import SplitClassifier
-from nbutils.robustness.attacks import FGSM, PGD, frozen, kl, mixed_precision
+from nbutils.messages import check_choice
+from nbutils.networks import SplitClassifier, frozen
+from nbutils.robustness.attacks import FGSM, PGD, kl, mixed_precision
 from nbutils.robustness.threat import ThreatModel
 
 Objective = Callable[[SplitClassifier, Tensor, Tensor, torch.Generator], Tensor]
@@ -154,9 +154,7 @@ class Schedule:
         if not self.peak_rate > 0:
             raise ValueError(f"peak_rate = {self.peak_rate}: expected a positive learning rate, such as 0.2")
         mixed_precision("cpu", self.precision)  # names an unknown one
-        if self.optimizer not in ("sgd", "adamw"):
-            raise ValueError(f"optimizer = {self.optimizer!r}: expected 'sgd' or 'adamw'"
-                             f"{did_you_mean(self.optimizer, ('sgd', 'adamw'))}")
+        check_choice("optimizer", self.optimizer, ("sgd", "adamw"))
 
     def rate(self, step: int, total: int) -> float:
         """Learning rate at `step` of `total`."""
@@ -253,3 +251,8 @@ def fitted_once(model: Model, objective: Any, images: ImageSet, schedule: Schedu
     model.load_state_dict(artifact.tensors)
     model.key = artifact.key  # type: ignore[assignment]
     return model.eval()
+
+
+DEFENCES: dict[str, Callable[[ThreatModel, int], Adversarial | TRADES | MART]] = {
+    "ADV": pgd_adversarial, "TRADES": trades, "MART": mart}
+"""Name in the tables of defences -> what makes its objective, of a threat model and a number of PGD steps."""

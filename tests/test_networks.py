@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from nbutils import networks
+from nbutils.architectures import NETWORKS, original
 from nbutils.networks import Normalize
-from nbutils.vision import torchvision
+from nbutils.torchvision import torchvision
 
 X = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -87,7 +88,13 @@ def test_torchvision_networks_differ_from_torchvision_in_stem_and_classes_only(n
     assert ours == sum(parameter.numel() for parameter in theirs.parameters()) - stem
 
 
-@pytest.mark.parametrize("name", networks.NETWORKS)
+def test_small_networks_stand_for_those_of_the_paper() -> None:
+    originals = {name: original(name) for name in NETWORKS if original(name)}
+    assert originals == dict.fromkeys(("vgg_small", "vgg_narrow", "vgg_wide", "vgg_deep", "vgg16"), "VGG-16") | (
+        dict.fromkeys(("wrn_small", "wrn_wide", "wrn_deep", "wrn28_10"), "WRN-28-10"))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize(("size", "classes"), [(32, 2), (64, 200)])
 def test_every_network_can_be_cut_anywhere(name: str, size: int, classes: int) -> None:
     model = networks.build(name, classes, seed=3, image_size=size).eval()

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 import nbutils
-from nbutils import modules, store
+from nbutils import store, versions
 from nbutils.machine import ROOT
-from nbutils.modules import code_version
 from nbutils.robustness import BIM, PGD, ThreatModel
 from nbutils.store import Artifact, load_or_build
+from nbutils.versions import code_version
 
 RECIPE = {"name": "x", "threat": ThreatModel("Linf", 0.5), "sizes": [1, 2], "nothing": None}
 
@@ -387,15 +387,15 @@ def test_a_changed_line_of_the_module_that_builds_makes_another_artifact(package
 
 
 def test_training_depends_on_attacks_and_not_on_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    source = modules._source
+    source = versions._source
 
-    def versions(changed: str) -> tuple[str, str]:
-        monkeypatch.setattr(modules, "_source", lambda name: source(name) + "\nextra = 1\n" * (name == changed))
+    def found(changed: str) -> tuple[str, str]:
+        monkeypatch.setattr(versions, "_source", lambda name: source(name) + "\nextra = 1\n" * (name == changed))
         code_version.cache_clear()
         return code_version("nbutils.training"), code_version("nbutils.images.planted")
 
-    plain = versions("none")
-    attacks, figures, imageset = (versions(f"nbutils.{name}") for name in (
+    plain = found("none")
+    attacks, figures, imageset = (found(f"nbutils.{name}") for name in (
         "robustness.attacks", "lab.figures", "images.imageset"))
     code_version.cache_clear()
     assert attacks[0] != plain[0]

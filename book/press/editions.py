@@ -27,7 +27,7 @@ from nbutils.lab import claims, results
 from nbutils.lab.parameters import profiles
 from nbutils.machine import ROOT, build_dir
 from nbutils.messages import did_you_mean, read_project_file, read_text
-from nbutils.modules import code_version, imports
+from nbutils.versions import code_version, imports
 
 DEFAULT = "quick"  # the run that the text speaks of
 BEST = "best"  # of each chapter the first edition in book/editions/order.yml that has it

@@ -26,7 +26,7 @@ from nbutils.lab.history import git, present_commit
 from nbutils.lab.parameters import profiles, resolve, short
 from nbutils.machine import ROOT
 from nbutils.messages import did_you_mean, read_project_file
-from nbutils.modules import NO_PART
+from nbutils.versions import NO_PART
 
 EDITIONS = ROOT / "book" / "editions"
 NOT_RUN = "not run"

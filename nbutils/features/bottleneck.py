@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from nbutils import networks
 from nbutils.images.imageset import ImageSet
 from nbutils.messages import check_choice, check_counts
-from nbutils.networks import GlobalAveragePool, SplitClassifier, suited
-from nbutils.robustness.attacks import check_finite, in_batches
+from nbutils.networks import GlobalAveragePool, SplitClassifier, in_batches, suited
+from nbutils.robustness.attacks import check_finite
 
 CHOICES = {"threshold": ("image", "batch", "channel"), "kl": ("mean", "sum")}
 Gradient = Callable[[Tensor], Tensor]  # shift of the channels (B, C) -> gradient of the cross-entropy in it

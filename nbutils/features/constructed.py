@@ -22,8 +22,8 @@ from nbutils import store
 from nbutils.console import progress
 from nbutils.images.imageset import DataError, ImageSet
 from nbutils.messages import check_choice, check_counts
-from nbutils.networks import SplitClassifier, suited
-from nbutils.robustness.attacks import PGD, frozen
+from nbutils.networks import SplitClassifier, frozen, suited
+from nbutils.robustness.attacks import PGD
 from nbutils.robustness.threat import ThreatModel
 
 Distance = Callable[[Tensor], Tensor]  # x' (B, 3, H, W) -> (B,) from the representation that is to be matched

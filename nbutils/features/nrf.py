@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from nbutils.features.bottleneck import Bottleneck, distill, random_masks
 from nbutils.messages import check_choice
 from nbutils.networks import SplitClassifier
-from nbutils.robustness.minimum_norm import CW, INSIDE, Loss, from_tanh_space, to_tanh_space
+from nbutils.robustness.minimum_norm import CW, INSIDE, Penalty, from_tanh_space, to_tanh_space
 from nbutils.robustness.threat import ThreatModel
 
 CHOICES = {"channels": ("none", "all", "random", "random-as-robust", "robust", "non-robust"),
@@ -98,12 +98,12 @@ class NRF(CW):
         mask = random_masks(chosen, x, self.bottleneck.seed) if self.channels.startswith("random") else chosen
         return mask.to(x.device)
 
-    def loss(self, model: nn.Module, x: Tensor, y: Tensor) -> Loss:
+    def penalty(self, model: nn.Module, x: Tensor, y: Tensor) -> Penalty:
         if not isinstance(model, SplitClassifier):
             raise ValueError(f"model = {type(model).__name__}: expected a SplitClassifier, which can be cut")
         mask = self.mask(model, x, y)
 
-        def loss(x_adv: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        def penalty(x_adv: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
             z = model.features(x_adv, self.at)
             gap, fooled = self.gap(model.logits_from(z, self.at), y)
             gradient, masked = self.gradients(c * gap, z, mask)
@@ -111,7 +111,7 @@ class NRF(CW):
                 return self.as_printed(c * gap, masked), fooled
             return (self.as_released(gradient, masked) * z).flatten(1).sum(1), fooled
 
-        return loss
+        return penalty
 
     def gradients(self, base: Tensor, z: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """dL/dz for the loss L = base (B,), and G = mask dL/dz (Kim et al. 2021, equation 7), both (B, C, ...)."""

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from nbutils import store
 from nbutils.console import progress
+from nbutils.datasets import SHAPES
 from nbutils.features.bottleneck import features_at
 from nbutils.images.imageset import ImageSet
-from nbutils.images.planted import SHAPES, SIZE, PlantedSet, PlantedWorld
-from nbutils.networks import SplitClassifier
-from nbutils.robustness.attacks import PGD, frozen, margin
+from nbutils.images.planted import SIZE, PlantedSet, PlantedWorld
+from nbutils.networks import SplitClassifier, frozen
+from nbutils.robustness.attacks import PGD, margin
 from nbutils.robustness.threat import ThreatModel
 
 

@@ -18,8 +18,7 @@ from torch import Tensor
 from nbutils.console import progress
 from nbutils.features.bottleneck import features_at, parts
 from nbutils.messages import check_counts
-from nbutils.networks import SplitClassifier
-from nbutils.robustness.attacks import frozen
+from nbutils.networks import SplitClassifier, frozen
 
 BLOBS = 8  # side of the coarse noise that a search starts from
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nbutils.images.imageset import DataError, ImageSet
+from nbutils.messages import check_choice
 
 AUGMENTATIONS = ("none", "crop", "crop+flip")
 
@@ -24,9 +25,7 @@ def augment(x: Tensor, augmentation: str, generator: torch.Generator) -> Tensor:
     Raises:
         DataError: unknown augmentation.
     """
-    if augmentation not in AUGMENTATIONS:
-        raise DataError(f"augmentation = {augmentation!r}: expected one of {', '.join(AUGMENTATIONS)}")
-    if augmentation == "none":
+    if check_choice("augmentation", augmentation, AUGMENTATIONS, DataError) == "none":
         return x
     batch, _, height, width = x.shape
     pad = height // 8

@@ -19,9 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nbutils.datasets import SHAPES
 from nbutils.images.imageset import DataError, ImageSet
+from nbutils.messages import check_choice
 
-SHAPES = ("disc", "ring", "square", "triangle", "cross", "star", "crescent", "bar", "two dots", "L")
 VIEWS = ("natural", "no_pattern", "swapped", "independent", "pattern_only")
 SIZE = 32
 BASE_RANGE = (0.06, 0.94)
@@ -183,8 +184,7 @@ class PlantedSet(ImageSet):
         Raises:
             DataError: unknown view.
         """
-        if view not in VIEWS:
-            raise DataError(f"view = {view!r}: expected one of {', '.join(VIEWS)}")
+        check_choice("view", view, VIEWS, DataError)
         scene = (self.background if view == "pattern_only" else self.base) + self.noise
         label = self.view_pattern(view)
         if label is not None:

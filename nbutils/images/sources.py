@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from http.client import HTTPException
 from io import BytesIO
 from pathlib import Path
@@ -16,14 +17,14 @@ from zipfile import BadZipFile, ZipFile
 import torch
 from torch import Tensor
 
+from nbutils.datasets import CIFAR10, DATASETS
 from nbutils.images import folders
 from nbutils.images.folders import LOSSY, SPLITS
 from nbutils.images.imageset import DataError, ImageSet, printable
-from nbutils.images.planted import SHAPES, PlantedWorld
-from nbutils.messages import did_you_mean
+from nbutils.images.planted import PlantedWorld
+from nbutils.messages import check_choice, did_you_mean
 
-DATASETS = ("planted", "digits", "cifar10", "svhn", "tiny-imagenet")
-CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+Choice = Callable[[Tensor], Tensor]  # labels (N,) of a whole split -> indices (n,) of the images that are taken
 TINY_IMAGENET = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 TINY_IMAGENET_MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
 TINY_IMAGENET_PER_CLASS = {"train": 500, "test": 50}
@@ -54,11 +55,10 @@ def class_names(dataset: str) -> tuple[str, ...]:
     """
     if dataset.startswith("folder:"):
         return folders.tree(dataset).classes
-    check_dataset(dataset)
-    if dataset == "tiny-imagenet":
-        with _tiny_imagenet_archive() as archive:
-            return tuple(_tiny_imagenet_classes(archive).values())
-    return {"planted": SHAPES, "cifar10": CIFAR10}.get(dataset, tuple("0123456789"))
+    if classes := DATASETS[check_dataset(dataset)].classes:
+        return classes
+    with _tiny_imagenet_archive() as archive:
+        return tuple(_tiny_imagenet_classes(archive).values())
 
 
 def load(dataset: str, split: str, n: int | None = None, seed: int = 0, **world: Any) -> ImageSet:
@@ -84,8 +84,7 @@ def load(dataset: str, split: str, n: int | None = None, seed: int = 0, **world:
     is_folder = dataset.startswith("folder:")  # looked at below, whole
     if not is_folder:
         check_dataset(dataset)
-    if split not in SPLITS:
-        raise DataError(f"split = {split!r}: expected 'train' or 'test'")
+    check_choice("split", split, SPLITS, DataError)
     if n is not None and n < 1:
         raise DataError(f"n = {n}: expected at least one image")
     if dataset == "planted":
@@ -95,20 +94,15 @@ def load(dataset: str, split: str, n: int | None = None, seed: int = 0, **world:
         raise DataError(f"{', '.join(world)}: only the planted world takes these; the dataset is {dataset!r}")
     if is_folder:
         return _folder(dataset, split, n, seed)
-    if dataset == "tiny-imagenet":
-        return ImageSet(*_tiny_imagenet(split, n, seed), "Tiny ImageNet", "crop+flip")
-    x, y = _digits(split) if dataset == "digits" else _torchvision(dataset, split)
-    index = _balanced(y, n, seed, f"{dataset} {split}")
-    augmentation = {"digits": "none", "cifar10": "crop+flip", "svhn": "crop"}[dataset]
-    name = {"digits": "digits", "cifar10": "CIFAR-10", "svhn": "SVHN"}[dataset]
-    return ImageSet(x[index].float() / 255, y[index], class_names(dataset), name, augmentation)
+    x, y = LOADERS[dataset](split, partial(_balanced, n, seed, f"{dataset} {split}"))
+    return ImageSet(x, y, class_names(dataset), DATASETS[dataset].title, DATASETS[dataset].augmentation)
 
 
 def _folder(dataset: str, split: str, n: int | None, seed: int) -> ImageSet:
     found = folders.tree(dataset)
     paths, labels = zip(*found.files[split], strict=True)
     y = torch.tensor(labels)
-    index = _balanced(y, n, seed, f"{found.root / split}")
+    index = _balanced(n, seed, f"{found.root / split}", y)
     folders.survey(found)
     chosen = [paths[i] for i in index]
     x = folders.read_images(chosen, chosen)
@@ -119,7 +113,7 @@ def _folder(dataset: str, split: str, n: int | None, seed: int) -> ImageSet:
     return ImageSet(x, y[index], found.classes, name, "crop+flip")  # numbers of the copy are not those of CIFAR-10
 
 
-def _balanced(labels: Tensor, n: int | None, seed: int, where: str) -> Tensor:
+def _balanced(n: int | None, seed: int, where: str, labels: Tensor) -> Tensor:
     """Indices of a random subset that takes classes in turn, in random order."""
     if n is not None and n > len(labels):
         raise DataError(f"n = {n}: {where} holds {len(labels)} images")
@@ -135,14 +129,21 @@ def _balanced(labels: Tensor, n: int | None, seed: int, where: str) -> Tensor:
     return chosen[torch.randperm(n, generator=generator)]
 
 
-def _digits(split: str) -> tuple[Tensor, Tensor]:
+def _digits(split: str, choose: Choice) -> tuple[Tensor, Tensor]:
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
     keep = torch.arange(len(labels)) % 5 == 0
     keep = keep if split == "test" else ~keep
     grey = torch.tensor(images, dtype=torch.float32).view(-1, 1, 8, 8)[keep] * (255 / 16)
-    return grey.repeat_interleave(4, 2).repeat_interleave(4, 3).expand(-1, 3, -1, -1), torch.tensor(labels)[keep]
+    return _taken(grey.repeat_interleave(4, 2).repeat_interleave(4, 3).expand(-1, 3, -1, -1),
+                  torch.tensor(labels)[keep], choose)
+
+
+def _taken(levels: Tensor, labels: Tensor, choose: Choice) -> tuple[Tensor, Tensor]:
+    """Pixels in [0, 1] of the images that are taken, out of levels (N, 3, H, W) from 0 to 255, and their labels."""
+    index = choose(labels)
+    return levels[index].float() / 255, labels[index]
 
 
 @contextmanager
@@ -156,21 +157,29 @@ def _downloads(dataset: str, instead: str) -> Iterator[Path]:
         raise DataError(f"{dataset}: could not be downloaded or read in {root} ({cause}); {instead}") from error
 
 
-def _torchvision(dataset: str, split: str) -> tuple[Tensor, Tensor]:
-    from nbutils.vision import torchvision
+FOLDER_INSTEAD = "a copy on disk can be used as folder:PATH"
 
-    with _downloads(dataset, "a copy on disk can be used as folder:PATH") as root:
-        if dataset == "cifar10":
-            data = torchvision.datasets.CIFAR10(root, train=split == "train", download=True)
-            return torch.from_numpy(data.data).permute(0, 3, 1, 2), torch.tensor(data.targets)
+
+def _cifar10(split: str, choose: Choice) -> tuple[Tensor, Tensor]:
+    from nbutils.torchvision import torchvision
+
+    with _downloads("cifar10", FOLDER_INSTEAD) as root:
+        data = torchvision.datasets.CIFAR10(root, train=split == "train", download=True)
+        return _taken(torch.from_numpy(data.data).permute(0, 3, 1, 2), torch.tensor(data.targets), choose)
+
+
+def _svhn(split: str, choose: Choice) -> tuple[Tensor, Tensor]:
+    from nbutils.torchvision import torchvision
+
+    with _downloads("svhn", FOLDER_INSTEAD) as root:
         data = torchvision.datasets.SVHN(root, split=split, download=True)
-        return torch.from_numpy(data.data), torch.from_numpy(data.labels).long()
+        return _taken(torch.from_numpy(data.data), torch.from_numpy(data.labels).long(), choose)
 
 
 @contextmanager
 def _tiny_imagenet_archive() -> Iterator[ZipFile]:
     """Tiny ImageNet as it is downloaded: read as it is, it need not become 120,000 small files."""
-    from nbutils.vision import torchvision
+    from nbutils.torchvision import torchvision
 
     with _downloads("tiny-imagenet", f"a copy of {TINY_IMAGENET} can be put there by hand") as root:
         torchvision.datasets.utils.download_url(TINY_IMAGENET, root, md5=TINY_IMAGENET_MD5)
@@ -187,7 +196,7 @@ def _tiny_imagenet_classes(archive: ZipFile) -> dict[str, str]:
     return {id: name if shared[name] == 1 else f"{name} ({id})" for id, name in names.items()}
 
 
-def _tiny_imagenet(split: str, n: int | None, seed: int) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+def _tiny_imagenet(split: str, choose: Choice) -> tuple[Tensor, Tensor]:
     with _tiny_imagenet_archive() as archive:
         classes = _tiny_imagenet_classes(archive)
         if split == "train":  # tiny-imagenet-200/train/<id>/images/<image>.JPEG
@@ -202,7 +211,10 @@ def _tiny_imagenet(split: str, n: int | None, seed: int) -> tuple[Tensor, Tensor
         if (counts != each).any():
             seen = f"{counts.min()} to {counts.max()}"
             raise DataError(f"tiny-imagenet {split}: {seen} images per class; expected {each} of each")
-        index = _balanced(labels, n, seed, f"tiny-imagenet {split}")
+        index = choose(labels)
         names = [found[i][0] for i in index]
         contents = [BytesIO(archive.read(name)) for name in names]  # one by one: threads cannot share the archive
-    return folders.read_images(names, contents), labels[index], tuple(classes.values())
+    return folders.read_images(names, contents), labels[index]
+
+
+LOADERS = {"digits": _digits, "cifar10": _cifar10, "svhn": _svhn, "tiny-imagenet": _tiny_imagenet}

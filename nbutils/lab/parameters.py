@@ -15,15 +15,13 @@ from typing import Annotated, Any
 import nbformat
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from nbutils.architectures import CUTTABLE, NETWORKS
+from nbutils.datasets import DATASETS
 from nbutils.lab.history import git
 from nbutils.machine import ROOT
-from nbutils.messages import DECIMAL, counted, did_you_mean, read_project_file, short_repr
+from nbutils.messages import DECIMAL, check_choice, counted, did_you_mean, read_project_file, short_repr
 
 PROFILES = ROOT / "book" / "profiles"
-DATASETS = ("planted", "digits", "cifar10", "svhn", "tiny-imagenet")
-CUTTABLE = ("small", "small_narrow", "small_wide", "vgg_small", "vgg_narrow", "vgg_wide", "vgg_deep", "wrn_small",
-            "wrn_wide", "wrn_deep", "vgg16", "wrn28_10", "densenet121")  # a BatchNorm stands before their head
-NETWORKS = (*CUTTABLE, "resnet18", "resnet50", "inception_v3")
 ENCODER_SIZES = ("small", "paper")
 AUTOATTACKS = ("standard", "rand", "apgd", "apgd-ce")
 METHODS = ("ADV", "TRADES", "MART")
@@ -152,9 +150,7 @@ def profiles() -> list[str]:
 
 
 def _profile(name: Any) -> dict[str, Any]:
-    known = profiles()
-    if name not in known:
-        raise ParameterError(f"profile = {name!r}: expected one of {', '.join(known)}{did_you_mean(name, known)}")
+    check_choice("profile", name, profiles(), ParameterError)
     path = PROFILES / f"{name}.yml"
     try:
         values: dict[str, Any] = read_project_file(path, dict[str, Any])

@@ -26,7 +26,7 @@ from pydantic import BaseModel, Field, FiniteFloat, TypeAdapter, ValidationError
 from scipy import stats
 
 from nbutils.machine import ROOT
-from nbutils.messages import did_you_mean, first_fault, read_project_file, read_text
+from nbutils.messages import check_choice, did_you_mean, first_fault, read_project_file, read_text
 
 if TYPE_CHECKING:  # only their types are needed: records are read where there is no torch
     from torch import Tensor
@@ -279,10 +279,8 @@ def printed(paper: str) -> list[dict[str, Any]]:
     Raises:
         ValueError: unknown paper, or a damaged file.
     """
-    path = ROOT / "book" / "published" / f"{paper}.csv"
-    if not path.exists():
-        known = ", ".join(sorted(file.stem for file in path.parent.glob("*.csv")))
-        raise ValueError(f"paper = {paper!r}: expected one of {known}")
+    papers = {path.stem: path for path in sorted((ROOT / "book" / "published").glob("*.csv"))}
+    path = papers[check_choice("paper", paper, papers)]
     return [row.model_dump() for row in read_project_file(path, list[_Printed])]
 
 

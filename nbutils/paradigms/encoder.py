@@ -51,7 +51,7 @@ class Encoder(nn.Module):
 
 
 class Backbone(Encoder):
-    """A classifier up to the input of its last layer (the pooled features of all `networks.NETWORKS`)."""
+    """A classifier up to the input of its last layer (the pooled features of all `architectures.NETWORKS`)."""
 
     def __init__(self, classifier: SplitClassifier) -> None:
         super().__init__()

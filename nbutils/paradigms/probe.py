@@ -15,11 +15,10 @@ from torch import Tensor, nn
 from nbutils import store, training
 from nbutils.images.imageset import ImageSet
 from nbutils.messages import check_counts
-from nbutils.networks import SplitClassifier
+from nbutils.networks import SplitClassifier, in_batches
 from nbutils.paradigms.ddpm import DiffusionEncoder
 from nbutils.paradigms.encoder import Encoder
 from nbutils.paradigms.simclr import ContrastiveEncoder, SimCLR
-from nbutils.robustness.attacks import in_batches
 
 
 def extract(encoder: Encoder, images: ImageSet, batch_size: int = 250) -> Tensor:

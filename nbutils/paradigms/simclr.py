@@ -15,9 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nbutils import networks
+from nbutils.architectures import NETWORKS
 from nbutils.messages import check_choice
+from nbutils.networks import frozen
 from nbutils.paradigms.encoder import Backbone, Encoder
-from nbutils.robustness.attacks import PGD, frozen
+from nbutils.robustness.attacks import PGD
 
 GREY = (0.299, 0.587, 0.114)  # weights of red, green and blue in a grey level (ITU-R BT.601)
 TRIES = 10  # crops that may be drawn before the whole image is taken, as in torchvision
@@ -205,7 +207,7 @@ class SimCLR:
     """The contrastive paradigm: NT-Xent between two views of each image.
 
     Attributes:
-        network: the backbone, one of `networks.NETWORKS`.
+        network: the backbone, one of `architectures.NETWORKS`.
         projector: widths of its layers; on the 512 features of ResNet-18 this makes 512-512-256 (Li et al. 2023).
         temperature: usually .07 to .5; Li et al.'s appendix gives none and their code .007.
         view: what makes the two views.
@@ -224,7 +226,7 @@ class SimCLR:
     attack: PGD | None = None
 
     def __post_init__(self) -> None:
-        check_choice("network", self.network, networks.NETWORKS)
+        check_choice("network", self.network, NETWORKS)
         if not self.projector or min(self.projector) < 1:
             raise ValueError(f"projector = {self.projector!r}: expected widths >= 1, such as (512, 256)")
         if not self.temperature > 0:

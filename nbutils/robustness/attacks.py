@@ -7,8 +7,7 @@ adversarial image are in `minimum_norm`, AutoAttack in `autoattack`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,10 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nbutils.console import progress
-from nbutils.images.imageset import ImageSet
-from nbutils.messages import check_counts, did_you_mean
-from nbutils.networks import suited
+from nbutils.messages import check_choice, check_counts
+from nbutils.networks import frozen
 from nbutils.robustness.threat import ThreatModel, format_eps
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # (logits (B, K), target) -> (B,), larger is worse for the model
@@ -76,37 +73,6 @@ def kl(logits: Tensor, clean_logits: Tensor) -> Tensor:
 LOSSES: dict[str, Loss] = {"cross-entropy": cross_entropy, "margin": margin, "dlr": dlr, "kl": kl}
 
 
-@contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
-    """Run a model in evaluation mode with gradients for its input only, and leave it exactly as it was. It is given
-    copies, so that one that works in place changes nobody's images."""
-    training = [(module, module.training) for module in model.modules()]
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    copies = model.register_forward_pre_hook(lambda _, inputs: tuple(part.clone() for part in inputs))
-    try:
-        model.eval()
-        for parameter in trainable:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        copies.remove()
-        for module, mode in training:
-            module.training = mode
-        for parameter in trainable:
-            parameter.requires_grad_(True)
-
-
-def in_batches(f: Callable[..., Tensor], model: nn.Module, images: ImageSet | Tensor, *others: Tensor,
-               batch_size: int = 256) -> Tensor:
-    """f(x, ...) for images x (B, 3, H, W) and what goes with them, batch after batch, joined on the CPU. The model is
-    `frozen` and says on which device and in which precision; nothing is differentiated."""
-    x = images.x if isinstance(images, ImageSet) else images
-    batches = list(zip(*(part.split(batch_size) for part in (x, *others)), strict=True))
-    with frozen(model), torch.no_grad():
-        return torch.cat([f(suited(x, model), *(part.to(next(model.parameters()).device) for part in rest)).cpu()
-                          for x, *rest in progress(batches, getattr(model, "name", ""))])
-
-
 def checked(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Images x (B, 3, H, W), detached, and labels y (B,) as int64, or clean logits (B, K) as they are.
 
@@ -144,8 +110,7 @@ def mixed_precision(device: torch.device | str, precision: str) -> torch.autocas
     Raises:
         ValueError: another precision.
     """
-    if precision not in ("float32", "bfloat16"):
-        raise ValueError(f"precision = {precision!r}: expected 'float32' or 'bfloat16'")
+    check_choice("precision", precision, ("float32", "bfloat16"))
     return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
@@ -197,9 +162,7 @@ class PGD:
                                  "such as 2/255")
         if self.early_exit and not self.keep_best:
             raise ValueError("early_exit = True: expected keep_best = True, for the last iterate need not fool")
-        if self.loss not in LOSSES:
-            raise ValueError(f"loss = {self.loss!r}: expected one of {', '.join(LOSSES)}"
-                             f"{did_you_mean(self.loss, LOSSES)}")
+        check_choice("loss", self.loss, LOSSES)
 
     def __repr__(self) -> str:
         levels = self.threat.norm == "Linf" and format_eps(self.threat.eps).endswith("/255")
@@ -328,6 +291,11 @@ def FGSM(threat: ThreatModel, random_start: bool = False, step_size: float | Non
     """
     size = threat.eps if step_size is None else step_size
     return PGD(threat, 1, size, random_start=random_start, keep_best=False, name="FGSM")
+
+
+def kim_pgd(threat: ThreatModel) -> PGD:
+    """PGD as Kim et al. (2021) run it: 10 steps of .23 eps, last iterate."""
+    return PGD(threat, 10, 0.23 * threat.eps, keep_best=False)
 
 
 def BIM(threat: ThreatModel, steps: int = 10, step_size: float = 1 / 255) -> PGD:

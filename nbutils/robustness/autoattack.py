@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from nbutils.messages import check_counts, did_you_mean
-from nbutils.robustness.attacks import check_classes, check_finite, checked, frozen
+from nbutils.messages import check_choice, check_counts
+from nbutils.networks import frozen
+from nbutils.robustness.attacks import check_classes, check_finite, checked
 from nbutils.robustness.threat import ThreatModel
 
 VERSIONS = {
@@ -60,19 +61,18 @@ class AutoAttack:
     classes: int | None = None
 
     def __post_init__(self) -> None:
-        if self.version not in VERSIONS:
-            raise ValueError(f"version = {self.version!r}: expected one of {', '.join(VERSIONS)}"
-                             f"{did_you_mean(self.version, VERSIONS)}")
+        check_choice("version", self.version, VERSIONS)
         check_counts(steps=self.steps)
 
     @property
-    def parts(self) -> list[str]:
+    def attacks(self) -> list[str]:
         """The attacks that are made."""
-        return [part for part in VERSIONS[self.version] if self.classes is None or NEEDS.get(part, 2) <= self.classes]
+        return [attack for attack in VERSIONS[self.version]
+                if self.classes is None or NEEDS.get(attack, 2) <= self.classes]
 
     def __repr__(self) -> str:
-        left_out = "".join(f", {part.upper()} left out: needs {NEEDS[part]} classes, here are {self.classes}"
-                           for part in VERSIONS[self.version] if part not in self.parts)
+        left_out = "".join(f", {attack.upper()} left out: needs {NEEDS[attack]} classes, here are {self.classes}"
+                           for attack in VERSIONS[self.version] if attack not in self.attacks)
         return f"{self._name()[:-1]}{left_out})"
 
     def _name(self) -> str:
@@ -96,14 +96,14 @@ class AutoAttack:
         if len(x) == 0 or self.threat.eps == 0:
             return x.clone()
         with _as_the_library_wants_it(model, x, y, generator, "AutoAttack") as (classify, classes, seed):
-            least = max(NEEDS.get(part, 2) for part in self.parts)
+            least = max(NEEDS.get(attack, 2) for attack in self.attacks)
             if classes < least:
                 raise ValueError(f"AutoAttack, version {self.version!r}: the model has {classes} classes; expected "
                                  f"at least {least}, give classes = {classes} or take version 'apgd-ce'")
             library = pyautoattack.AutoAttack(
                 classify, norm=self.threat.norm, eps=self.threat.eps, seed=seed, device=x.device,
                 version=self.version if self.version in ("standard", "rand") else "custom")
-            library.attacks_to_run = self.parts  # "standard" and "rand" have set all of theirs
+            library.attacks_to_run = self.attacks  # "standard" and "rand" have set all of theirs
             for part in (library.apgd, library.apgd_targeted, library.fab):
                 part.n_iter, part.n_restarts = self.steps, 1
             targets = min(3 if self.version == "apgd" else 9, classes - 1)

@@ -7,21 +7,22 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from nbutils import store
 from nbutils.console import counter
 from nbutils.images.imageset import ImageSet
-from nbutils.networks import SplitClassifier, artifacts
-from nbutils.robustness.attacks import FGSM, PGD, Attack, frozen, mixed_precision
+from nbutils.networks import SplitClassifier, artifacts, frozen
+from nbutils.robustness.attacks import FGSM, PGD, Attack
 from nbutils.robustness.autoattack import FAB, AutoAttack
 from nbutils.robustness.minimum_norm import CW
 from nbutils.robustness.threat import ThreatModel
 
 SLACK = 1e-6  # rounding allowed when a perturbation is held against its threat model
 Reader = Callable[[SplitClassifier, Tensor], Tensor]
-COSTLY = (AutoAttack, FAB, CW)  # up to minutes for one model: what they find is kept in the store
+COSTLY = (AutoAttack, FAB, CW)  # and NRF, which is a CW: up to minutes for one model, so what they find is kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,14 +67,12 @@ class Outcome:
         return replace(self, **per_image)
 
 
-def attacked(model: nn.Module, images: ImageSet, attack: Attack, seed: int = 0, batch_size: int = 256,
-             precision: str = "float32") -> ImageSet:
+def attacked(model: nn.Module, images: ImageSet, attack: Attack, seed: int = 0, batch_size: int = 256) -> ImageSet:
     """The images as the attack leaves them, with their true labels, on the CPU. Shows how many passes it has made.
 
     Args:
         model: what the attack sees, on any device. seed: of the attack's random starts.
         batch_size: images per call of the attack; bounds memory.
-        precision: in which the attack computes, "float32" or "bfloat16"; its images are float32.
 
     Raises:
         ValueError: no images; an attack whose images leave [0, 1] or its threat model.
@@ -83,7 +82,7 @@ def attacked(model: nn.Module, images: ImageSet, attack: Attack, seed: int = 0, 
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
     x_adv = torch.empty_like(images.x)  # filled in place: joined parts would need the memory twice
-    with counter(f"{attack!r} on {len(images)} images", "pass") as count, mixed_precision(device, precision):
+    with counter(f"{attack!r} on {len(images)} images", "pass") as count:
         hook = model.register_forward_pre_hook(lambda module, inputs: count(len(inputs[0])))
         try:
             for x, y, found in zip(*(part.split(batch_size) for part in (images.x, images.y, x_adv)), strict=True):
@@ -109,11 +108,11 @@ def predict(model: nn.Module, x: Tensor, batch_size: int = 256) -> Tensor:
 
 
 def evaluate(model: SplitClassifier, images: ImageSet, attack: Attack | None = None, *, source: nn.Module | None = None,
-             read: Reader | None = None, seed: int = 0, batch_size: int = 256, precision: str = "float32") -> Outcome:
-    """Attack every image once and score the result, in float32 whatever the precision of the attack.
+             read: Reader | None = None, seed: int = 0, batch_size: int = 256) -> Outcome:
+    """Attack every image once and score the result.
 
-    The outcome of a costly attack (AutoAttack, FAB, CW) is kept in the store, so that a run that was killed does not
-    repeat it; `seconds` is then what it took when it was made.
+    The outcome of a costly attack (AutoAttack, FAB, CW, NRF) is kept in the store, so that a run that was killed does
+    not repeat it; `seconds` is then what it took when it was made.
 
     Args:
         model: the classifier that is scored. images: N images with labels. attack: None scores the clean images.
@@ -122,53 +121,53 @@ def evaluate(model: SplitClassifier, images: ImageSet, attack: Attack | None = N
         read: how an answer is read off the model: (model, x (N, 3, H, W) on the CPU) -> (N,) classes; None means the
             largest logit. The attack sees the whole model all the same; its images are kept in the store, since one
             attack is often read in several ways.
-        seed, batch_size, precision: see `attacked`.
+        seed, batch_size: see `attacked`.
 
     Raises:
         ValueError: no images; NaN logits; an attack whose images leave [0, 1] or its threat model.
     """
     if len(images) == 0:
         raise ValueError("evaluate: the image set is empty; expected at least one image")
-    search = attack
-    if isinstance(attack, PGD) and attack.keep_best and source is None and read is None:
-        # A verdict needs no more than a first error; a transferred attack cannot know whether it has made one.
-        search = replace(attack, early_exit=True)
-
-    def found() -> dict[str, Tensor]:
-        x_adv = attacked(source or model, images, search, seed, batch_size, precision).x if search else images.x
-        return _found(model, images, x_adv, read)
-
-    began = time.monotonic()
-    if read is not None and attack is not None:
-        made = _kept("attacked", source or model, None, images, attack, seed, batch_size, precision)
-        tensors, seconds = _found(model, images, made.tensors["x"], read), made.seconds
-    elif attack is not None and type(attack) in COSTLY:
-        artifact = _kept("outcome", model, source, images, attack, seed, batch_size, precision, found)
-        tensors, seconds = artifact.tensors, artifact.seconds
+    attacker, began = source or model, time.monotonic()
+    kept: store.Artifact | None = None
+    if attack is None:
+        found = _found(model, images, images.x, read)
+    elif read is not None:
+        kept = _attacked_once(attacker, images, attack, seed, batch_size)
+        found = _found(model, images, kept.tensors["x"], read)
+    elif isinstance(attack, COSTLY):
+        recipe = {**_recipe(attacker, images, attack, seed, batch_size), "judge": store.fingerprint(model)}
+        kept = store.load_or_build("outcome", recipe, lambda: _found(
+            model, images, attacked(attacker, images, attack, seed, batch_size).x))
+        found = kept.tensors
     else:
-        tensors, seconds = found(), time.monotonic() - began
-    return replace(_outcome(model, images, attack, source or model, tensors), seconds=seconds)
+        if isinstance(attack, PGD) and attack.keep_best and source is None:
+            # A verdict needs no more than a first error; a transferred attack cannot know whether it has made one.
+            search: Attack = replace(attack, early_exit=True)
+        else:
+            search = attack
+        found = _found(model, images, attacked(attacker, images, search, seed, batch_size).x)
+    seconds = kept.seconds if kept else time.monotonic() - began
+    return replace(_outcome(model, images, attack, attacker, found), seconds=seconds)
 
 
-def attacked_once(model: SplitClassifier, images: ImageSet, attack: Attack | None, seed: int = 0) -> ImageSet:
+def attacked_once(model: nn.Module, images: ImageSet, attack: Attack | None, seed: int = 0) -> ImageSet:
     """As `attacked`, but kept in the store, where `evaluate(read=...)` looks, too; None leaves images as they are."""
     if attack is None:
         return images
-    made = _kept("attacked", model, None, images, attack, seed, 256, "float32")
-    return replace(images, x=made.tensors["x"], name=f"{images.name} under {attack!r}")
+    x_adv = _attacked_once(model, images, attack, seed, 256).tensors["x"]
+    return replace(images, x=x_adv, name=f"{images.name} under {attack!r}")
 
 
-def _kept(kind: str, model: nn.Module, source: nn.Module | None, images: ImageSet, attack: Attack, seed: int,
-          batch_size: int, precision: str, build: Callable[[], dict[str, Tensor]] | None = None) -> store.Artifact:
-    """What the attack makes of the images, or what `build` makes of that, from the store."""
+def _attacked_once(model: nn.Module, images: ImageSet, attack: Attack, seed: int, batch_size: int) -> store.Artifact:
+    return store.load_or_build("attacked", _recipe(model, images, attack, seed, batch_size), lambda: {
+        "x": attacked(model, images, attack, seed, batch_size).x})
 
-    def moved() -> dict[str, Tensor]:
-        return {"x": attacked(model, images, attack, seed, batch_size, precision).x}
 
-    recipe = {"attack": attack, "models": [store.fingerprint(part) for part in (model, source) if part is not None],
-              "images": images.fingerprint, "seed": seed, "batch_size": batch_size, "precision": precision,
-              "device": next(model.parameters()).device.type}
-    return store.load_or_build(kind, recipe, build or moved)
+def _recipe(model: nn.Module, images: ImageSet, attack: Attack, seed: int, batch_size: int) -> dict[str, object]:
+    """What decides the images that an attack makes."""
+    return {"attack": attack, "model": store.fingerprint(model), "images": images.fingerprint, "seed": seed,
+            "batch_size": batch_size, "device": next(model.parameters()).device.type}
 
 
 def _found(model: SplitClassifier, images: ImageSet, x_adv: Tensor, read: Reader | None = None) -> dict[str, Tensor]:
@@ -232,6 +231,27 @@ def transfer_rate(clean: Outcome, under: Outcome) -> float:
     """
     _, judged = right_before(clean, under)
     return (~judged.correct).sum().item() / max(1, len(judged))
+
+
+def mean_transfer_rate(pairs: Iterable[tuple[Outcome, Outcome]]) -> float:
+    """Mean of `transfer_rate` over pairs of a source and a target, in [0, 1]."""
+    return float(np.mean([transfer_rate(clean, under) for clean, under in pairs]))
+
+
+def transfer_perturbation(model: SplitClassifier, images: ImageSet, clean: ImageSet,
+                          changed: ImageSet) -> tuple[Outcome, Outcome]:
+    """Outcomes of the images that the model has right, as they are and with the perturbations that made `changed` of
+    `clean` added to them, clipped to [0, 1]: a transfer attack on a network that sees its own kind of image."""
+    perturbed = replace(images, x=(images.x + (changed.x - clean.x)).clamp(0, 1))
+    return right_before(evaluate(model, images), evaluate(model, perturbed))
+
+
+def accuracy_gap(first: Sequence[Outcome], second: Sequence[Outcome]) -> float:
+    """Mean accuracy over the first outcomes minus that over the second, on the first n images, which all have seen."""
+    n = min(map(len, (*first, *second)))
+    ours, theirs = (np.mean([outcome.correct[:n].double().mean().item() for outcome in outcomes])
+                    for outcomes in (first, second))
+    return float(ours - theirs)
 
 
 def _check_promise(attack: Attack, x_adv: Tensor, delta: Tensor) -> None:

@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nbutils.messages import check_counts
-from nbutils.robustness.attacks import check_classes, check_finite, checked, frozen, margin
+from nbutils.networks import frozen
+from nbutils.robustness.attacks import check_classes, check_finite, checked, margin
 from nbutils.robustness.threat import ThreatModel
 
-Loss = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+Penalty = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """(images (B, 3, H, W), c (B,)) -> what is minimised beside the distance (B,), and whether each is adversarial (B,)."""
 
 INSIDE = 1 - 1e-6  # tanh never reaches the pixels 0 and 1, so they are moved this little inwards
@@ -98,9 +99,9 @@ class CW:
                 logits = model(x)
                 check_classes(y, logits)
                 nearest[self.gap(logits, y)[1]] = 0
-            loss = self.loss(model, x, y)
+            penalty = self.penalty(model, x, y)
             for _ in range(self.searches):
-                found, distance = self._descend(x, c, loss)
+                found, distance = self._descend(x, c, penalty)
                 closer = distance < nearest
                 best[closer], nearest[closer] = found[closer], distance[closer]
                 success = distance < torch.inf
@@ -108,7 +109,7 @@ class CW:
                 c = torch.where(high < torch.inf, (low + high) / 2, 10 * c)
         return best
 
-    def _descend(self, x: Tensor, c: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
+    def _descend(self, x: Tensor, c: Tensor, penalty: Penalty) -> tuple[Tensor, Tensor]:
         """Adam with one c (B,) per image: the nearest adversarial images and their L2 distances, infinite for none."""
         best, nearest = x.clone(), torch.full_like(c, torch.inf)
         w = to_tanh_space(x).requires_grad_()
@@ -117,7 +118,7 @@ class CW:
         for _ in range(self.steps):
             with torch.enable_grad():
                 x_adv = self.image(w, x)
-                weighted, fooled = loss(x_adv, c)
+                weighted, fooled = penalty(x_adv, c)
                 objective = self.objective(x_adv, origin, weighted).sum()
             (w.grad,) = torch.autograd.grad(objective, w)
             optimizer.step()
@@ -135,14 +136,14 @@ class CW:
         """The images (B, 3, H, W) that w stands for; x are the clean ones."""
         return from_tanh_space(w)
 
-    def loss(self, model: nn.Module, x: Tensor, y: Tensor) -> Loss:
+    def penalty(self, model: nn.Module, x: Tensor, y: Tensor) -> Penalty:
         """What is minimised beside the distance; what depends on the clean x alone can be computed here, once."""
 
-        def loss(x_adv: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        def penalty(x_adv: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
             gap, fooled = self.gap(model(x_adv), y)
             return c * gap, fooled
 
-        return loss
+        return penalty
 
     def gap(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """(B,) max(f_y - max_{i != y} f_i + confidence, 0) (Carlini and Wagner 2017, section VI.A), and whether the

@@ -10,7 +10,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from nbutils.messages import DECIMAL, did_you_mean, short_repr
+from nbutils.messages import DECIMAL, check_choice, short_repr
 
 NORMS = {"Linf": "L_inf", "L2": "L2"}
 
@@ -65,9 +65,7 @@ class ThreatModel:
     eps: float
 
     def __post_init__(self) -> None:
-        if self.norm not in NORMS:
-            hint = did_you_mean(str(self.norm).replace("_", ""), NORMS)
-            raise ValueError(f"norm = {self.norm!r}: expected one of {', '.join(NORMS)}{hint}")
+        check_choice("norm", self.norm, NORMS)
         eps = parse_eps(self.eps)
         if self.norm == "Linf" and eps > 1:
             meant = f"; did you mean {format_eps(eps / 255)}?" if eps <= 255 else ""
@@ -115,7 +113,6 @@ class ThreatModel:
             noise = (2 * torch.rand(x.shape, generator=generator, dtype=x.dtype) - 1) * self.eps
         else:
             direction = torch.randn(x.shape, generator=generator, dtype=x.dtype)
-            radius = torch.rand(len(x), generator=generator, dtype=x.dtype) ** (1 / max(x[0].numel(), 1)) \
-                if len(x) else x.new_empty(0)
+            radius = torch.rand(len(x), generator=generator, dtype=x.dtype) ** (1 / max(x.shape[1:].numel(), 1))
             noise = direction * _per_image(self.eps * radius / self.distance(direction), direction)
         return self.project(x + noise.to(x.device), x)

@@ -17,7 +17,7 @@ from nbutils.networks import SplitClassifier
 from nbutils.paradigms import Augmentation, ContrastiveEncoder, Encoder
 from nbutils.paradigms.ddpm import DiffusionEncoder
 from nbutils.paradigms.mae import MaskedEncoder, positions
-from nbutils.vision import torchvision
+from nbutils.torchvision import torchvision
 
 with warnings.catch_warnings():  # foolbox uses an old name of scipy
     warnings.simplefilter("ignore", DeprecationWarning)

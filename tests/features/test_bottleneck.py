@@ -33,9 +33,8 @@ from nbutils.features import (
     wrong_labels,
 )
 from nbutils.images import PlantedSet, PlantedWorld
-from nbutils.networks import GlobalAveragePool, SplitClassifier
+from nbutils.networks import GlobalAveragePool, SplitClassifier, in_batches
 from nbutils.robustness import predict
-from nbutils.robustness.attacks import in_batches
 from tests.helpers import assert_one_line
 
 SHORT = Bottleneck(iterations=30)

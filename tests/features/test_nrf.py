@@ -99,7 +99,7 @@ def test_the_gradient_is_that_of_the_terms_written_out(second_order: bool, chann
     attack = replace(ATTACK, at="conv", second_order=second_order, channels=channels, magnitude=magnitude)
     x_adv = (x + 0.02).requires_grad_()
     c = torch.linspace(0.1, 2, 6).double()
-    value, fooled = attack.loss(network, x, y)(x_adv, c)
+    value, fooled = attack.penalty(network, x, y)(x_adv, c)
     expected = written_out(network, attack, x, y, x_adv, c)
     (found,), (wanted,) = (torch.autograd.grad(objective.sum(), x_adv, retain_graph=True)
                            for objective in (value, expected))
@@ -114,11 +114,11 @@ def test_the_second_order_gradient_is_the_numerical_one() -> None:
     """Central differences of 1e-6: error about 1e-9, asked 1e-6; the first-order part alone is far from it."""
     network, x = curved(), torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)).double()
     y = network(x).argmax(1)
-    loss = replace(ATTACK, at="conv", second_order=True).loss(network, x, y)
+    loss = replace(ATTACK, at="conv", second_order=True).penalty(network, x, y)
     c = torch.ones(2).double()
     x_adv = (x + 0.01).requires_grad_()
     (found,) = torch.autograd.grad(loss(x_adv, c)[0].sum(), x_adv)
-    (plain,) = torch.autograd.grad(CW().loss(network, x, y)(x_adv, c)[0].sum(), x_adv)
+    (plain,) = torch.autograd.grad(CW().penalty(network, x, y)(x_adv, c)[0].sum(), x_adv)
     for seed in range(4):
         step = 1e-6 * torch.randn(x.shape, generator=torch.Generator().manual_seed(seed)).double()
         ends = [loss((x_adv + side * step).detach().requires_grad_(), c)[0].sum() for side in (1, -1)]
@@ -131,8 +131,8 @@ def test_the_norm_over_the_batch_is_one_number() -> None:
     network, x = curved(), torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(1)).double()
     y, c = network(x).argmax(1), torch.ones(3).double()
     per_image, whole = (replace(ATTACK, at="conv", second_order=True, channels="all", norm_over=over)
-                        .loss(network, x, y)(x.clone().requires_grad_(), c)[0] for over in ("image", "batch"))
-    gap = CW().loss(network, x, y)(x, c)[0]
+                        .penalty(network, x, y)(x.clone().requires_grad_(), c)[0] for over in ("image", "batch"))
+    gap = CW().penalty(network, x, y)(x, c)[0]
     lengths = gap - per_image
     assert (gap - whole).sum().item() == pytest.approx(lengths.square().sum().sqrt().item(), abs=1e-12)
 
@@ -143,8 +143,8 @@ def test_with_all_channels_it_is_cw_at_a_higher_price(model: SplitClassifier, pi
     (g,) = torch.autograd.grad(CW().gap(model.logits_from(z, AT), y)[0].sum(), z)
     c = torch.linspace(0.1, 2, len(x)).double()
     for magnitude, sign in (("up", 1), ("down", -1)):
-        value, _ = replace(ATTACK, channels="all", magnitude=magnitude).loss(model, x, y)(x, c)
-        priced, _ = CW().loss(model, x, y)(x, c + sign / g.flatten(1).norm(dim=1))
+        value, _ = replace(ATTACK, channels="all", magnitude=magnitude).penalty(model, x, y)(x, c)
+        priced, _ = CW().penalty(model, x, y)(x, c + sign / g.flatten(1).norm(dim=1))
         (found,), (wanted,) = (torch.autograd.grad(total.sum(), x) for total in (value, priced))
         assert wanted.abs().max() > 1e-3
         torch.testing.assert_close(found, wanted, **EXACT)

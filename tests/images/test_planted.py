@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from matplotlib.path import Path as Outline
 from torch import Tensor
 
+from nbutils.datasets import SHAPES
 from nbutils.images import VIEWS, PlantedSet, PlantedWorld
-from nbutils.images.planted import SHAPES, SIGNED_DISTANCES
+from nbutils.images.planted import SIGNED_DISTANCES
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,10 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from nbutils.datasets import CIFAR10
 from nbutils.images import DataError, load, sources
-from nbutils.images.sources import CIFAR10, class_names
-from nbutils.vision import torchvision
+from nbutils.images.sources import class_names
+from nbutils.torchvision import torchvision
 
 Pixels = dict[str, dict[str, list[np.ndarray]]]
 

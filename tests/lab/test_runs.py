@@ -18,7 +18,9 @@ from papermill.translators import PythonTranslator
 from PIL import Image
 
 from book.press import chapters
-from nbutils import features, lab, networks
+from nbutils import features, lab, networks, training
+from nbutils.architectures import CUTTABLE, NETWORKS
+from nbutils.datasets import DATASETS
 from nbutils.features.bottleneck import Bottleneck, Distilled
 from nbutils.images import ImageSet, sources
 from nbutils.lab import claims, parameters, results
@@ -177,7 +179,7 @@ def test_sizes_that_a_chapter_lacks_follow() -> None:
     ({"transfer_networks": "small, small"}, "transfer_networks = 'small, small': found small 2 times"),
     ({"table_methods": "ADV,ADV"}, "table_methods = 'ADV,ADV': found ADV 2 times; expected each name once"),
     ({"transfer_networks": "small"}, "transfer_networks = 'small': 1 name; expected 2 to 9"),
-    ({"transfer_networks": ",".join(list(networks.NETWORKS)[:10])}, "10 names; expected 2 to 9"),
+    ({"transfer_networks": ",".join(list(NETWORKS)[:10])}, "10 names; expected 2 to 9"),
     ({"eps": 0}, "eps = 0: expected more than 0"),
     ({"eps": "0/255"}, "eps = '0/255': expected more than 0"),
     ({"seeds": [1, 2]}, "seeds = [1, 2]: expected a number or text, not a list"),
@@ -192,7 +194,7 @@ def test_what_no_chapter_can_run_with(given: dict[str, object], message: str) ->
 
 @pytest.mark.parametrize("number", [2, 9])
 def test_architectures_that_can_be_ranked(number: int) -> None:
-    names = ", ".join(list(networks.NETWORKS)[:number])
+    names = ", ".join(list(NETWORKS)[:number])
     assert resolve({"transfer_networks": names}, ALLOWED).transfer_networks == names
 
 
@@ -204,10 +206,10 @@ def test_the_names_of_parameters_are_those_of_the_engine() -> None:
         except ValueError:
             return False
 
-    assert sorted(parameters.NETWORKS) == sorted(networks.NETWORKS)
-    assert sorted(parameters.CUTTABLE) == sorted(filter(has_a_cut, networks.NETWORKS))
-    assert (parameters.DATASETS, parameters.ENCODER_SIZES) == (sources.DATASETS, SIZES)
-    assert tuple(autoattack.VERSIONS) == parameters.AUTOATTACKS
+    assert sorted(CUTTABLE) == sorted(filter(has_a_cut, NETWORKS))
+    assert {"planted", *sources.LOADERS} == set(DATASETS)
+    assert (SIZES, tuple(autoattack.VERSIONS)) == (parameters.ENCODER_SIZES, parameters.AUTOATTACKS)
+    assert tuple(training.DEFENCES) == parameters.METHODS
 
 
 @given(st.integers(1, 99) | st.floats(0, 1, exclude_min=True))

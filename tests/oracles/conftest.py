@@ -27,7 +27,7 @@ def peer() -> Callable[[str], ModuleType]:
             found = "0.0"
         if numbers(found) < numbers(LEAST[library]):
             pytest.skip(f"{library} >= {LEAST[library]} is not here; make oracles runs this test")
-        import nbutils.vision  # noqa: F401  (torchvision must import first)
+        import nbutils.torchvision  # noqa: F401  (torchvision must import first)
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -13,7 +13,7 @@ from nbutils.paradigms import DDPM, MAE, nt_xent, untrained
 from nbutils.paradigms.ddpm import ResidualBlock, noise_schedule, q_sample, time_embedding
 from nbutils.paradigms.mae import Block, MaskedEncoder, patchify, positions, random_order, unpatchify
 from nbutils.paradigms.simclr import blend, crop_boxes, grey, resize_weights, rotate_hue
-from nbutils.vision import torchvision
+from nbutils.torchvision import torchvision
 
 Peer = Callable[[str], ModuleType]
 

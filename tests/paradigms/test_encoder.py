@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nbutils import identity, networks, training
+from nbutils import hashing, networks, training
 from nbutils.features import FeatureDistance, matched
 from nbutils.images import ImageSet, load
 from nbutils.paradigms import (
@@ -178,8 +178,8 @@ def test_the_key_of_supervised_training_holds_the_view(images: ImageSet, monkeyp
     cases = [("small_narrow", Masked(8)), ("small", Masked(8)), ("small_narrow", Masked(4)),
              ("small_narrow", Noised(8))]
     keys = [training.trained(network, images, Labelled(view), SCHEDULE).key for network, view in cases]
-    code = identity.code_version
-    monkeypatch.setattr(identity, "code_version", lambda module: code(module) + "changed" * module.endswith("mae"))
+    code = hashing.code_version
+    monkeypatch.setattr(hashing, "code_version", lambda module: code(module) + "changed" * module.endswith("mae"))
     keys.append(training.trained("small_narrow", images, Labelled(Masked(8)), SCHEDULE).key)
     assert len(set(keys)) == 5
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from nbutils import console, store
+from nbutils.features import NRF, Bottleneck
 from nbutils.images import ImageSet, PlantedSet
 from nbutils.lab.evidence import evidence
 from nbutils.machine import build_dir
@@ -28,16 +29,20 @@ from nbutils.robustness import (
     Outcome,
     ThreatModel,
     accuracy_curve,
+    accuracy_gap,
     attacked,
     attacked_once,
     evaluate,
     health_checks,
+    mean_transfer_rate,
     predict,
     right_before,
     transfer_matrix,
+    transfer_perturbation,
     transfer_rate,
     worst_case,
 )
+from nbutils.robustness.attacks import Attack
 
 LINF = ThreatModel("Linf", 2 / 255)
 Pair = tuple[SplitClassifier, SplitClassifier]
@@ -198,38 +203,6 @@ def test_every_batch_has_random_starts_of_its_own(network_pair: Pair, planted_te
     twice = planted_test.take(torch.arange(4) % 2)
     found = attacked(network_pair[0], twice, Noise(LINF), seed=4, batch_size=2).x
     assert not torch.equal(found[:2], found[2:])
-
-
-# --- precision ----------------------------------------------------------------------------------------------------
-
-@pytest.mark.parametrize("attack", [PGD(ThreatModel("Linf", 2 / 255), 3), CW(0.1, 8), FAB("L2", 0.2, 3),
-                                    AutoAttack(ThreatModel("Linf", 2 / 255), "apgd-ce", 3)], ids=repr)
-def test_an_attack_in_bfloat16_is_scored_in_float32(attack: PGD | CW | FAB | AutoAttack, network_pair: Pair,
-                                                    planted_test: PlantedSet) -> None:
-    model, images = network_pair[0], planted_test.take(20)
-    seen: list[tuple[torch.dtype, torch.dtype]] = []
-    hook = model.stages[1].register_forward_hook(
-        lambda module, inputs, output: seen.append((inputs[0].dtype, output.dtype)))
-    try:
-        outcome = evaluate(model, images, attack, seed=3, precision="bfloat16")
-    finally:
-        hook.remove()
-    assert seen[-1] == (torch.float32, torch.float32)  # the one pass that scores
-    assert all(out == torch.bfloat16 for _, out in seen[:-1])
-    assert len(seen) > 1
-    search = replace(attack, early_exit=True) if isinstance(attack, PGD) else attack
-    found = attacked(model, images, search, seed=3, precision="bfloat16")
-    assert found.x.dtype == torch.float32
-    assert torch.equal(outcome.prediction, predict(model, found.x))
-    assert torch.equal(outcome.correct, predict(model, found.x) == images.y)
-    torch.testing.assert_close(outcome.l2, (found.x - images.x).flatten(1).norm(dim=1))
-    plain = attacked(model, images, search, seed=3)
-    assert not torch.equal(plain.x, found.x)
-
-
-def test_an_unknown_precision_is_refused(network_pair: Pair, planted_test: PlantedSet) -> None:
-    with pytest.raises(ValueError, match="precision = 'float16': expected 'float32' or 'bfloat16'"):
-        evaluate(network_pair[0], planted_test, PGD(LINF, 1), precision="float16")
 
 
 # --- what is shown while an attack runs ---------------------------------------------------------------------------
@@ -572,13 +545,39 @@ def test_a_bar_that_shows_itself_does_not_disturb_the_attack(
     assert torch.equal(attacked(network_pair[0], planted_test.take(8), attack).x, quiet)
 
 
+# --- perturbations of other images ---------------------------------------------------------------------------------
+
+def test_perturbations_are_added_to_other_images_and_clipped(network_pair: Pair, planted_test: PlantedSet) -> None:
+    (model, source), images, clean = network_pair, planted_test.take(20), planted_test.take(slice(20, 40))
+    changed = attacked(source, clean, PGD(ThreatModel("Linf", 8 / 255), 3))
+    before, under = transfer_perturbation(model, images, clean, changed)
+    right = predict(model, images.x) == images.y
+    expected = (images.x + (changed.x - clean.x)).clamp(0, 1)[right]
+    assert before.correct.all()
+    assert torch.equal(under.prediction, predict(model, expected))
+    rate = 1 - under.accuracy
+    assert transfer_rate(before, under) == pytest.approx(rate, rel=1e-12)
+    assert rate > 0
+    assert mean_transfer_rate([(before, under), (before, before)]) == pytest.approx(rate / 2, rel=1e-12)
+
+
+def test_a_gap_is_taken_on_the_images_that_all_have_seen() -> None:
+    few, many = (outcome(correct, len(correct) * [0], "A", 0.1)
+                 for correct in ([True, False], [True, True, False, False, False]))
+    assert accuracy_gap([many, many], [few]) == 0.5
+    assert accuracy_gap([few], [many, few]) == -0.25
+
+
 # --- what is kept -------------------------------------------------------------------------------------------------
 
-def test_what_a_costly_attack_finds_is_kept_and_read_again(network_pair: Pair, planted_test: PlantedSet,
+@pytest.mark.parametrize("attack", [AutoAttack(LINF, "apgd-ce", 3), FAB("Linf", LINF.eps, 2), CW(steps=2),
+                                    NRF(steps=2, at="block4.bn", bottleneck=Bottleneck(iterations=2))], ids=repr)
+def test_what_a_costly_attack_finds_is_kept_and_read_again(attack: Attack, network_pair: Pair,
+                                                          planted_test: PlantedSet,
                                                           monkeypatch: pytest.MonkeyPatch) -> None:
-    model, images, attack = network_pair[0], planted_test.take(8), AutoAttack(LINF, "apgd-ce", 3)
+    model, images = network_pair[0], planted_test.take(8)
     first = evaluate(model, images, attack, seed=1)
-    monkeypatch.setattr(AutoAttack, "__call__", lambda *inputs: pytest.fail("it attacks again"))
+    monkeypatch.setattr(type(attack), "__call__", lambda *inputs: pytest.fail("it attacks again"))
     again = evaluate(model, images, attack, seed=1)
     for name in ("correct", "prediction", "l2", "linf"):
         assert torch.equal(getattr(again, name), getattr(first, name))
@@ -586,8 +585,7 @@ def test_what_a_costly_attack_finds_is_kept_and_read_again(network_pair: Pair, p
     assert again.seconds == first.seconds > 0
 
 
-@pytest.mark.parametrize("change", ["attack", "seed", "images", "weights", "source", "batch_size",
-                                    "precision"])
+@pytest.mark.parametrize("change", ["attack", "seed", "images", "weights", "source", "batch_size"])
 def test_another_attack_seed_image_or_weight_is_another_outcome(change: str, network_pair: Pair,
                                                               planted_test: PlantedSet) -> None:
     model, images, attack = copy.deepcopy(network_pair[0]), planted_test.take(8), CW(steps=2)
@@ -599,8 +597,7 @@ def test_another_attack_seed_image_or_weight_is_another_outcome(change: str, net
             next(model.parameters()).add_(0.01)
     evaluate(model, images.take(7) if change == "images" else images, CW(steps=3) if change == "attack" else attack,
              source=network_pair[1] if change == "source" else None, seed=int(change == "seed"),
-             batch_size=8 if change == "batch_size" else 256,
-             precision="bfloat16" if change == "precision" else "float32")
+             batch_size=8 if change == "batch_size" else 256)
     assert len({path.name for path in kept.iterdir() if path.is_dir()} - before) == 1
 
 

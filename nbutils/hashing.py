@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nbutils.modules import code_version
+from nbutils.versions import code_version
 
 PLAIN = (type(None), bool, int, float, complex, str, type(...))
 WRAPPERS = (staticmethod, classmethod, property, functools.cached_property, functools.partial, functools.partialmethod,
@@ -34,7 +34,7 @@ LOADS = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")  # of a name t
 VARIADIC = 12  # flags of a code object: *args and **kwargs
 
 
-def identity(value: object) -> str:
+def content_hash(value: object) -> str:
     """Hash of a value; of code, of values, of networks, and of whatever holds them.
 
     Raises:
@@ -47,7 +47,7 @@ def identity(value: object) -> str:
                         "functions and classes that use a few plain values") from None
 
 
-def maker(build: Callable[..., object]) -> str:
+def code_hash(build: Callable[..., object]) -> str:
     """Hash of the code that makes something: of a module of `nbutils` all of it, else the functions and classes used.
 
     The values that it works on are left out, since they are its recipe's.
@@ -57,9 +57,9 @@ def maker(build: Callable[..., object]) -> str:
     if build.__module__.startswith("nbutils."):
         return code_version(build.__module__)
     if not isinstance(build, FunctionType):
-        return identity(type(build))
+        return content_hash(type(build))
     used = [*captured(build).items(), *globals_of(build)]
-    return identity([build.__code__, [one for one in used if isinstance(one[1], (FunctionType, type, ModuleType))]])
+    return content_hash([build.__code__, [one for one in used if isinstance(one[1], (FunctionType, type, ModuleType))]])
 
 
 class _Reader:

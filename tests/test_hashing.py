@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from nbutils import networks, training
-from nbutils.identity import identity
+from nbutils.hashing import content_hash
 from nbutils.machine import ROOT
-from nbutils.modules import code_version
 from nbutils.store import load_or_build
+from nbutils.versions import code_version
 
 CELLS = '''
 import functools
@@ -129,10 +129,10 @@ def run(source: str) -> dict[str, Any]:
 
 
 def keys(source: str) -> dict[str, str]:
-    """Name -> identity of what stands in the list `everything`."""
+    """Name -> hash of what stands in the list `everything`."""
     space = run(source)
     names = ["loss", "closure", "sub", "goal", "net", "cached", "anonymous", "partial", "method", "even", "names"]
-    return {name: identity(part) for name, part in zip(names, space["everything"], strict=True)}
+    return {name: content_hash(part) for name, part in zip(names, space["everything"], strict=True)}
 
 
 PLAIN = keys(CELLS)
@@ -179,7 +179,8 @@ def test_code_and_what_it_uses_decide(old: str, new: str, changes: set[str]) -> 
 def test_identities_are_the_same_in_every_process(tmp_path: Path) -> None:
     """Nothing of them is an address, an order of a set or a number that counts."""
     script = tmp_path / "script.py"
-    script.write_text(CELLS + "\nfrom nbutils.identity import identity\nprint([identity(one) for one in everything])\n")
+    script.write_text(CELLS + "\nfrom nbutils.hashing import content_hash\n"
+                              "print([content_hash(one) for one in everything])\n")
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True, env={
         **os.environ, "PYTHONHASHSEED": str(1 + hash("a") % 100), "PYTHONPATH": str(ROOT)})
     assert done.stdout == f"{list(PLAIN.values())}\n"
@@ -193,14 +194,14 @@ def test_a_readers_own_module_is_read_whole(tmp_path: Path, monkeypatch: pytest.
     def written(body: str) -> str:
         sys.modules.pop("own_losses", None)
         (tmp_path / "own_losses.py").write_text(f'"""Words."""\n\ndef loss(x):\n    return {body}\n')
-        return identity(run("import own_losses\ndef use(x):\n    return own_losses.loss(x)")["use"])
+        return content_hash(run("import own_losses\ndef use(x):\n    return own_losses.loss(x)")["use"])
 
     plain = written("x")
     assert written("x  # words") == plain != written("-x")
     loaded = run("import own_losses\ndef use(x):\n    return own_losses.loss(x)")["use"]
-    before = identity(loaded)
+    before = content_hash(loaded)
     (tmp_path / "own_losses.py").write_text("def loss(x):\n    return 5\n")
-    assert identity(loaded) == before
+    assert content_hash(loaded) == before
     sys.modules.pop("own_losses")
 
 
@@ -213,9 +214,9 @@ values = st.recursive(
 @given(values, values)
 def test_values_are_one_exactly_where_they_print_alike(a: object, b: object) -> None:
     """Types count, so 1, 1.0, True and "1" are four; copies do not."""
-    assert (identity(a) == identity(b)) == (repr(a) == repr(b))
-    assert identity(copy.deepcopy(a)) == identity(a)
-    assert identity([a, a]) == identity([a, copy.deepcopy(a)])
+    assert (content_hash(a) == content_hash(b)) == (repr(a) == repr(b))
+    assert content_hash(copy.deepcopy(a)) == content_hash(a)
+    assert content_hash([a, a]) == content_hash([a, copy.deepcopy(a)])
 
 
 def test_values_that_are_easily_confused() -> None:
@@ -223,21 +224,21 @@ def test_values_that_are_easily_confused() -> None:
                                torch.tensor([1]), torch.tensor(1.0), torch.float32, torch.device("cpu"), range(1), int,
                                Path("1"), torch.relu, torch.sigmoid, len, max, None, ..., float("nan"),
                                torch.Generator().manual_seed(1), torch.Generator().manual_seed(2)]
-    assert len({identity(one) for one in different}) == len(different)
+    assert len({content_hash(one) for one in different}) == len(different)
 
 
 def test_libraries_count_by_name_and_the_engine_by_its_code() -> None:
-    assert identity(nn.functional.relu) == identity(nn.functional.relu) != identity(nn.functional.relu6)
-    before = identity(training.Standard)
+    assert content_hash(nn.functional.relu) == content_hash(nn.functional.relu) != content_hash(nn.functional.relu6)
+    before = content_hash(training.Standard)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nbutils.identity.code_version", lambda module: code_version(module) + "changed")
-        assert identity(training.Standard) != before
-        assert identity(run("from nbutils import training\ndef f():\n    return training.kl")["f"]) != identity(
+        patch.setattr("nbutils.hashing.code_version", lambda module: code_version(module) + "changed")
+        assert content_hash(training.Standard) != before
+        assert content_hash(run("from nbutils import training\ndef f():\n    return training.kl")["f"]) != content_hash(
             run("from nbutils import training\ndef f():\n    return training.other")["f"])
         patch.setattr(nn.functional, "relu", run("import functools, torch\n@functools.wraps(torch.nn.functional.relu)\n"
                                                  "def relu(x):\n    return -x")["relu"])
-        assert identity(run("import torch.nn.functional as F\ndef f(x):\n    return F.relu(x)\ng = F.relu")["g"]) != (
-            identity(nn.functional.relu6))
+        notebook = run("import torch.nn.functional as F\ndef f(x):\n    return F.relu(x)\ng = F.relu")
+        assert content_hash(notebook["g"]) != content_hash(nn.functional.relu6)
 
 
 @pytest.mark.parametrize("value", [threading.Lock(), open(os.devnull), (n for n in [1])],  # noqa: SIM115
@@ -246,16 +247,16 @@ def test_what_cannot_be_read_is_refused(value: Any) -> None:
     space = run("def f(x):\n    return x, held")
     space["held"] = value
     with pytest.raises(TypeError, match=r"^a \S+ cannot be told apart from others \(.*\): expected funct") as caught:
-        identity(space["f"])
+        content_hash(space["f"])
     assert "\n" not in str(caught.value)
 
 
 def test_hooks_and_settings_of_a_network_count_and_its_mode_does_not() -> None:
     model = networks.build("small")
-    before = identity(model)
-    assert identity(model.train()) == before == identity(copy.deepcopy(model))
+    before = content_hash(model)
+    assert content_hash(model.train()) == before == content_hash(copy.deepcopy(model))
     model.name, model.key = "other", "model-1"
-    assert identity(model) == before
+    assert content_hash(model) == before
     found = {before}
     for act in ("model.stages[3].inplace = True", "model.forward = lambda x: -x",
                 "model.stages[3].register_forward_hook(lambda part, inputs, out: -out)",
@@ -263,7 +264,7 @@ def test_hooks_and_settings_of_a_network_count_and_its_mode_does_not() -> None:
                 "model.stages[1].weight.data[0] += 1", "model.stages[3].extra = {'a': [1]}"):
         other = copy.deepcopy(model)
         exec(act, {"model": other})
-        found.add(identity(other))
+        found.add(content_hash(other))
     assert len(found) == 7
 
 

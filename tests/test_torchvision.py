@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from nbutils.vision import torchvision
+from nbutils.torchvision import torchvision
 
 # What the wrapper of the CUDA build does beside a CPU build of torch: it names an operator that nobody has defined.
 BROKEN = """
@@ -18,7 +18,7 @@ torch.library.register_fake("torchvision::qnms")(lambda dets, scores, iou_thresh
 """
 
 
-THROUGH_US = "from nbutils.vision import torchvision; print(torchvision.__file__, torchvision.helper.imported)"
+THROUGH_US = "from nbutils.torchvision import torchvision; print(torchvision.__file__, torchvision.helper.imported)"
 
 
 def run_beside(folder: Path, init: str, code: str = THROUGH_US) -> subprocess.CompletedProcess[str]:
