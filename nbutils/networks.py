@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from nbutils.architectures import NETWORKS
+from nbutils.console import progress
+from nbutils.images.imageset import ImageSet
 from nbutils.messages import check_choice
 from nbutils.precision import Logits, PixelConv2d
 
@@ -98,6 +100,17 @@ def frozen(model: nn.Module) -> Iterator[None]:
 def suited(x: Tensor, model: nn.Module) -> Tensor:
     """Images x (B, 3, H, W) on the model's device, in its precision, and channels_last: convolutions run faster so."""
     return x.to(next(model.parameters())).contiguous(memory_format=torch.channels_last)
+
+
+def in_batches(f: Callable[..., Tensor], model: nn.Module, images: ImageSet | Tensor, *others: Tensor,
+               batch_size: int = 256) -> Tensor:
+    """f(x, ...) for images x (B, 3, H, W) and what goes with them, batch after batch, joined on the CPU. The model is
+    `frozen` and says on which device and in which precision; nothing is differentiated."""
+    x = images.x if isinstance(images, ImageSet) else images
+    batches = list(zip(*(part.split(batch_size) for part in (x, *others)), strict=True))
+    with frozen(model), torch.no_grad():
+        return torch.cat([f(suited(x, model), *(part.to(next(model.parameters()).device) for part in rest)).cpu()
+                          for x, *rest in progress(batches, getattr(model, "name", ""))])
 
 
 def artifacts(*models: nn.Module) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -225,18 +226,31 @@ def trained(network: str, images: ImageSet, objective: Objective, schedule: Sche
     Raises:
         ValueError: unknown network or precision. FloatingPointError: training diverged.
     """
-    model = networks.build(network, images.num_classes, seed, images.x.shape[-1])
-    recipe = {"network": network, "start": store.fingerprint(model), "images": images.fingerprint,
-              "objective": objective, "schedule": schedule, "seed": seed, "precision": precision}
+    model = networks.build(network, images.num_classes, seed, images.x.shape[-1]).to(device)
+    model.name = name or network
+    return fitted_once(model, objective, images, schedule, seed, precision)
+
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def fitted_once(model: Model, objective: Any, images: ImageSet, schedule: Schedule, seed: int,
+                precision: str = "float32") -> Model:
+    """The model, trained in place by `fit` or with the weights and losses that this recipe once gave; in evaluation
+    mode."""
+    recipe = {"start": store.fingerprint(model), "objective": objective, "images": images.fingerprint,
+              "schedule": schedule, "seed": seed, "precision": precision}
 
     def train() -> dict[str, Tensor]:
-        fit(model.to(device), images, objective, schedule, seed, precision, name or network)
-        return {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+        losses = fit(model, images, objective, schedule, seed, precision, str(model.name))  # type: ignore[arg-type]
+        weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+        return {**weights, "losses": torch.tensor(losses)}
 
     artifact = store.load_or_build("model", recipe, train)
+    model.losses = artifact.tensors.pop("losses")
     model.load_state_dict(artifact.tensors)
-    model.name, model.key = name or network, artifact.key
-    return model.to(device).eval()
+    model.key = artifact.key  # type: ignore[assignment]
+    return model.eval()
 
 
 DEFENCES: dict[str, Callable[[ThreatModel, int], Adversarial | TRADES | MART]] = {

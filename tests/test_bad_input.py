@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from nbutils import networks, training
-from nbutils.features import LinearFeature, class_weights, least_squares, matched, usefulness
+from nbutils.features import LinearFeature, class_weights, matched, usefulness
 from nbutils.images import DataError, ImageSet, PlantedWorld, augment, load
 from nbutils.images.sources import check_dataset, class_names
 from nbutils.lab import claims, results
@@ -224,7 +224,6 @@ CASES = [
     Bad("class without images", lambda: class_weights(Y, 7), ("class 7", "0 of 4")),
     Bad("class with all images", lambda: class_weights(0 * Y, 0), ("class 0", "4 of 4")),
     Bad("feature of no class", lambda: LinearFeature.fitted(X[0], IMAGES, 5), ("class 5", "0 of 4")),
-    Bad("negative ridge", lambda: least_squares(IMAGES, -1), ("ridge = -1", ">= 0")),
     Bad("wrong loss", lambda: usefulness(networks.build("small"), IMAGES, 0, PGD(LINF)),
         ("'cross-entropy'", "'margin'")),
     # results

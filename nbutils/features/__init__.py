@@ -29,16 +29,12 @@ from nbutils.features.constructed import (
     relabelled,
     residuals,
 )
-from nbutils.features.neighbours import neighbour_votes
 from nbutils.features.nrf import NRF
-from nbutils.features.saved import export, read
 from nbutils.features.usefulness import (
     LinearFeature,
-    OneAgainstRest,
-    OneChannel,
+    OneFeature,
     channel_usefulness,
     class_weights,
-    least_squares,
     matched_filter,
     population_usefulness,
     robust_channel_usefulness,

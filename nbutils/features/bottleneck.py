@@ -20,30 +20,28 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nbutils import networks
-from nbutils.console import progress
 from nbutils.images.imageset import ImageSet
 from nbutils.messages import check_choice, check_counts
-from nbutils.networks import GlobalAveragePool, SplitClassifier, frozen, suited
+from nbutils.networks import GlobalAveragePool, SplitClassifier, in_batches, suited
 from nbutils.robustness.attacks import check_finite
 
-CHOICES = {"threshold": ("image", "batch", "channel"), "kl": ("mean", "sum"), "noise": ("image", "batch")}
-Gradient = Callable[[Tensor], Tensor]  # shift of the channels (B, D, C), D draws -> gradient of the cross-entropy in it
+CHOICES = {"threshold": ("image", "batch", "channel"), "kl": ("mean", "sum")}
+Gradient = Callable[[Tensor], Tensor]  # shift of the channels (B, C) -> gradient of the cross-entropy in it
 
 
 @dataclass(frozen=True)
 class Bottleneck:
-    """How masks are made; the defaults are Kim et al.'s, but for a threshold and noise that are each image's own.
+    """How masks are made; the defaults are Kim et al.'s, but for a threshold that is each image's own.
+
+    Each image has its own random generator, seeded by its pixels: its noise does not depend on the other images. Noise
+    is one number per channel and step, shared by all positions.
 
     Attributes:
         beta: weight of the KL term (equation 4).
         iterations, rate: steps of Adam on lambda, where sigma = softplus(lambda) starts at softplus(0) = log 2.
-        draws: noise draws per step, over which the cross-entropy is averaged. Each draw is one number per channel,
-            shared by all positions.
         kl: "mean" over channels, which gives the range of beta in Fig. 5, or "sum", as equation 4 is printed.
         threshold: over what the maximum T of the variances is taken: the channels of an "image"; of all images of a
             "batch", as released, where a channel's class depends on the company; or "channel", which has its own.
-        noise: one random generator per "image", seeded by its pixels, so that a mask does not depend on the other
-            images, their order or the batch size; or one for the whole call, batch after "batch", as released.
         seed: of the noise.
 
     Raises:
@@ -53,14 +51,12 @@ class Bottleneck:
     beta: float = 0.3
     iterations: int = 200
     rate: float = 0.1
-    draws: int = 1
     kl: str = "mean"
     threshold: str = "image"
-    noise: str = "image"
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_counts(iterations=self.iterations, draws=self.draws)
+        check_counts(iterations=self.iterations)
         if not 0 <= self.beta < math.inf:
             raise ValueError(f"beta = {self.beta!r}: expected a finite weight >= 0, such as 0.3")
         if not 0 < self.rate < math.inf:
@@ -124,33 +120,28 @@ def distill(model: SplitClassifier, images: ImageSet | Tensor, labels: Tensor, a
         labels: (N,) int64. What they are decides what the masks mean: the true ones (`images.y`, as in Table 1),
             `robustness.predict(model, x)`, or `wrong_labels(...)`.
         at: name of a cut with maps of at least two positions.
-        batch_size: images at work at once. It bounds memory (noise: iterations x draws x C x 4 bytes per image) and
-            does not change the result by more than float rounding, unless a setting says "batch".
+        batch_size: images at work at once. It bounds memory (noise: iterations x C x 4 bytes per image) and
+            does not change the result by more than float rounding, unless the threshold says "batch".
 
     Raises:
         ValueError: no images; an unknown cut, or one without maps; labels that do not fit; results that are not finite.
     """
-    x = images.x if isinstance(images, ImageSet) else images
     check_counts(batch_size=batch_size)
-    if len(x) == 0 or labels.shape != (len(x),):
-        raise ValueError(f"labels {tuple(labels.shape)} for {len(x)} images: expected one each, and at least one image")
-    shared = torch.Generator().manual_seed(settings.seed)
-    parts: list[tuple[Tensor, ...]] = []
-    starts = progress(range(0, len(x), batch_size), f"bottleneck at {at}")
-    with frozen(model), torch.no_grad():
-        for start in starts:
-            pixels, y = x[start:start + batch_size], labels[start:start + batch_size]
-            z = _maps(model, pixels, at)
-            if not parts:
-                _check_labels(labels, model.logits_from(z[:1], at).shape[1])
-            seeds = image_seeds(pixels, settings.seed) if settings.noise == "image" else None
-            sigma, variance = _optimise(model, z, y.to(z.device), at, settings, seeds, shared)
-            if not torch.isfinite(sigma).all():
-                raise ValueError(f"bottleneck at {at}: sigma is not finite; expected finite features and logits, and "
-                                 f"iterations x rate < 80 where channels are constant")
-            robust = robust_channels(sigma, variance, settings.threshold)
-            parts.append(tuple(part.cpu() for part in (sigma, variance, robust)))
-    sigma, variance, robust = (torch.cat(part) for part in zip(*parts, strict=True))
+    if len(images) == 0 or labels.shape != (len(images),):
+        raise ValueError(f"labels {tuple(labels.shape)} for {len(images)} images: expected one each, and at least one "
+                         "image")
+
+    def scales(x: Tensor, y: Tensor) -> Tensor:
+        z = _maps(model, x, at)
+        _check_labels(labels, model.logits_from(z[:1], at).shape[1])
+        return torch.stack(_optimise(model, z, y, at, settings, image_seeds(x, settings.seed)), 1)
+
+    sigma, variance = in_batches(scales, model, images, labels, batch_size=batch_size).unbind(1)
+    if not torch.isfinite(sigma).all():
+        raise ValueError(f"bottleneck at {at}: sigma is not finite; expected finite features and logits, and "
+                         f"iterations x rate < 80 where channels are constant")
+    companies = zip(sigma.split(batch_size), variance.split(batch_size), strict=True)
+    robust = torch.cat([robust_channels(*company, settings.threshold) for company in companies])
     return Distilled(sigma, variance, robust, labels.cpu(), at, settings)
 
 
@@ -172,8 +163,7 @@ def parts(z: Tensor, robust: Tensor) -> tuple[Tensor, Tensor]:
     return z * mask, z * ~mask
 
 
-def masked_logits(model: SplitClassifier, images: ImageSet | Tensor, mask: Tensor, at: str,
-                  batch_size: int = 256) -> Tensor:
+def masked_logits(model: SplitClassifier, images: ImageSet | Tensor, mask: Tensor, at: str) -> Tensor:
     """(N, K) logits, on the CPU, from the features at the cut with the channels outside the mask set to zero.
 
     Masks need not come from the same images: Table 1 puts masks of clean images on attacked ones.
@@ -185,22 +175,22 @@ def masked_logits(model: SplitClassifier, images: ImageSet | Tensor, mask: Tenso
     Raises:
         ValueError: unknown cut, a mask that does not fit, logits that are not finite.
     """
-    x = images.x if isinstance(images, ImageSet) else images
-    masks = mask.expand(len(x), -1) if mask.ndim == 1 else mask
-    if len(masks) != len(x):
-        raise ValueError(f"{len(masks)} masks for {len(x)} images: expected one each, or one (C,) for all")
-    with frozen(model), torch.no_grad():
-        logits = torch.cat([model.logits_from(z * _fitting(part, z), at).cpu()
-                            for pixels, part in zip(x.split(batch_size), masks.split(batch_size), strict=True)
-                            for z in [model.features(suited(pixels, model), at)]])
+    masks = mask.expand(len(images), -1) if mask.ndim == 1 else mask
+    if len(masks) != len(images):
+        raise ValueError(f"{len(masks)} masks for {len(images)} images: expected one each, or one (C,) for all")
+
+    def answer(x: Tensor, kept: Tensor) -> Tensor:
+        z = model.features(x, at)
+        return model.logits_from(z * _fitting(kept, z), at)
+
+    logits = in_batches(answer, model, images, masks)
     check_finite(logits, logits, f"masked features at {at}")
     return logits
 
 
-def masked_predictions(model: SplitClassifier, images: ImageSet | Tensor, mask: Tensor, at: str,
-                       batch_size: int = 256) -> Tensor:
+def masked_predictions(model: SplitClassifier, images: ImageSet | Tensor, mask: Tensor, at: str) -> Tensor:
     """(N,) classes predicted from masked features. Args and Raises: those of `masked_logits`."""
-    return masked_logits(model, images, mask, at, batch_size).argmax(1)
+    return masked_logits(model, images, mask, at).argmax(1)
 
 
 def masked(mask: Tensor, at: str) -> Callable[[SplitClassifier, Tensor], Tensor]:
@@ -284,30 +274,26 @@ def untrained(network: str, images: ImageSet, seed: int = 0, device: torch.devic
     return model.to(device).eval()
 
 
-def features_at(model: SplitClassifier, images: ImageSet | Tensor, at: str, batch_size: int = 256) -> Tensor:
+def features_at(model: SplitClassifier, images: ImageSet | Tensor, at: str) -> Tensor:
     """Features f_l(x) of all images at the cut, on the CPU. At "pool", and times a mask, what the last layer reads.
 
     Raises:
         ValueError: an unknown cut.
     """
-    x = images.x if isinstance(images, ImageSet) else images
-    with frozen(model), torch.no_grad():
-        return torch.cat([model.features(suited(pixels, model), at).cpu() for pixels in x.split(batch_size)])
+    return in_batches(lambda x: model.features(x, at), model, images)
 
 
-def channel_energy(model: SplitClassifier, images: ImageSet | Tensor, at: str, batch_size: int = 256) -> Tensor:
+def channel_energy(model: SplitClassifier, images: ImageSet | Tensor, at: str) -> Tensor:
     """(N, C) sum of squares over the positions of each channel at the cut, on the CPU.
 
     Raises:
         ValueError: an unknown cut, or one without maps.
     """
-    x = images.x if isinstance(images, ImageSet) else images
-    with frozen(model), torch.no_grad():
-        return torch.cat([_maps(model, pixels, at).square().sum((2, 3)).cpu() for pixels in x.split(batch_size)])
+    return in_batches(lambda x: _maps(model, x, at).square().sum((2, 3)), model, images)
 
 
-def closed_form_masks(model: SplitClassifier, images: ImageSet | Tensor, labels: Tensor, at: str, sizes: Tensor,
-                      batch_size: int = 256) -> Tensor:
+def closed_form_masks(model: SplitClassifier, images: ImageSet | Tensor, labels: Tensor, at: str,
+                      sizes: Tensor) -> Tensor:
     """(N, C) masks without any optimisation: the channels whose pooled value favours the label most.
 
     W_y - p W, with the last layer's weight W (K, C) and the prediction p (K,) for the image, is minus the gradient of
@@ -320,20 +306,19 @@ def closed_form_masks(model: SplitClassifier, images: ImageSet | Tensor, labels:
     Raises:
         ValueError: labels that do not fit; a cut after which more comes than ReLU, pooling and one linear layer.
     """
-    x, masks = images.x if isinstance(images, ImageSet) else images, []
-    with frozen(model), torch.no_grad():
-        for pixels, y, size in zip(*(part.split(batch_size) for part in (x, labels, sizes)), strict=True):
-            z = _maps(model, pixels, at)
-            pooled = _pooled(model, z, at)
-            if pooled is None:
-                raise ValueError(f"closed form at {at}: expected a cut after which only ReLU, pooling and one linear "
-                                 f"layer come; did you mean {model.cuts[-4]!r}?")
-            _, scale, last = pooled
-            logits = model.logits_from(z, at)
-            _check_labels(labels, logits.shape[1])
-            favour = _favour(logits, y.to(z.device), last) * scale
-            masks.append((favour.argsort(1, descending=True).argsort(1) < size.to(z.device)[:, None]).cpu())
-    return torch.cat(masks)
+    def chosen(x: Tensor, y: Tensor, size: Tensor) -> Tensor:
+        z = _maps(model, x, at)
+        pooled = _pooled(model, z, at)
+        if pooled is None:
+            raise ValueError(f"closed form at {at}: expected a cut after which only ReLU, pooling and one linear layer "
+                             f"come; did you mean {model.cuts[-4]!r}?")
+        _, scale, last = pooled
+        logits = model.logits_from(z, at)
+        _check_labels(labels, logits.shape[1])
+        favour = _favour(logits, y, last) * scale
+        return favour.argsort(1, descending=True).argsort(1) < size[:, None]
+
+    return in_batches(chosen, model, images, labels, sizes)
 
 
 def _favour(logits: Tensor, y: Tensor, last: nn.Linear) -> Tensor:
@@ -341,21 +326,14 @@ def _favour(logits: Tensor, y: Tensor, last: nn.Linear) -> Tensor:
     return (F.one_hot(y, logits.shape[1]) - logits.softmax(1)) @ last.weight
 
 
-def global_mask(robust: Tensor, size: int | None = None) -> Tensor:
-    """(C,) bool: the channels that are robust in more than half of the masks (N, C), such as those of training images.
-
-    It cannot carry the label of the image that it is put on.
-
-    Args:
-        size: where masks differ so much that the majority calls few channels robust, or none: as many channels as
-            this, those that are robust most often.
+def global_mask(robust: Tensor, size: int) -> Tensor:
+    """(C,) bool: as many channels as `size`, those that are robust most often in the masks (N, C), such as those of
+    training images. It cannot carry the label of the image that it is put on.
 
     Raises:
         ValueError: a size that is no number of channels.
     """
     often = robust.double().mean(0)
-    if size is None:
-        return often > 0.5
     if not 0 <= size <= len(often):
         raise ValueError(f"size = {size!r}: expected 0 to {len(often)} channels")
     return often.argsort(descending=True, stable=True).argsort() < size
@@ -370,26 +348,23 @@ def image_seeds(x: Tensor, seed: int = 0) -> list[int]:
             for image in pixels]
 
 
-def _optimise(model: SplitClassifier, z: Tensor, y: Tensor, at: str, settings: Bottleneck, seeds: list[int] | None,
-              shared: torch.Generator) -> tuple[Tensor, Tensor]:
-    """sigma and variance (B, C) for features z (B, C, H, W)."""
+def _optimise(model: SplitClassifier, z: Tensor, y: Tensor, at: str, settings: Bottleneck,
+              seeds: list[int]) -> tuple[Tensor, Tensor]:
+    """sigma and variance (B, C) for features z (B, C, H, W) of images with these seeds of their noise."""
     variance = z.var((2, 3))
     pull = settings.beta / (z.shape[1] if settings.kl == "mean" else 1)
-    shape = (settings.iterations, settings.draws, z.shape[1])
-    own = [shared] * len(z) if seeds is None else [torch.Generator().manual_seed(seed) for seed in seeds]
-    noise = torch.empty(len(z), *shape)
-    for row, generator in zip(noise, own, strict=True):
-        torch.randn(shape, generator=generator, out=row)
-    noise = noise.to(z)
+    shape = settings.iterations, z.shape[1]
+    noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]).to(z)
     pooled = _pooled(model, z, at)
     if pooled is None:
         gradient = _by_autograd(model, z, y, at)
     else:
-        noise, gradient = noise.mul_(pooled[1]), _in_closed_form(pooled[0], pooled[2], y, settings.draws)
+        levels, scale, last = pooled
+        noise, gradient = noise.mul_(scale), _in_closed_form(levels, last, y)
     lambda_ = torch.zeros_like(variance)
     lambda_.grad = torch.empty_like(variance)
     optimizer = torch.optim.Adam([lambda_], lr=settings.rate, fused=True)
-    for epsilon in noise.unbind(1):  # (B, D, C)
+    for epsilon in noise.unbind(1):
         by_sigma = _loss_slope(F.softplus(lambda_), epsilon, variance, gradient, pull)
         torch.mul(by_sigma, lambda_.sigmoid(), out=lambda_.grad)
         optimizer.step()
@@ -397,10 +372,9 @@ def _optimise(model: SplitClassifier, z: Tensor, y: Tensor, at: str, settings: B
 
 
 def _loss_slope(sigma: Tensor, epsilon: Tensor, variance: Tensor, gradient: Gradient, beta: float) -> Tensor:
-    """Derivative in sigma (B, C) of CE(f_{l+}(z + sigma epsilon), y) + beta KL (Kim et al. 2021, equation 4), where the
-    cross-entropy is a mean over the draws epsilon (B, D, C)."""
-    by_sigma = gradient(sigma[:, None] * epsilon).mul_(epsilon)
-    by_sigma = by_sigma.mean(1) if epsilon.shape[1] > 1 else by_sigma[:, 0]
+    """Derivative in sigma (B, C) of CE(f_{l+}(z + sigma epsilon), y) + beta KL (Kim et al. 2021, equation 4), for noise
+    epsilon (B, C)."""
+    by_sigma = gradient(sigma * epsilon).mul_(epsilon)
     return by_sigma.add_(_kl_slope(sigma, variance), alpha=beta)
 
 
@@ -421,27 +395,25 @@ def _by_autograd(model: SplitClassifier, z: Tensor, y: Tensor, at: str) -> Gradi
 
 
 def _noisy_cross_entropy(model: SplitClassifier, z: Tensor, shift: Tensor, y: Tensor, at: str) -> Tensor:
-    """CE(f_{l+}(z + shift), y), summed over images and draws, for shifts sigma epsilon (B, D, C); equation 3."""
-    shifted = (z[:, None] + shift[..., None, None]).flatten(0, 1)
-    labels = y.repeat_interleave(shift.shape[1])
-    return F.cross_entropy(model.logits_from(shifted, at), labels, reduction="sum")
+    """CE(f_{l+}(z + shift), y), summed over the images, for shifts sigma epsilon (B, C); equation 3."""
+    return F.cross_entropy(model.logits_from(z + shift[..., None, None], at), y, reduction="sum")
 
 
-def _in_closed_form(levels: Tensor, last: nn.Linear, y: Tensor, draws: int) -> Gradient:
+def _in_closed_form(levels: Tensor, last: nn.Linear, y: Tensor) -> Gradient:
     """The gradient where a shift t of a channel makes its pooled value mean_p max(levels_p + t, 0), levels (P, B, C),
     or levels + t without ReLU, levels (B, C). The slope is the share of positive terms.
     """
-    wanted = F.one_hot(y.repeat_interleave(draws), last.out_features).T.to(levels)
+    wanted = F.one_hot(y, last.out_features).T.to(levels)
     bias = 0 if last.bias is None else last.bias[:, None]
 
     def gradient(shift: Tensor) -> Tensor:
         slope: Tensor | float = 1.0
-        value = levels[..., None, :] + shift
+        value = levels + shift
         if levels.ndim == 3:
             rectified = value.clamp_min_(0)
             value, slope = rectified.mean(0), rectified.sign_().mean(0)
-        logits = last.weight @ value.flatten(0, 1).T + bias  # (K, B D): a softmax over few classes is faster this way
-        return ((logits.softmax(0) - wanted).T @ last.weight).view_as(shift).mul_(slope)
+        logits = last.weight @ value.T + bias  # (K, B): a softmax over few classes is faster this way
+        return ((logits.softmax(0) - wanted).T @ last.weight).mul_(slope)
 
     return gradient
 
@@ -476,7 +448,7 @@ def _pooled(model: SplitClassifier, z: Tensor, at: str) -> tuple[Tensor, Tensor,
 
 def _maps(model: SplitClassifier, x: Tensor, at: str) -> Tensor:
     """Features of the images at the cut, which must be maps (B, C, H, W) of at least two positions."""
-    z = model.features(suited(x, model), at)
+    z = model.features(x, at)
     if z.ndim != 4 or z.shape[2:].numel() < 2:
         raise ValueError(f"cut = {at!r}: features {tuple(z.shape[1:])} of an image have no variance over positions; "
                          "expected maps (C, H, W) of at least two positions, from an earlier cut or larger images")

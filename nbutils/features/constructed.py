@@ -4,14 +4,15 @@ D_R and D_NR are matched: each image is changed until a robust (D_R) or a standa
 represents a training image, whose label it takes. D_rand and D_det are relabelled: each image is changed a little,
 until a standard network sees another class, whose label it takes.
 
-A set is made in chunks that the store keeps, so an interrupted construction goes on where it stopped.
+A set is made in batches that the store keeps, so an interrupted construction goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -26,12 +27,12 @@ from nbutils.precision import mixed_precision
 from nbutils.robustness.attacks import PGD
 from nbutils.robustness.threat import ThreatModel
 
-Loss = Callable[[Tensor], Tensor]  # x' (B, 3, H, W) -> (B,) distance from the representation that is to be matched
-Objective = Callable[[Any, Tensor, torch.Generator], Loss]
-"""(model, images x (B, 3, H, W) to be matched, CPU generator) -> the loss to be minimised over x'.
+Distance = Callable[[Tensor], Tensor]  # x' (B, 3, H, W) -> (B,) from the representation that is to be matched
+Matching = Callable[[Any, Tensor, torch.Generator], Distance]
+"""(model, images x (B, 3, H, W) to be matched, CPU generator) -> the distance to be minimised over x'.
 
-What depends on x alone is computed once, in the call; a loss with masks or noise draws them from the generator. It is a
-frozen dataclass, because its fields belong to the recipe of the set."""
+What depends on x alone is computed once, in the call; a distance with masks or noise draws them from the generator. It
+is a frozen dataclass, because its fields belong to the recipe of the set."""
 
 STARTS = ("image", "noise")
 TARGETS = ("uniform", "next")
@@ -40,18 +41,28 @@ SHORTEST = 1e-18  # a shorter gradient gives a shorter step: its squares would u
 
 @dataclass(frozen=True)
 class FeatureDistance:
-    """||g(x') - g(x)||_2, where g is what a `SplitClassifier` returns at one of its cuts.
+    """||g(x') - g(x)||_2, where g is what a `SplitClassifier` returns at one of its cuts, or the features of an encoder
+    (Li et al. 2023, equation 16).
 
     Attributes:
-        at: name of the cut; in the paper the layer before the last linear one.
+        at: name of the cut; by default that before the last layer, as in the paper.
     """
 
-    at: str
+    at: str = ""
 
-    def __call__(self, model: SplitClassifier, x: Tensor, generator: torch.Generator) -> Loss:
-        """Raises ValueError: unknown cut."""
-        wanted = model.features(x, self.at)
-        return lambda x_adv: (model.features(x_adv, self.at) - wanted).flatten(1).norm(dim=1)
+    def __call__(self, model: Any, x: Tensor, generator: torch.Generator) -> Distance:
+        """Raises ValueError: unknown cut, or a cut of a model that has none."""
+        g = self.representation(model)
+        wanted = g(x)
+        return lambda x_adv: (g(x_adv) - wanted).flatten(1).norm(dim=1)
+
+    def representation(self, model: Any) -> Callable[[Tensor], Tensor]:
+        if isinstance(model, SplitClassifier):
+            return partial(model.features, at=self.at or model.cuts[-2])
+        if self.at or not hasattr(model, "features"):
+            raise ValueError(f"{self}: expected another objective, for a {type(model).__name__} has no "
+                             f"{'cuts' if self.at else 'features'}")
+        return model.features
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -59,25 +70,18 @@ class ConstructedSet(ImageSet):
     """Images made from those of a source set, in its order, with the labels to be learned as `y`.
 
     Attributes (beside those of `ImageSet`):
-        source_y: (N,) int64, true labels of the source's images.
         start: (N,) int64, index in the source of the image that each began as, -1 for noise.
-        l2: (N,) float32, distance from that beginning, pixel units.
         residual: (N,) float32, what the construction left to do. Matched: loss(x') / loss(x0), 0 if the representations
             agree, 1 if nothing was gained; steps that are too long can leave more. Relabelled: 0 if the teacher sees
             the new label, 1 if not.
-        provenance: how the whole set was made, of which this may be a part.
     """
 
-    source_y: Tensor
     start: Tensor
-    l2: Tensor
     residual: Tensor
-    provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def take(self, index: int | slice | Tensor) -> Self:
         chosen = slice(index) if isinstance(index, int) else index
-        parts = ("x", "y", "source_y", "start", "l2", "residual")
-        return replace(self, **{part: getattr(self, part)[chosen] for part in parts})
+        return replace(self, **{part: getattr(self, part)[chosen] for part in ("x", "y", "start", "residual")})
 
 
 def D_R(images: ImageSet, model: SplitClassifier, seed: int = 0, precision: str = "float32",
@@ -107,8 +111,8 @@ def D_det(images: ImageSet, model: SplitClassifier, seed: int = 0, precision: st
     return relabelled(images, model, "D_det", "next", seed=seed, precision=precision, **options)
 
 
-def matched(images: ImageSet, model: nn.Module, name: str, objective: Objective | None = None, *, steps: int = 1000,
-            step_size: float = 0.1, start: str = "image", seed: int = 0, chunk_size: int = 500,
+def matched(images: ImageSet, model: nn.Module, name: str, objective: Matching = FeatureDistance(), *,
+            steps: int = 1000, step_size: float = 0.1, start: str = "image", seed: int = 0,
             batch_size: int = 100, precision: str = "float32") -> ConstructedSet:
     """For each image x an image x' that the model represents alike, with the label of x (Ilyas et al. 2019, section 3.1
     and appendix C).
@@ -119,27 +123,25 @@ def matched(images: ImageSet, model: nn.Module, name: str, objective: Objective 
     Args:
         images: N >= 2 source images. model: the teacher g, left exactly as it was; it says on which device to work.
         name: first word of the set's name.
-        objective: the distance to be minimised; by default `FeatureDistance` at the cut before the last layer. A frozen
-            dataclass that is called like `Objective`.
+        objective: the distance to be minimised, a frozen dataclass that is called like `Matching`.
         steps, step_size: number and L2 length (pixel units) of the steps.
         start: "image": x0 is uniform over all other source images, of whatever class; "noise": each pixel is uniform
             in [0, 1].
         seed: draws the x0, for the whole set at once: D_R and D_NR of one seed have the same ones.
-        chunk_size: images that the store keeps as one piece. batch_size: images that the model sees at once. Neither
-            changes the result by more than float rounding, unless the objective draws random numbers.
+        batch_size: images that the model sees at once and the store keeps as one piece. It changes the result by no
+            more than float rounding, unless the objective draws random numbers.
         precision: of the model, see `nbutils.precision`; the images and steps are float32.
 
     Raises:
         DataError: fewer than two images; a teacher with another number of classes, or that cannot read the images.
-        ValueError: a setting out of range, unknown start, precision or cut, a loss that is not finite, or no objective
-            for a model without cuts.
+        ValueError: a setting out of range, unknown start, precision or cut, a loss that is not finite, or an objective
+            that does not fit the model.
     """
     check_choice("start", start, STARTS)
     if not 0 < step_size < math.inf:
         raise ValueError(f"step_size = {step_size}: expected a positive length in pixel units, such as 0.1")
-    check_counts(steps=steps, chunk_size=chunk_size, batch_size=batch_size)
+    check_counts(steps=steps, batch_size=batch_size)
     _check_teacher(model, images)
-    to_match: Objective = _penultimate(model) if objective is None else objective
     generator, n = torch.Generator().manual_seed(seed), len(images)
     others = (torch.arange(n) + torch.randint(1, n, (n,), generator=generator)) % n
     seeds = torch.randint(2**62, (n,), generator=generator).tolist()  # one each, so that no image depends on another
@@ -147,23 +149,23 @@ def matched(images: ImageSet, model: nn.Module, name: str, objective: Objective 
     def noise(row: int) -> Tensor:
         return torch.rand(images.x.shape[1:], generator=torch.Generator().manual_seed(seeds[row]))
 
-    def change(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def change(rows: Tensor) -> tuple[Tensor, Tensor]:
         x0 = images.x[others[rows]] if start == "image" else torch.stack([noise(row) for row in rows.tolist()])
         with torch.no_grad():
-            loss = to_match(model, suited(images.x[rows], model), torch.Generator().manual_seed(seeds[rows[0]]))
+            loss = objective(model, suited(images.x[rows], model), torch.Generator().manual_seed(seeds[rows[0]]))
         x_adv, first, last = _descend(loss, suited(x0, model), steps, step_size)
         if not torch.isfinite(first + last).all():
             raise ValueError(f"{name}: the loss went from {first.max():g} to {last.max():g}; expected finite numbers")
-        return x0, x_adv, last / first.clamp_min(torch.finfo(first.dtype).tiny)  # 0 / 0: nothing was left to do
+        return x_adv, last / first.clamp_min(torch.finfo(first.dtype).tiny)  # 0 / 0: nothing was left to do
 
-    settings = {"steps": steps, "step_size": step_size, "start": start, "seed": seed, "chunk_size": chunk_size,
-                "batch_size": batch_size, "precision": precision}
-    made = _in_chunks(images, model, name, {"objective": to_match, "settings": settings}, change)
+    settings = {"objective": objective, "steps": steps, "step_size": step_size, "start": start, "seed": seed,
+                "precision": precision}
+    made = _in_batches(images, model, name, settings, batch_size, change)
     return replace(made, start=others if start == "image" else torch.full_like(others, -1))
 
 
 def relabelled(images: ImageSet, model: SplitClassifier, name: str, target: str, *, eps: float = 0.5, steps: int = 100,
-               step_size: float = 0.1, seed: int = 0, chunk_size: int = 500, batch_size: int = 100,
+               step_size: float = 0.1, seed: int = 0, batch_size: int = 100,
                precision: str = "float32") -> ConstructedSet:
     """Each image changed towards a class t that becomes its label (Ilyas et al. 2019, section 3.2 and
     appendix C).
@@ -171,7 +173,7 @@ def relabelled(images: ImageSet, model: SplitClassifier, name: str, target: str,
     Targeted PGD on the cross-entropy from the image itself, L2, last iterate. The defaults are the CIFAR-10 setting.
 
     Args:
-        images, model, name, chunk_size, batch_size, precision: as for `matched`.
+        images, model, name, batch_size, precision: as for `matched`.
         target: "uniform": t is uniform over all classes and may be the true one, as in the paper; "next": t = y + 1
             mod C.
         eps, step_size: L2 lengths, pixel units. steps: number of steps.
@@ -182,20 +184,18 @@ def relabelled(images: ImageSet, model: SplitClassifier, name: str, target: str,
     """
     check_choice("target", target, TARGETS)
     attack = _towards_class(eps, steps, step_size)
-    check_counts(chunk_size=chunk_size, batch_size=batch_size)
+    check_counts(batch_size=batch_size)
     _check_teacher(model, images)
     t = _new_labels(images, target, seed)
 
-    def change(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def change(rows: Tensor) -> tuple[Tensor, Tensor]:
         x, label = suited(images.x[rows], model), t[rows].to(next(model.parameters()).device)
         x_adv = attack(model, x, label)
         with torch.no_grad():
-            return images.x[rows], x_adv, model(x_adv).argmax(1) != label
+            return x_adv, model(x_adv).argmax(1) != label
 
-    settings = {"eps": attack.threat.eps, "steps": steps, "step_size": step_size, "seed": seed,
-                "chunk_size": chunk_size, "batch_size": batch_size, "precision": precision}
-    made = _in_chunks(images, model, name, {"target": target, "settings": settings}, change)
-    return replace(made, y=t)
+    settings = {"attack": attack, "target": target, "seed": seed, "precision": precision}
+    return replace(_in_batches(images, model, name, settings, batch_size, change), y=t)
 
 
 def _towards_class(eps: float, steps: int, step_size: float) -> PGD:
@@ -228,7 +228,7 @@ def residuals(images: ImageSet, model: nn.Module, settings: Iterable[tuple[int, 
             for steps, step_size in settings}
 
 
-def _descend(loss: Loss, x: Tensor, steps: int, step_size: float) -> tuple[Tensor, Tensor, Tensor]:
+def _descend(loss: Distance, x: Tensor, steps: int, step_size: float) -> tuple[Tensor, Tensor, Tensor]:
     """The last iterate and the losses (B,) of the first and the last: one forward and one backward pass per step."""
     losses = []
     for _ in range(steps):
@@ -244,41 +244,24 @@ def _descend(loss: Loss, x: Tensor, steps: int, step_size: float) -> tuple[Tenso
         return x, losses[0], loss(x)
 
 
-def _in_chunks(images: ImageSet, model: nn.Module, name: str, how: Mapping[str, Any],
-               change: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]) -> ConstructedSet:
-    """The set that `change` makes: rows of the source -> start images, images and residuals of a batch."""
-    recipe = {"source": images.fingerprint, "teacher": store.fingerprint(model), **how}
-    settings = how["settings"]
+def _in_batches(images: ImageSet, model: nn.Module, name: str, settings: Mapping[str, Any], batch_size: int,
+                change: Callable[[Tensor], tuple[Tensor, Tensor]]) -> ConstructedSet:
+    """The set that `change` makes: rows of the source -> images and residuals of a batch."""
+    recipe = {"source": images.fingerprint, "teacher": store.fingerprint(model), **settings, "batch_size": batch_size}
 
-    def chunk(number: int, rows: Tensor) -> store.Artifact:
+    def batch(number: int, rows: Tensor) -> dict[str, Tensor]:
         def build() -> dict[str, Tensor]:
-            made = []
             with frozen(model), mixed_precision(next(model.parameters()).device, settings["precision"]):
-                for batch in rows.split(settings["batch_size"]):
-                    x0, x, residual = (part.float().cpu().contiguous() for part in change(batch))
-                    made.append({"x": x, "l2": (x - x0).flatten(1).norm(dim=1), "residual": residual})
-            return _joined(made)
+                x, residual = (part.float().cpu().contiguous() for part in change(rows))
+            return {"x": x, "residual": residual}
 
-        return store.load_or_build("constructed", {**recipe, "chunk": number}, build)
+        return store.load_or_build("constructed", {**recipe, "batch": number}, build).tensors
 
-    rows = torch.arange(len(images)).split(settings["chunk_size"])
-    parts = [chunk(number, part) for number, part in enumerate(progress(rows, f"{name} of {images.name}"))]
-    plain = {key: value for key, value in parts[0].recipe.items() if key != "chunk"}
-    provenance = {"construction": name, "images": images.name, "model": getattr(model, "name", ""),
-                  "key": getattr(model, "key", ""), **plain}
-    return ConstructedSet(y=images.y, classes=images.classes, name=f"{name} of {images.name}",
-                          augmentation=images.augmentation, provenance=provenance, source_y=images.y,
-                          start=torch.arange(len(images)), **_joined([part.tensors for part in parts]))
-
-
-def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
-
-def _penultimate(model: nn.Module) -> FeatureDistance:
-    if not isinstance(model, SplitClassifier):
-        raise ValueError(f"objective = None: expected one, for a {type(model).__name__} has no cuts")
-    return FeatureDistance(model.cuts[-2])
+    all_rows = torch.arange(len(images))
+    made = [batch(*part) for part in enumerate(progress(all_rows.split(batch_size), f"{name} of {images.name}"))]
+    x, residual = (torch.cat([part[key] for part in made]) for key in ("x", "residual"))
+    return ConstructedSet(x=x, y=images.y, classes=images.classes, name=f"{name} of {images.name}",
+                          augmentation=images.augmentation, start=all_rows, residual=residual)
 
 
 def _check_teacher(model: nn.Module, images: ImageSet) -> None:

@@ -7,7 +7,9 @@ gamma-robustly useful if E[inf y f(x + delta)] >= gamma over the perturbations o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +21,7 @@ from nbutils.features.bottleneck import features_at
 from nbutils.images.imageset import ImageSet
 from nbutils.images.planted import SIZE, PlantedSet, PlantedWorld
 from nbutils.networks import SplitClassifier, frozen
-from nbutils.robustness.attacks import PGD
+from nbutils.robustness.attacks import PGD, margin
 from nbutils.robustness.threat import ThreatModel
 
 
@@ -127,47 +129,40 @@ def scene_response(images: PlantedSet, target: int) -> Tensor:
     return torch.stack([torch.stack([side.mean(), side.var(correction=0)]) for side in sides])
 
 
-def least_squares(images: ImageSet, ridge: float = 1.0) -> Tensor:
-    """(K, 3, H, W) weights that predict each class against the rest by ridge regression on pixels.
-
-    Args:
-        ridge: penalty on the squared weights; 0 needs more images than pixels.
-
-    Raises:
-        ValueError: a negative penalty.
-    """
-    if ridge < 0:
-        raise ValueError(f"ridge = {ridge}: expected a penalty >= 0")
-    x = images.x.flatten(1).double()
-    x = x - x.mean(0)
-    targets = torch.nn.functional.one_hot(images.y, images.num_classes).double()
-    gram = x.T @ x + ridge * torch.eye(x.shape[1], dtype=torch.float64)
-    weights = torch.linalg.solve(gram, x.T @ (targets - targets.mean(0)))
-    return weights.T.reshape(-1, *images.x.shape[1:]).float()
-
-
-class OneAgainstRest(nn.Module):
-    """A classifier's feature for one class, f = logit of the class - largest other logit, as two logits (-f/2, f/2).
+class OneFeature(nn.Module):
+    """A number f that a classifier computes, as two logits (-f/2, f/2).
 
     With labels 1 for the class and 0 for the rest the margin loss is -y f, so `PGD(..., loss="margin")` searches for
     inf y f(x + delta).
+
+    Args:
+        feature: (model, x (B, 3, H, W), pixels in [0, 1]) -> (B,).
     """
 
-    def __init__(self, model: SplitClassifier, target: int) -> None:
+    def __init__(self, model: SplitClassifier, feature: Callable[[SplitClassifier, Tensor], Tensor]) -> None:
         super().__init__()
-        self.model, self.target = model, target
+        self.model, self.feature = model, feature
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 2) logits for x (B, 3, H, W), pixels in [0, 1]."""
-        logits = self.model(x)
-        others = torch.cat([logits[:, : self.target], logits[:, self.target + 1:]], 1).amax(1)
-        half = (logits[:, self.target] - others) / 2
+        half = self.feature(self.model, x) / 2
         return torch.stack([-half, half], 1)
+
+    def attacked(self, attack: PGD, x: Tensor, signs: Tensor, seed: int) -> Tensor:
+        """Images that lower y f, on the model's device, for images x and signs y (B,).
+
+        Raises:
+            ValueError: the attack does not use the margin loss.
+        """
+        if attack.loss != "margin":
+            raise ValueError(f"loss = {attack.loss!r}: expected 'margin', which is -y f for this feature")
+        device = next(self.model.parameters()).device
+        return attack(self, x.to(device), (signs > 0).long().to(device), torch.Generator().manual_seed(seed))
 
 
 def usefulness(model: SplitClassifier, images: ImageSet, target: int, attack: PGD | None = None,
                seed: int = 0) -> float:
-    """Usefulness of a network's one-against-rest feature, standardised on the clean `images`.
+    """Usefulness of a network's feature for one class against the rest, f = its logit - the largest other logit,
+    standardised on the clean `images`.
 
     With an attack it is an upper bound on the robust usefulness: the true infimum can only be lower than what a
     search has found.
@@ -175,18 +170,16 @@ def usefulness(model: SplitClassifier, images: ImageSet, target: int, attack: PG
     Raises:
         ValueError: the attack does not use the margin loss.
     """
-    if attack is not None and attack.loss != "margin":
-        raise ValueError(f"loss = {attack.loss!r}: expected 'margin', which is -y f for this feature")
-    device = next(model.parameters()).device
     signs, weights = class_weights(images.y, target)
-    feature, x = OneAgainstRest(model, target), images.x.to(device)
-    with frozen(feature), torch.no_grad():
-        clean = torch.diff(feature(x)).squeeze(1).cpu().double()
-        if attack is None:
-            value = clean
-        else:
-            x_adv = attack(feature, x, (signs > 0).long().to(device), torch.Generator().manual_seed(seed))
-            value = torch.diff(feature(x_adv)).squeeze(1).cpu().double()
+    feature = OneFeature(model, lambda model, x: -margin(model(x), torch.full((len(x),), target, device=x.device)))
+    x = images.x.to(next(model.parameters()).device)
+
+    def values(x: Tensor) -> Tensor:
+        with frozen(feature), torch.no_grad():
+            return feature(x).diff().squeeze(1).cpu().double()
+
+    clean = values(x)
+    value = clean if attack is None else values(feature.attacked(attack, x, signs, seed))
     return _standardised(value, clean, signs, weights).item()
 
 
@@ -195,23 +188,6 @@ def _standardised(value: Tensor, clean: Tensor, signs: Tensor, weights: Tensor) 
     mean = (weights * clean).sum()
     std = (weights * (clean - mean) ** 2).sum().sqrt()
     return (weights * signs * (value - mean) / std).sum()
-
-
-class OneChannel(nn.Module):
-    """What the last layer reads of one channel, f, as two logits (-f/2, f/2), like `OneAgainstRest`.
-
-    Attributes:
-        channel: index at the cut "pool".
-    """
-
-    def __init__(self, model: SplitClassifier, channel: int) -> None:
-        super().__init__()
-        self.model, self.channel = model, channel
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, 2) logits for x (B, 3, H, W), pixels in [0, 1]."""
-        half = self.model.features(x, "pool")[:, self.channel] / 2
-        return torch.stack([-half, half], 1)
 
 
 def channel_usefulness(values: Tensor, y: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
@@ -252,8 +228,6 @@ def robust_channel_usefulness(model: SplitClassifier, images: ImageSet, few: Ima
 
     What has no value is NaN: dead channels, and those of whose class one of the sets has no image.
     """
-    if attack.loss != "margin":
-        raise ValueError(f"loss = {attack.loss!r}: expected 'margin', which is -y f for this feature")
     everywhere, _ = channel_usefulness(features_at(model, chosen_on, "pool"), chosen_on.y, images.num_classes)
     targets = everywhere.abs().nan_to_num(-1).argmax(0)[None]
     speaks = everywhere.gather(0, targets)[0].sign()  # +1 for its class, -1 against it, NaN if dead
@@ -262,14 +236,14 @@ def robust_channel_usefulness(model: SplitClassifier, images: ImageSet, few: Ima
 
     def attack_each() -> dict[str, Tensor]:
         rho, gamma = speaks * useful, torch.full_like(useful, torch.nan)
-        clean, x = features_at(model, few, "pool").double(), few.x.to(next(model.parameters()).device)
+        clean = features_at(model, few, "pool").double()
         for k in progress(rho.isfinite().nonzero()[:, 0].tolist(), f"channels of {model.name}"):
             target = int(targets[0, k])
             if target in few.y and (few.y != target).any():
                 signs, weights = class_weights(few.y, target)
                 signs = speaks[k] * signs
-                wanted = (signs > 0).long().to(x.device)
-                x_adv = attack(OneChannel(model, k), x, wanted, torch.Generator().manual_seed(seed))
+                feature = OneFeature(model, partial(_channel, k=k))
+                x_adv = feature.attacked(attack, few.x, signs, seed)
                 fall = clean[:, k] - features_at(model, x_adv, "pool")[:, k]
                 gamma[k] = _what_is_left(rho[k], std[k], fall, signs, weights)
         return {"rho": rho, "gamma": gamma}
@@ -278,6 +252,11 @@ def robust_channel_usefulness(model: SplitClassifier, images: ImageSet, few: Ima
               "attack": attack, "seed": seed}
     found = store.load_or_build("channels", recipe, attack_each).tensors
     return found["rho"], found["gamma"]
+
+
+def _channel(model: SplitClassifier, x: Tensor, k: int) -> Tensor:
+    """(B,) what the last layer reads of channel k."""
+    return model.features(x, "pool")[:, k]
 
 
 def _what_is_left(rho: Tensor, std: Tensor, fall: Tensor, signs: Tensor, weights: Tensor) -> Tensor:

@@ -16,11 +16,10 @@ from nbutils.features.bottleneck import Distilled
 from nbutils.images.imageset import ImageSet
 from nbutils.lab.results import Result
 from nbutils.networks import artifacts
-from nbutils.paradigms.probe import Features
 from nbutils.robustness.evaluate import Outcome
 from nbutils.robustness.threat import ThreatModel
 
-KNOWN = (ImageSet, Features, Outcome, Result, ThreatModel, Distilled)  # which speak for what they hold
+KNOWN = (ImageSet, Outcome, Result, ThreatModel, Distilled)  # which speak for what they hold
 NAMED = 4  # models, data sets or attacks that are named; of more the rest is counted
 
 
@@ -72,9 +71,6 @@ def _of(thing: Any) -> dict[str, Sequence[Any]]:
     match thing:
         case ImageSet():
             return {"n": [len(thing)], "data": [thing.name], "inputs": [thing.fingerprint]}
-        case Features():
-            return {"n": [len(thing.y)], "model": [thing.encoder], "data": [thing.images],
-                    "inputs": [thing.fingerprint]}
         case Outcome() | Result():
             n = len(thing) if isinstance(thing, Outcome) else thing.n or None
             norms = thing.norms if isinstance(thing, Result) else None

@@ -1,15 +1,7 @@
 """Learning paradigms: contrastive, masked images, diffusion; linear probes; usefulness across paradigms."""
 
 from nbutils.paradigms.ddpm import DDPM, Noised, PredictDifference
-from nbutils.paradigms.encoder import (
-    Backbone,
-    Encoder,
-    Labelled,
-    MatchFeatures,
-    Paradigm,
-    pretrained,
-    untrained,
-)
+from nbutils.paradigms.encoder import Backbone, Encoder, Labelled, Paradigm, pretrained, untrained
 from nbutils.paradigms.mae import MAE, Masked, Reconstruct
 from nbutils.paradigms.measures import above_chance, cross_paradigm, readable, relative, shown
 from nbutils.paradigms.probe import extract, finetuned, linear_probe, randomised, with_projector

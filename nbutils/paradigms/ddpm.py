@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 from functools import cache
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nbutils.features.constructed import Distance
 from nbutils.messages import check_choice, check_counts
-from nbutils.paradigms.encoder import Encoder, Loss, squared
+from nbutils.paradigms.encoder import Encoder, squared
 from nbutils.precision import PixelConv2d
 
 STEPS = 1000  # T
@@ -72,14 +75,12 @@ class DiffusionEncoder(Encoder):
     `squared` so that each level halves them.
 
     Settings (see `reading`): layer, "up1" to "upK" for K levels, deepest first, by default the last; timestep, from 0,
-    by default 11; seed, of the noise.
-
-    Raises:
-        ValueError: an unknown layer; a timestep outside the schedule.
+    by default 11; seed, of the one noise for all images; passes, by default None: over how many new draws for each
+    image the features are a mean, taken from torch's global generator.
     """
 
-    settings = ("layer", "timestep", "seed")
-    random = True
+    settings = ("layer", "timestep", "seed", "passes")
+    passes: int | None = None
 
     def __init__(self, config: DDPM) -> None:
         super().__init__()
@@ -107,9 +108,23 @@ class DiffusionEncoder(Encoder):
     def width(self) -> int:  # type: ignore[override]
         return self.widths[self.layer]
 
-    def check(self) -> None:
-        check_timestep(self.timestep)
-        check_choice("layer", self.layer, self.widths)
+    def reading(self, **settings: Any) -> Self:
+        """The same weights, shared, read in another way.
+
+        Raises:
+            ValueError: no such setting; an unknown layer; a timestep outside the schedule; passes below 1.
+        """
+        other = copy.copy(self)
+        for setting, value in settings.items():
+            setattr(other, check_choice("setting", setting, self.settings), value)
+        check_timestep(other.timestep)
+        check_choice("layer", other.layer, self.widths)
+        if other.passes is not None:
+            check_counts(passes=other.passes)
+        return other
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{setting}={getattr(self, setting)!r}" for setting in self.settings)
 
     def as_seen(self, x: Tensor) -> Tensor:
         """(B, 3 b^2, S / b, S / b) in [-1, 1] for pixels x (B, 3, H, W) in [0, 1]: each b x b block of pixels becomes
@@ -132,14 +147,15 @@ class DiffusionEncoder(Encoder):
                 z = self.grow[level](F.interpolate(z, scale_factor=2))
         return {**found, "noise": self.last(z)}
 
-    def features(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        x0 = self.as_seen(x)
-        if generator is None:
-            noise = torch.randn(1, *x0.shape[1:], generator=torch.Generator().manual_seed(self.seed))
-        else:
-            noise = torch.randn(x0.shape, generator=generator)
-        t = torch.full((len(x),), self.timestep, device=x.device)
-        return self.layers(q_sample(x0, t, noise.to(x0)), t)[self.layer].mean((2, 3))
+    def features(self, x: Tensor) -> Tensor:
+        x0, t = self.as_seen(x), torch.full((len(x),), self.timestep, device=x.device)
+
+        def features(noise: Tensor) -> Tensor:
+            return self.layers(q_sample(x0, t, noise.to(x0)), t)[self.layer].mean((2, 3))
+
+        if self.passes is None:
+            return features(torch.randn(1, *x0.shape[1:], generator=torch.Generator().manual_seed(self.seed)))
+        return torch.stack([features(torch.randn(x0.shape)) for _ in range(self.passes)]).mean(0)
 
 
 @dataclass(frozen=True)
@@ -220,7 +236,7 @@ class PredictDifference:
         check_timestep(self.timestep)
         check_choice("of", self.of, ("images", "noised"))
 
-    def __call__(self, model: DiffusionEncoder, x: Tensor, generator: torch.Generator) -> Loss:
+    def __call__(self, model: DiffusionEncoder, x: Tensor, generator: torch.Generator) -> Distance:
         clean = model.as_seen(x)
         t = torch.full((len(x),), self.timestep, device=x.device)
         alpha_bar = noise_schedule()[1][self.timestep].item()

@@ -6,21 +6,18 @@ encoder and is the objective of `training.fit`; what was learned is read out by 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nbutils import store, training
+from nbutils import training
 from nbutils.images.imageset import ImageSet
-from nbutils.messages import did_you_mean
 from nbutils.networks import SplitClassifier
 
-Loss = Callable[[Tensor], Tensor]  # x' (B, 3, H, W) -> (B,), what an objective of `features.matched` returns
 View = Callable[[Tensor, torch.Generator], Tensor]  # (x (B, 3, H, W), CPU generator) -> images of the same shape
 
 
@@ -33,56 +30,24 @@ def squared(x: Tensor, multiple: int) -> Tensor:
 
 
 class Encoder(nn.Module):
-    """A network that turns images into features.
-
-    Features are deterministic. An encoder that draws masks or noise draws them from its own `seed`, the same for every
-    image, so that no image depends on its batch; given a generator it draws new ones for each image.
+    """A network that turns images into features; no image depends on its batch.
 
     Attributes:
         width: D, numbers per image. name, key: for tables, and of the artifact that holds the weights.
         losses: mean loss of each pass of its training.
-        settings: attributes that say how features are read, beside the weights; `reading` changes them.
     """
 
     width: int
     name: str = ""
     key: str = ""
     losses: Tensor = torch.empty(0)
-    settings: tuple[str, ...] = ()
 
-    @property
-    def random(self) -> bool:
-        """Whether features depend on random draws."""
-        return False
-
-    def features(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def features(self, x: Tensor) -> Tensor:
         """(B, D) for pixels x (B, 3, H, W) in [0, 1]."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         return self.features(x)
-
-    def check(self) -> None:
-        """Raise a ValueError if a setting is out of range."""
-
-    def reading(self, **settings: Any) -> Self:
-        """The same weights, shared, read in another way: another layer, timestep, mask or seed.
-
-        Raises:
-            ValueError: a setting that this encoder does not have, or out of range.
-        """
-        other = copy.copy(self)
-        for setting, value in settings.items():
-            if setting not in self.settings:
-                known = ", ".join(self.settings) or "none"
-                raise ValueError(f"{setting} = {value!r}: a {type(self).__name__} has the settings {known}"
-                                 f"{did_you_mean(setting, self.settings)}")
-            setattr(other, setting, value)
-        other.check()
-        return other
-
-    def extra_repr(self) -> str:
-        return ", ".join(f"{setting}={getattr(self, setting)!r}" for setting in self.settings)
 
 
 class Backbone(Encoder):
@@ -94,7 +59,7 @@ class Backbone(Encoder):
         self.stages, self.width = nn.Sequential(*stages), int(head.in_features)  # type: ignore[arg-type]
         self.name, self.key = classifier.name, classifier.key
 
-    def features(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def features(self, x: Tensor) -> Tensor:
         return self.stages(x.clone())  # a stage may work in place
 
 
@@ -131,30 +96,7 @@ def pretrained(paradigm: Paradigm, images: ImageSet, schedule: training.Schedule
     """
     model = untrained(paradigm, images.x.shape[-1], seed, device)
     model.name = name or model.name
-    return fitted_once(model, paradigm, images, schedule, seed, precision)
-
-
-Model = TypeVar("Model", bound=Encoder | SplitClassifier)
-
-
-def fitted_once(model: Model, objective: Any, images: ImageSet, schedule: training.Schedule, seed: int,
-                precision: str = "float32") -> Model:
-    """The model, trained in place by `training.fit` or with the weights that this recipe once gave; in evaluation mode.
-    """
-    recipe = {"start": store.fingerprint(model), "objective": objective, "images": images.fingerprint,
-              "schedule": schedule, "seed": seed, "precision": precision}
-
-    def train() -> dict[str, Tensor]:
-        losses = training.fit(model, images, objective, schedule, seed, precision, model.name)  # type: ignore[arg-type]
-        weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-        return {**weights, "losses": torch.tensor(losses)}
-
-    artifact = store.load_or_build("encoder", recipe, train)
-    model.losses = artifact.tensors.pop("losses")
-    model.load_state_dict(artifact.tensors)
-    model.key = artifact.key
-    model.eval()
-    return model
+    return training.fitted_once(model, paradigm, images, schedule, seed, precision)
 
 
 @dataclass(frozen=True)
@@ -172,12 +114,3 @@ class Labelled:
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
         return F.cross_entropy(model(self.view(x, generator)), y)
-
-
-@dataclass(frozen=True)
-class MatchFeatures:
-    """||h(x') - h(x)||_2, for `features.matched`: sets made by an encoder (equation 16, there contrastive)."""
-
-    def __call__(self, model: Encoder, x: Tensor, generator: torch.Generator) -> Loss:
-        wanted = model.features(x)
-        return lambda x_adv: (model.features(x_adv) - wanted).norm(dim=1)

@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nbutils.features.constructed import Distance
 from nbutils.messages import check_counts
 from nbutils.networks import Normalize
-from nbutils.paradigms.encoder import Encoder, Loss, squared
+from nbutils.paradigms.encoder import Encoder, squared
 from nbutils.precision import mixed_precision
 
 
@@ -71,15 +72,11 @@ class Block(nn.Module):
 class MaskedEncoder(Encoder):
     """A vision transformer whose CLS token is the feature, and the small decoder that only the loss uses. Images are
     `squared` to whole patches.
-
-    Settings (see `reading`): mask, the share of patches hidden from `features`, by default 0; seed, of the mask.
     """
-
-    settings = ("mask", "seed")
 
     def __init__(self, config: MAE) -> None:
         super().__init__()
-        self.patch, self.width, self.mask, self.seed = config.patch, config.width, 0.0, 0
+        self.patch, self.width = config.patch, config.width
         pixels = 3 * config.patch**2
         self.normalize = Normalize()
         self.embed, self.cls = nn.Linear(pixels, config.width), nn.Parameter(torch.randn(1, 1, config.width) * 0.02)
@@ -93,14 +90,6 @@ class MaskedEncoder(Encoder):
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-
-    @property
-    def random(self) -> bool:
-        return self.mask > 0
-
-    def check(self) -> None:
-        if not 0 <= self.mask < 1:
-            raise ValueError(f"mask = {self.mask!r}: expected a share of the patches in [0, 1), such as 0.75")
 
     def patches(self, x: Tensor) -> Tensor:
         """(B, L, 3 patch^2) patches of pixels x (B, 3, H, W), normalised: what is masked and reconstructed."""
@@ -117,15 +106,10 @@ class MaskedEncoder(Encoder):
         z = z + _take(self.where(z, patches.shape[1]), visible)
         return self.encoder(torch.cat([self.cls.expand(len(z), -1, -1), z], 1))
 
-    def features(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def features(self, x: Tensor) -> Tensor:
         patches = self.patches(x)
-        batch, count, _ = patches.shape
-        if generator is None:
-            order = random_order(1, count, torch.Generator().manual_seed(self.seed)).expand(batch, -1)
-        else:
-            order = random_order(batch, count, generator)
-        visible = order[:, :visible_patches(count, self.mask)] if self.mask else torch.arange(count).expand(batch, -1)
-        return self.tokens(patches, visible.to(x.device))[:, 0]
+        everything = torch.arange(patches.shape[1], device=x.device).expand(len(x), -1)
+        return self.tokens(patches, everything)[:, 0]
 
     def reconstruct(self, patches: Tensor, order: Tensor, visible: int) -> Tensor:
         """(B, L, 3 patch^2) all patches as predicted from the first `visible` ones of each `order` (B, L)."""
@@ -222,6 +206,6 @@ class Reconstruct:
 
     mask: float = 0.75
 
-    def __call__(self, model: MaskedEncoder, x: Tensor, generator: torch.Generator) -> Loss:
+    def __call__(self, model: MaskedEncoder, x: Tensor, generator: torch.Generator) -> Distance:
         target = model.patches(x)
         return lambda x_adv: masked_error(model, x_adv, target, self.mask, generator)

@@ -7,62 +7,38 @@ convex problem on the cached features. Encoder and head together are a classifie
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nbutils import store, training
-from nbutils.console import progress
 from nbutils.images.imageset import ImageSet
 from nbutils.messages import check_counts
-from nbutils.networks import SplitClassifier, frozen, suited
-from nbutils.paradigms.encoder import Encoder, fitted_once
+from nbutils.networks import SplitClassifier, in_batches
+from nbutils.paradigms.ddpm import DiffusionEncoder
+from nbutils.paradigms.encoder import Encoder
 from nbutils.paradigms.simclr import ContrastiveEncoder, SimCLR
 
 
-@dataclass(frozen=True, eq=False)
-class Features:
-    """What an encoder says about the images of a set; `dataclasses.replace(features, y=...)` relabels them.
-
-    Attributes:
-        z: (N, D) float32, on the CPU. y: (N,) int64. num_classes: of the set.
-        encoder: name of the encoder. fingerprint: of its weights and settings. images: name of the set.
-    """
-
-    z: Tensor
-    y: Tensor
-    num_classes: int
-    encoder: str
-    fingerprint: str
-    images: str
-
-    def __len__(self) -> int:
-        return len(self.z)
-
-
-def extract(encoder: Encoder, images: ImageSet, batch_size: int = 250) -> Features:
-    """The features of all images, without augmentation: computed once per encoder, setting and image set, then read
-    from the store. The encoder is left as it was.
+def extract(encoder: Encoder, images: ImageSet, batch_size: int = 250) -> Tensor:
+    """(N, D) float32 features of all images, on the CPU, without augmentation: computed once per encoder, setting and
+    image set, then read from the store. The encoder is left as it was.
 
     Raises:
         ValueError: no images, or features that are not finite or not as many as the encoder says.
     """
     check_counts(images=len(images), batch_size=batch_size)
-    recipe = {"encoder": store.fingerprint(encoder), "images": images.fingerprint}
 
     def compute() -> dict[str, Tensor]:
-        with frozen(encoder), torch.no_grad():
-            parts = progress(images.x.split(batch_size), f"features of {images.name}")
-            z = torch.cat([encoder.features(suited(x, encoder)).float().cpu() for x in parts])
+        z = in_batches(lambda x: encoder.features(x).float(), encoder, images, batch_size=batch_size)
         if z.shape != (len(images), encoder.width) or not torch.isfinite(z).all():
             raise ValueError(f"{encoder.name}: features {tuple(z.shape)}, all finite: {bool(torch.isfinite(z).all())}; "
                              f"expected finite ({len(images)}, {encoder.width})")
         return {"z": z}
 
-    z = store.load_or_build("features", recipe, compute).tensors["z"]
-    return Features(z, images.y, images.num_classes, encoder.name, recipe["encoder"], images.name)
+    recipe = {"encoder": store.fingerprint(encoder), "images": images.fingerprint}
+    return store.load_or_build("features", recipe, compute).tensors["z"]
 
 
 class Standardize(nn.Module):
@@ -82,8 +58,7 @@ class Standardize(nn.Module):
         return (z - self.mean) / self.std
 
 
-def linear_probe(encoder: Encoder, data: ImageSet | Features, penalty: float = 1e-4, iterations: int = 500,
-                 name: str = "") -> SplitClassifier:
+def linear_probe(encoder: Encoder, images: ImageSet, penalty: float = 1e-4, name: str = "") -> SplitClassifier:
     """The encoder with the best linear head on it, a classifier with the cuts "encoder", "standardize" and "linear".
 
     The head minimises mean cross-entropy + penalty / 2 times the squared weights (not the biases) on features that are
@@ -91,23 +66,17 @@ def linear_probe(encoder: Encoder, data: ImageSet | Features, penalty: float = 1
     encoder's weights are shared, not copied; `finetuned` copies.
 
     Args:
-        encoder: in the reading that `features` came from. data: images with labels, or what `extract` made of them.
-        penalty: > 0, which makes the optimum unique. iterations: of L-BFGS, at most.
+        penalty: > 0, which makes the optimum unique.
         name: how tables call the classifier; by default the encoder's name.
 
     Raises:
-        ValueError: features of another encoder or setting, labels that do not fit, a penalty that is not positive.
+        ValueError: no images, features that are not finite, a penalty that is not positive.
     """
-    features = extract(encoder, data) if isinstance(data, ImageSet) else data
-    if features.z.shape[1] != encoder.width or features.fingerprint != store.fingerprint(encoder):
-        raise ValueError(f"features of {features.encoder or 'an encoder'} ({features.z.shape[1]} numbers each, "
-                         f"{features.fingerprint}): expected those of this {encoder.name or type(encoder).__name__} "
-                         f"({encoder.width}, {store.fingerprint(encoder)}) with its settings")
     if not penalty > 0:
         raise ValueError(f"penalty = {penalty!r}: expected a number > 0, such as 1e-4")
-    check_counts(iterations=iterations)
-    scale, head = Standardize(features.z), nn.utils.skip_init(nn.Linear, encoder.width, features.num_classes)
-    weight, bias = logistic_regression(scale(features.z), features.y, features.num_classes, penalty, iterations)
+    z = extract(encoder, images)
+    scale, head = Standardize(z), nn.utils.skip_init(nn.Linear, encoder.width, images.num_classes)
+    weight, bias = logistic_regression(scale(z), images.y, images.num_classes, penalty)
     with torch.no_grad():
         head.weight.copy_(weight)
         head.bias.copy_(bias)
@@ -118,20 +87,13 @@ def linear_probe(encoder: Encoder, data: ImageSet | Features, penalty: float = 1
     return model.eval()
 
 
-def logistic_regression(z: Tensor, y: Tensor, num_classes: int, penalty: float,
-                        iterations: int = 500) -> tuple[Tensor, Tensor]:
+def logistic_regression(z: Tensor, y: Tensor, num_classes: int, penalty: float) -> tuple[Tensor, Tensor]:
     """Weights (K, D) and biases (K,) in float64 for features z (N, D), of about unit scale, and labels y (N,); see
-    `linear_probe`.
-
-    Raises:
-        ValueError: labels that do not fit the features or the classes.
-    """
-    if y.shape != z.shape[:1] or not len(y) or y.min() < 0 or y.max() >= num_classes:
-        raise ValueError(f"labels {tuple(y.shape)} for {len(z)} features: expected one each, in 0 to {num_classes - 1}")
+    `linear_probe`."""
     z = z.double()
     weight = torch.zeros(num_classes, z.shape[1], dtype=z.dtype, requires_grad=True)
     bias = torch.zeros(num_classes, dtype=z.dtype, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weight, bias], max_iter=iterations, tolerance_grad=1e-7, tolerance_change=1e-12,
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=500, tolerance_grad=1e-7, tolerance_change=1e-12,
                                   history_size=20, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
@@ -165,7 +127,7 @@ def finetuned(encoder: Encoder, images: ImageSet, schedule: training.Schedule, s
         torch.manual_seed(seed)
         head = nn.Linear(encoder.width, images.num_classes).to(next(encoder.parameters()))
     model = SplitClassifier({"encoder": copy.deepcopy(encoder), "linear": head}, name or f"{encoder.name}, fine-tuned")
-    return fitted_once(model, training.Standard(), images, schedule, seed)
+    return training.fitted_once(model, training.Standard(), images, schedule, seed)
 
 
 def with_projector(encoder: Encoder, paradigm: SimCLR, images: ImageSet, schedule: training.Schedule,
@@ -183,38 +145,24 @@ def with_projector(encoder: Encoder, paradigm: SimCLR, images: ImageSet, schedul
         torch.manual_seed(seed)
         model = ContrastiveEncoder(copy.deepcopy(encoder), paradigm.projector, fixed=True)
     model.name = f"{encoder.name}, with projector"
-    return fitted_once(model.to(next(encoder.parameters())), paradigm, images, schedule, seed)
-
-
-class _Redrawn(nn.Module):
-    """The mean features over new draws, taken from torch's global generator."""
-
-    def __init__(self, encoder: Encoder, passes: int) -> None:
-        super().__init__()
-        self.encoder, self.passes = encoder, passes
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.stack([self.encoder.features(x, torch.default_generator) for _ in range(self.passes)]).mean(0)
+    return training.fitted_once(model.to(next(encoder.parameters())), paradigm, images, schedule, seed)
 
 
 def randomised(model: SplitClassifier, passes: int = 1) -> SplitClassifier:
-    """The probe with new masks or noise for each image in each forward pass, sharing all weights.
+    """The probe of a diffusion encoder with new noise for each image in each forward pass, sharing all weights.
 
     With several passes the features, and so the logits, are their mean: a gradient through it is an expectation over
     transformation (Athalye et al. 2018). AutoAttack's version "rand" averages by itself and takes passes = 1. An attack
     on the deterministic probe knows the draw, one on this classifier does not.
 
     Raises:
-        ValueError: not a probe, or one whose encoder draws no random numbers; passes below 1.
+        ValueError: not such a probe; passes below 1.
     """
-    check_counts(passes=passes)
     encoder = model.stages[0]
-    if not isinstance(encoder, Encoder):
-        raise ValueError(f"{model.name}: a classifier of {', '.join(model.cuts)}; expected one from linear_probe")
-    if not encoder.random:
-        raise ValueError(f"{model.name}: its features draw no random numbers; "
-                         "expected a masked or a diffusion encoder, for others attack the probe itself")
-    stages = {"encoder": _Redrawn(encoder, passes), **dict(zip(model.cuts[1:], model.stages[1:], strict=True))}
+    if not isinstance(encoder, DiffusionEncoder):
+        raise ValueError(f"{model.name}: begins with a {type(encoder).__name__}; expected the probe of a diffusion "
+                         "encoder, for others draw no random numbers")
+    stages = {**dict(zip(model.cuts, model.stages, strict=True)), "encoder": encoder.reading(passes=passes)}
     other = SplitClassifier(stages, f"{model.name}, random")
     other.key = model.key
     return other.eval()

@@ -180,8 +180,8 @@ class ContrastiveEncoder(Encoder):
             layers += [nn.Linear(before, after), nn.BatchNorm1d(after), nn.ReLU()]
         self.projector = nn.Sequential(*layers[:-2])  # the last layer is linear
 
-    def features(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return self.backbone.features(x, generator)
+    def features(self, x: Tensor) -> Tensor:
+        return self.backbone.features(x)
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)

@@ -333,7 +333,7 @@ def _masks(scale: Scale, name: str, n: int, iterations: int, repetitions: int, a
     def ours() -> None:
         with torch.no_grad():
             for z, labels, seeds in batches:
-                bottleneck._optimise(model, z, labels, at, settings, seeds, shared)
+                bottleneck._optimise(model, z, labels, at, settings, seeds)
 
     seconds = scale.times(repetitions, time.process_time, plain=plain, ours=ours)
     found, sigmas = distill(model, x, y, at, settings), []

@@ -34,7 +34,7 @@ from nbutils.features import (
     wrong_labels,
 )
 from nbutils.images import PlantedSet, PlantedWorld
-from nbutils.networks import GlobalAveragePool, SplitClassifier
+from nbutils.networks import GlobalAveragePool, SplitClassifier, in_batches
 from nbutils.robustness import predict
 from tests.helpers import assert_one_line
 
@@ -70,18 +70,14 @@ def transcription(model: SplitClassifier, x: Tensor, y: Tensor, at: str, setting
     """Equations 3 to 5 with T over the batch: sigma and mask. KL is that of torch's normal distributions."""
     z = model.features(x, at).detach()
     deviation = torch.stack([torch.stack([channel.std() for channel in image]) for image in z])
-    draws = [torch.randn(settings.iterations, settings.draws, z.shape[1],
-                         generator=torch.Generator().manual_seed(seed)).double()
+    draws = [torch.randn(settings.iterations, z.shape[1], generator=torch.Generator().manual_seed(seed)).double()
              for seed in bottleneck.image_seeds(x, settings.seed)]
     lambda_ = torch.zeros_like(deviation, requires_grad=True)
     optimizer = torch.optim.Adam([lambda_], lr=settings.rate)
     for step in range(settings.iterations):
         sigma = (1 + lambda_.exp()).log()
-        loss = torch.zeros(())
-        for draw in range(settings.draws):
-            epsilon = torch.stack([own[step, draw] for own in draws])
-            logits = model.logits_from(z + (sigma * epsilon)[:, :, None, None], at)
-            loss = loss + F.cross_entropy(logits, y, reduction="sum") / settings.draws
+        epsilon = torch.stack([own[step] for own in draws])
+        loss = F.cross_entropy(model.logits_from(z + (sigma * epsilon)[:, :, None, None], at), y, reduction="sum")
         kl = kl_divergence(Normal(0.0, deviation), Normal(0.0, sigma))
         loss = loss + settings.beta * (kl.mean(1) if settings.kl == "mean" else kl.sum(1)).sum()
         optimizer.zero_grad()
@@ -94,13 +90,13 @@ def transcription(model: SplitClassifier, x: Tensor, y: Tensor, at: str, setting
 CUTS: list[tuple[str, str, int, Bottleneck]] = [
     ("small", "block4.bn", 32, Bottleneck()),  # ReLU, mean over 4
     ("small", "block4.conv", 32, SHORT),  # BatchNorm first
-    ("small", "block4.bn", 32, replace(SHORT, draws=3, kl="sum", beta=0.01)),
+    ("small", "block4.bn", 32, replace(SHORT, kl="sum", beta=0.01)),
     ("vgg_small", "block4.bn1", 32, Bottleneck()),  # ReLU, max-pool, mean over 4
     ("vgg_small", "block4.relu1", 16, replace(SHORT, beta=1.0, rate=0.05)),  # max-pool to one position
     ("wrn_small", "group3.block1", 64, SHORT),  # BatchNorm, ReLU, mean over 64
-    ("wrn_small", "bn", 64, replace(SHORT, draws=2)),
+    ("wrn_small", "bn", 64, SHORT),
     ("no ReLU", "conv", 32, SHORT),
-    ("small", "block3.bn", 32, replace(SHORT, draws=2)),  # a convolution follows
+    ("small", "block3.bn", 32, SHORT),  # a convolution follows
     ("small", "block1.conv", 32, replace(SHORT, iterations=10)),
 ]
 cuts = pytest.mark.parametrize(("name", "at", "size", "settings"), CUTS, ids=lambda value: str(value)[:20])
@@ -187,17 +183,6 @@ def test_the_released_threshold_depends_on_the_company() -> None:
     assert counts[0] == alone.robust.sum()
 
 
-def test_one_generator_for_the_call_depends_on_the_order() -> None:
-    model, (x, y) = random_network("small"), images(6)
-    shared = replace(SHORT, noise="batch")
-    found, again = (distill(model, x, y, "block4.bn", shared, batch_size=4) for _ in range(2))
-    turned = distill(model, x.flip(0), y.flip(0), "block4.bn", shared, batch_size=4)
-    assert torch.equal(found.sigma, again.sigma)
-    assert not torch.allclose(found.sigma, turned.sigma.flip(0), atol=1e-3)
-    rest = distill(model, x[4:], y[4:], "block4.bn", shared, batch_size=4)  # the generator goes on over batches
-    assert not torch.allclose(found.sigma[4:], rest.sigma, atol=1e-3)
-
-
 def test_thresholds_by_hand() -> None:
     sigma = torch.tensor([[1.0, 2.0, 3.0], [0.5, 0.5, 2.5]])
     variance = torch.tensor([[1.5, 0.5, 4.0], [0.2, 0.3, 0.1]])
@@ -254,11 +239,26 @@ def test_the_parts_add_up_exactly(generator: torch.Generator) -> None:
 @pytest.mark.parametrize("name", ["small", "vgg_small", "wrn_small"])
 def test_the_last_layer_reads_masked_pooled_features(name: str, generator: torch.Generator) -> None:
     model, (x, _) = random_network(name), images(7)
-    at, pooled = last_cut(model), features_at(model, x, "pool", batch_size=3)
+    at, pooled = last_cut(model), features_at(model, x, "pool")
     torch.testing.assert_close(pooled, model.features(x, "pool").detach(), rtol=0, atol=1e-12)
     mask = torch.rand(pooled.shape, generator=generator) < 0.4
     torch.testing.assert_close(model.logits_from(pooled * mask, "pool").detach(), masked_logits(model, x, mask, at),
                                rtol=0, atol=1e-12)
+
+
+def test_batches_are_joined_and_leave_the_model_as_it_was() -> None:
+    model, (x, y) = random_network("small").train(), images(7)
+    sizes: list[int] = []
+
+    def labelled(part: Tensor, labels: Tensor) -> Tensor:
+        sizes.append(len(part))
+        return model(part) * labels[:, None]
+
+    found = in_batches(labelled, model, x.float(), y, batch_size=3)
+    assert sizes == [3, 3, 1]
+    assert model.training
+    assert not found.requires_grad
+    torch.testing.assert_close(found, model.eval()(x.float().double()) * y[:, None], rtol=0, atol=1e-9)
 
 
 def test_masked_predictions_are_those_of_masked_features(generator: torch.Generator) -> None:
@@ -266,7 +266,7 @@ def test_masked_predictions_are_those_of_masked_features(generator: torch.Genera
     mask = torch.rand(9, 96, generator=generator) < 0.3
     z = model.features(x, "block3.bn").detach()
     expected = model.logits_from(parts(z, mask)[0], "block3.bn").detach()
-    torch.testing.assert_close(masked_logits(model, x, mask, "block3.bn", batch_size=4), expected, rtol=0, atol=1e-9)
+    torch.testing.assert_close(masked_logits(model, x, mask, "block3.bn"), expected, rtol=0, atol=1e-9)
     assert torch.equal(masked_predictions(model, x, mask, "block3.bn"), expected.argmax(1))
     everything = torch.ones(96, dtype=torch.bool)
     assert torch.equal(masked_predictions(model, x, everything, "block3.bn"), predict(model, x))
@@ -334,7 +334,7 @@ def test_the_closed_form_is_the_gradient_in_the_pooled_features() -> None:
     p = model.logits_from(z, "group3.block1").softmax(1)
     favour = (last.weight[y] - p @ last.weight) * scale
     assert pooled.shape == favour.shape
-    masks = closed_form_masks(model, x, y, "group3.block1", torch.full((5,), 9), batch_size=2)
+    masks = closed_form_masks(model, x, y, "group3.block1", torch.full((5,), 9))
     for row, mask in zip(favour, masks, strict=True):
         assert set(mask.nonzero()[:, 0].tolist()) == set(row.topk(9).indices.tolist())
 
@@ -370,7 +370,7 @@ def test_random_masks_have_the_size_and_their_image(generator: torch.Generator) 
 
 def test_random_masks_of_equal_energy_come_as_near_as_one_channel() -> None:
     model, (x, y) = random_network("small"), images(12)
-    energy = channel_energy(model, x, "block4.bn", batch_size=5)
+    energy = channel_energy(model, x, "block4.bn")
     torch.testing.assert_close(energy, model.features(x, "block4.bn").detach().square().sum((2, 3)))
     robust = distill(model, x, y, "block4.bn", SHORT).robust
     drawn = random_masks(robust, x, energy=energy)
@@ -389,9 +389,8 @@ def test_random_masks_of_equal_energy_are_the_nearest_of_one_order(generator: to
     assert torch.equal(random_masks(robust, x, 3, energy), grown[gaps.argmin(0), torch.arange(5)])
 
 
-def test_a_global_mask_is_a_majority_or_has_a_size() -> None:
+def test_a_global_mask_holds_the_channels_that_are_robust_most_often() -> None:
     robust = torch.tensor([[True, True, False], [True, False, False], [True, True, False], [False, False, True]])
-    assert global_mask(robust).tolist() == [True, False, False]
     for size, kept in enumerate(([], [0], [0, 1], [0, 1, 2])):  # robust 3, 2 and 1 times
         assert global_mask(robust, size).nonzero()[:, 0].tolist() == kept
         rolled = global_mask(robust.roll(1, 1), size).nonzero()[:, 0].tolist()  # once, 3 times and twice
@@ -410,10 +409,9 @@ MASK = torch.ones(96, dtype=torch.bool)
     (lambda: Bottleneck(beta=float("inf")), ("beta = inf", "finite")),
     (lambda: Bottleneck(rate=0), ("rate = 0", "> 0", "such as 0.1")),
     (lambda: Bottleneck(iterations=0), ("iterations = 0", ">= 1")),
-    (lambda: Bottleneck(draws=1.5), ("draws = 1.5", "whole number")),  # type: ignore[arg-type]
+    (lambda: Bottleneck(iterations=1.5), ("iterations = 1.5", "whole number")),  # type: ignore[arg-type]
     (lambda: Bottleneck(threshold="imge"), ("threshold = 'imge'", "did you mean 'image'")),
     (lambda: Bottleneck(kl="avg mean"), ("kl = 'avg mean'", "did you mean 'mean'")),
-    (lambda: Bottleneck(noise="per batch"), ("noise = 'per batch'", "did you mean 'batch'")),
     (lambda: robust_channels(torch.ones(1, 1), torch.ones(1, 1), "chanel"), ("'chanel'", "did you mean 'channel'")),
     (lambda: distill(MODEL, X, Y, "block4.b"), ("cut = 'block4.b'", "did you mean 'block4.bn'")),
     (lambda: distill(MODEL, X, Y, "pool"), ("cut = 'pool'", "(96,)", "at least two positions")),

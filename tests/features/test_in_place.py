@@ -71,7 +71,7 @@ CALLS: dict[str, Callable[[SplitClassifier, ImageSet], Tensor]] = {
     "matched": lambda model, data: matched(data, model, "set", FeatureDistance(AT), steps=2).x,
     "usefulness": lambda model, data: torch.tensor(usefulness(model, data, 0, MARGIN)),
     "channels": lambda model, data: torch.cat(robust_channel_usefulness(model, data, data, data, MARGIN)),
-    "extract": lambda model, data: extract(Backbone(model), data).z,
+    "extract": lambda model, data: extract(Backbone(model), data),
     "probe": lambda model, data: linear_probe(Backbone(model), data, 1e-3)(data.x),
     "alignment": lambda model, data: Alignment(Backbone(model), data.x)(data.x),
 }

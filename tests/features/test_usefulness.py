@@ -1,4 +1,4 @@
-"""Usefulness: closed forms against searches, large draws and scikit-learn."""
+"""Usefulness: closed forms against searches and large draws."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,17 +7,14 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from sklearn.linear_model import Ridge
 from torch import Tensor, nn
 
 from nbutils import networks
 from nbutils.features import (
     LinearFeature,
-    OneAgainstRest,
-    OneChannel,
+    OneFeature,
     channel_usefulness,
     class_weights,
-    least_squares,
     matched_filter,
     population_usefulness,
     robust_channel_usefulness,
@@ -29,6 +26,7 @@ from nbutils.features import (
 from nbutils.images import ImageSet, PlantedSet, PlantedWorld
 from nbutils.networks import GlobalAveragePool, SplitClassifier
 from nbutils.robustness import PGD, ThreatModel
+from nbutils.robustness.attacks import margin
 
 
 def random_images(n: int, low: float, high: float, classes: int = 2, seed: int = 0) -> ImageSet:
@@ -156,29 +154,16 @@ def test_the_matched_filter_reads_the_amplitude() -> None:
     assert ((0.5 + world.amplitude * world.patterns[2]) * weight).sum().item() == pytest.approx(4 / 255, abs=1e-6)
 
 
-@pytest.mark.parametrize("ridge", [0.1, 1.0, 100.0])
-def test_least_squares_is_ridge_regression(ridge: float) -> None:
-    images = random_images(80, 0, 1, classes=4)
-    targets = nn.functional.one_hot(images.y, 4).double().numpy()
-    reference = Ridge(alpha=ridge, solver="cholesky").fit(images.x.flatten(1).double().numpy(), targets)
-    found = least_squares(images, ridge)
-    assert found.shape == (4, 3, 6, 6)
-    torch.testing.assert_close(found.flatten(1).double(), torch.from_numpy(reference.coef_), rtol=1e-4, atol=1e-6)
-
-
 # --- a network's feature ------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("target", [0, 4, 9])
-def test_one_against_rest_is_the_logit_minus_the_largest_other(target: int) -> None:
+def test_usefulness_is_that_of_the_logit_minus_the_largest_other(target: int, planted_test: PlantedSet) -> None:
     model = networks.build("small", 10, seed=1).eval()
-    x = torch.rand(20, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        logits, pair = model(x), OneAgainstRest(model, target)(x)
-    expected = [row[target] - max(value for k, value in enumerate(row) if k != target) for row in logits.tolist()]
-    assert pair.shape == (20, 2)
-    torch.testing.assert_close(pair[:, 1] - pair[:, 0], torch.tensor(expected), rtol=0, atol=1e-5)
-    torch.testing.assert_close(pair.sum(1), torch.zeros(20), rtol=0, atol=1e-6)
-    assert torch.equal(pair.argmax(1) == 1, logits.argmax(1) == target)
+        logits = model(planted_test.x).double()
+    f = [row[target] - max(value for k, value in enumerate(row) if k != target) for row in logits.tolist()]
+    expected, _ = channel_usefulness(torch.tensor(f)[:, None], planted_test.y, 10)
+    assert usefulness(model, planted_test, target) == pytest.approx(expected[target, 0].item(), abs=1e-5)
 
 
 @pytest.mark.parametrize("eps", [0.0, 0.02, 0.1])
@@ -323,7 +308,7 @@ def test_channels_are_attacked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = linear_channels(weights), images, images, images, PGD(ThreatModel("Linf", 0.1), 1, loss="margin")
     first = robust_channel_usefulness(*arguments)
     calls: list[Tensor] = []
-    monkeypatch.setattr(OneChannel, "forward", lambda self, x: calls.append(x))
+    monkeypatch.setattr(OneFeature, "forward", lambda self, x: calls.append(x))
     for before, after in zip(first, robust_channel_usefulness(*arguments), strict=True):
         torch.testing.assert_close(before, after, rtol=0, atol=0)
     assert not calls
@@ -362,11 +347,11 @@ def test_channels_are_attacked_on_the_margin() -> None:
                                   PGD(ThreatModel("Linf", 0.1)))
 
 
-def test_the_margin_of_one_channel_is_the_channel() -> None:
+def test_the_margin_of_one_feature_is_the_feature() -> None:
     model, x = networks.build("small", 3), torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    model.eval()
-    logits = OneChannel(model, 5)(x)
-    torch.testing.assert_close(logits[:, 1] - logits[:, 0], model.features(x, "pool")[:, 5])
+    logits = OneFeature(model.eval(), lambda model, x: model.features(x, "pool")[:, 5])(x)
+    torch.testing.assert_close(margin(logits, torch.zeros(4, dtype=torch.int64)), model.features(x, "pool")[:, 5])
+    torch.testing.assert_close(logits.sum(1), torch.zeros(4))
 
 
 def test_two_independent_labels_share_the_variance_without_overlap() -> None:

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from nbutils import networks
-from nbutils.features.constructed import D_det
 from nbutils.images import DataError, folders, load
 from nbutils.images.sources import check_dataset, class_names
 from nbutils.lab.parameters import Parameters, resolve
@@ -407,11 +406,3 @@ def test_relative_paths_and_home(root: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.chdir(root)
     for path in (".", "../pets", "../pets/", "~/pets", "~/pets/../pets"):
         assert load(f"folder:{path}", "train").name == "pets"
-
-
-def test_an_exported_set_can_be_loaded(root: Path, tmp_path: Path) -> None:
-    from nbutils.features import export
-
-    source, test = (load(f"folder:{root}", split) for split in ("train", "test"))
-    made = D_det(source, networks.build("small", 2).eval(), steps=1)
-    assert len(load(f"folder:{export(made, tmp_path / 'made', test)}", "train")) == 4

@@ -163,9 +163,14 @@ def test_features_are_deterministic_unless_drawn(model: DiffusionEncoder, images
     z = model.features(x)
     torch.testing.assert_close(z, z[:1].expand(6, -1))
     assert torch.equal(z, model.features(x))
-    drawn = model.features(x, seeded())
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        drawn = model.reading(passes=2).features(x)
     assert len(torch.unique(drawn, dim=0)) == 6
-    assert model.random
+    x0, t, generator = model.as_seen(x), torch.full((6,), 11), seeded(4)
+    noises = [torch.randn(x0.shape, generator=generator) for _ in range(2)]
+    one, two = (model.layers(q_sample(x0, t, noise), t)["up2"].mean((2, 3)) for noise in noises)
+    torch.testing.assert_close(drawn, (one + two) / 2)
 
 
 def test_the_noised_view_has_its_moments(images: ImageSet) -> None:

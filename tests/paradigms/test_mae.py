@@ -144,21 +144,6 @@ def test_features_are_those_of_the_cls_token_over_all_patches(model: MaskedEncod
     x = images.x[:3]
     everything = torch.arange(16).expand(3, -1)
     assert torch.equal(model.features(x), model.tokens(model.patches(x), everything)[:, 0])
-    assert not model.random
-
-
-def test_masked_features_are_deterministic_unless_drawn(model: MaskedEncoder, images: ImageSet) -> None:
-    x = images.x[:1].expand(6, -1, -1, -1)
-    masked = model.reading(mask=0.75)
-    assert masked.random
-    assert not model.random  # the model itself is read as before
-    z = masked.features(x)
-    torch.testing.assert_close(z, z[:1].expand(6, -1))  # one mask for all
-    assert torch.equal(z, masked.features(x))
-    assert not torch.equal(z, model.reading(mask=0.75, seed=1).features(x))
-    drawn = masked.features(x, seeded())
-    assert len(torch.unique(drawn, dim=0)) == 6
-    assert not torch.equal(drawn, masked.features(x, seeded(1)))
 
 
 # --- sets made by this paradigm -----------------------------------------------------------------------------------
