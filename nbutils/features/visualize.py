@@ -8,14 +8,17 @@ pixels in the same way, from the same start, with the same taste for smooth pict
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nbutils.console import progress
+from nbutils.console import counter
 from nbutils.features.bottleneck import features_at, parts
 from nbutils.messages import check_counts
 from nbutils.networks import SplitClassifier, frozen
@@ -65,20 +68,16 @@ class PictureSearch:
         smooth = F.interpolate(self.contrast * blobs, (size, size), mode="bicubic")
         return smooth.to(like).repeat(n, 1, 1, 1).contiguous(memory_format=torch.channels_last)
 
-    def search(self, n: int, size: int, like: Tensor, loss: Callable[[Tensor, Tensor], Tensor], label: str) -> Tensor:
-        """(n, 3, size, size) the pictures x that minimise loss(x, x after a shift), (n,); in the precision and on the
-        device of `like`."""
-        w, generator = self.start(n, size, like).requires_grad_(), torch.Generator().manual_seed(self.seed)
-        optimizer = torch.optim.Adam([w], self.rate)
-        for _ in progress(range(self.steps), label):
+    def moves(self) -> Callable[[Tensor], Tensor]:
+        """A function that shifts pictures (N, 3, H, W), all in the same way, each time by another amount."""
+        generator = torch.Generator().manual_seed(self.seed)
+
+        def move(x: Tensor) -> Tensor:
             up, left = torch.randint(2 * self.shift + 1, (2,), generator=generator).tolist()
-            with torch.enable_grad():
-                x = w.sigmoid()
-                moved = F.pad(x, [self.shift] * 4, "reflect")[..., up:up + size, left:left + size]
-                moved = moved.contiguous(memory_format=torch.channels_last)
-                (w.grad,) = torch.autograd.grad(loss(x, moved).sum(), w)
-            optimizer.step()
-        return w.detach().sigmoid()
+            wide = F.pad(x, [self.shift] * 4, "reflect")
+            return wide[..., up:up + x.shape[2], left:left + x.shape[3]].contiguous(memory_format=torch.channels_last)
+
+        return move
 
 
 def total_variation(x: Tensor) -> Tensor:
@@ -124,16 +123,18 @@ def invert(model: SplitClassifier, targets: Tensor, at: str, mask: Tensor | None
     chosen = torch.ones(maps[0], dtype=torch.bool) if mask is None else mask
     parts(targets, chosen)  # a mask that does not fit stops here
     chosen = chosen.expand(len(targets), -1)
-    with frozen(model), torch.no_grad():
-        found = [_inverted(model, z.to(next(model.parameters())), at, channels, along, settings, size)
+    with frozen(model), torch.no_grad(), counter(f"inversion at {at}", "step") as count:
+        found = [_inverted(model, z.to(next(model.parameters())), at, channels, along, settings, size, count)
                  for z, channels in zip(targets.split(batch_size), chosen.split(batch_size), strict=True)]
     pictures, residuals = (torch.cat(part) for part in zip(*found, strict=True))
     return pictures, residuals
 
 
 def _inverted(model: SplitClassifier, z: Tensor, at: str, mask: Tensor, along: bool, settings: PictureSearch,
-              size: int) -> tuple[Tensor, Tensor]:
+              size: int, count: Callable[[int], None]) -> tuple[Tensor, Tensor]:
     """What `invert` returns, for one batch."""
+    w, move = settings.start(len(z), size, z).requires_grad_(), settings.moves()
+    optimizer = torch.optim.Adam([w], settings.rate)
     wanted = parts(z, mask)[0].flatten(1)
     asked = wanted.square().sum(1)
     unit = torch.where(asked > 0, asked, torch.inf)  # where nothing is asked, smoothness alone decides
@@ -141,10 +142,14 @@ def _inverted(model: SplitClassifier, z: Tensor, at: str, mask: Tensor, along: b
     def seen(x: Tensor) -> Tensor:
         return parts(model.features(x, at), mask)[0].flatten(1)
 
-    def loss(x: Tensor, moved: Tensor) -> Tensor:
-        return _picture_loss(x, seen(moved), wanted, unit, settings.smoothness, along)
-
-    x = settings.search(len(z), size, z, loss, f"inversion at {at}")
+    for _ in range(settings.steps):
+        with torch.enable_grad():
+            x = w.sigmoid()
+            loss = _picture_loss(x, seen(move(x)), wanted, unit, settings.smoothness, along)
+            (w.grad,) = torch.autograd.grad(loss.sum(), w)
+        optimizer.step()
+        count(1)
+    x = w.sigmoid()
     length = torch.where(asked > 0, wanted.norm(dim=1), torch.nan)
     return x.cpu().contiguous(), ((seen(x) - wanted).norm(dim=1) / length).cpu()
 
@@ -158,9 +163,9 @@ def _picture_loss(x: Tensor, found: Tensor, wanted: Tensor, unit: Tensor, smooth
 
 def activation_maximum(model: SplitClassifier, at: str, channels: Tensor, *,
                        settings: PictureSearch = PictureSearch(), size: int = 32) -> Tensor:
-    """For each row of channels the picture that excites them most on average over their positions.
+    """For each row of channels the picture that excites them most on average over their positions, by lucent.
 
-    All are made in one batch.
+    All are rendered in one batch.
 
     Args:
         model: left exactly as it was.
@@ -178,21 +183,37 @@ def activation_maximum(model: SplitClassifier, at: str, channels: Tensor, *,
     if channels.dtype != torch.bool or channels.ndim != 2 or channels.shape[1] != maps[0] or not channels.any(1).all():
         raise ValueError(f"channels {channels.dtype} {tuple(channels.shape)}: expected bool (N, {maps[0]}) for the "
                          f"channels at {at}, with at least one in each row")
-    like = next(model.parameters())
-    rows = channels.to(like)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of a library that lucent imports
+        import nbutils.torchvision  # noqa: F401, I001  (before lucent, which imports torchvision)
+        from lucent.optvis import render
+    copy = deepcopy(model).eval().requires_grad_(False)  # lucent leaves its hooks behind
+    last = model.cuts.index(at)
+    copy.stages = copy.stages[:last + 1]  # a stage after the cut might change its features in place
+    layer, like, move = f"stages_{last}", next(model.parameters()), settings.moves()
+    w = settings.start(len(channels), size, like).requires_grad_()
+    excited = _excitement(layer, channels.to(like), settings.smoothness)
+    with counter(f"activation maximum at {at}", "step") as count:
 
-    def loss(x: Tensor, moved: Tensor) -> Tensor:
-        return _excited_loss(x, model.features(moved, at), rows, settings.smoothness)
+        def moved(x: Tensor) -> Tensor:
+            count(1)
+            return move(x)
 
-    with frozen(model), torch.no_grad():
-        return settings.search(len(rows), size, like, loss, f"activation maximum at {at}").cpu().contiguous()
+        (found,) = render.render_vis(
+            copy, excited, lambda: ([w], w.sigmoid), thresholds=(settings.steps,),
+            optimizer=lambda weights: torch.optim.Adam(weights, settings.rate), transforms=[moved], preprocess=False,
+            fixed_image_size=size, progress=False, show_image=False)
+    return torch.from_numpy(found).permute(0, 3, 1, 2).contiguous()
 
 
-def _excited_loss(x: Tensor, z: Tensor, channels: Tensor, smoothness: float) -> Tensor:
-    """(N,) smoothness TV(x') minus the mean of z (N, C, H, W) over a row of channels (N, C), 0 or 1, and over their
-    positions (Olah et al. 2017)."""
-    excitement = (channels * z.mean((2, 3))).sum(1) / channels.sum(1)
-    return smoothness * total_variation(x) - excitement
+def _excitement(layer: str, channels: Tensor, smoothness: float) -> Any:
+    """The mean of each row of channels (N, C) over its picture's positions, minus smoothness TV (Olah et al. 2017)."""
+    from lucent.optvis import objectives
+
+    wanted = [objectives.channel_weight(layer, row * len(row) / row.sum().item(), batch=picture)
+              for picture, row in enumerate(channels)]
+    rough = objectives.Objective(lambda T: smoothness * total_variation(T("input")).sum())
+    return objectives.Objective.sum([*wanted, rough])
 
 
 def _maps(model: SplitClassifier, at: str, size: int) -> torch.Size:
