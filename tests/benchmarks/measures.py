@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from statistics import median
 from typing import Any
 from unittest import mock
@@ -40,8 +41,8 @@ from nbutils.features import (
 from nbutils.images import ImageSet, load
 from nbutils.networks import SplitClassifier
 from nbutils.paradigms import DDPM, MAE, Augmentation, Encoder, InfoNCE, SimCLR, linear_probe, untrained
+from nbutils.precision import PRECISIONS, fastest, mixed_precision
 from nbutils.robustness import PGD, ThreatModel, attacked, evaluate, predict
-from nbutils.robustness.attacks import mixed_precision
 from tests.benchmarks import peers
 
 THREAT = ThreatModel("Linf", 8 / 255)
@@ -176,8 +177,8 @@ def _training_epoch(scale: Scale, name: str, n: int) -> Iterator[Row]:
     steps, size, workers = scale(10, 10, 2), scale(64, 128, 8), scale(0, 4, 0)
     images = replace(load("planted", "train", n), augmentation="crop+flip")
     photographs = peers.Photographs((255 * images.x).round().byte().permute(0, 2, 3, 1).numpy(), images.y.numpy())
-    precision = "bfloat16" if scale.device == "cuda" else "float32"
-    model, schedule = scale.network(name), training.Schedule(1, size, peak_rate=0.01, precision=precision)
+    precision = fastest(scale.device)
+    model, schedule = scale.network(name), training.Schedule(1, size, peak_rate=0.01)
     other = contiguous(model)
 
     def plain(backward: bool) -> None:
@@ -185,11 +186,24 @@ def _training_epoch(scale: Scale, name: str, n: int) -> Iterator[Row]:
 
     seconds = scale.times(scale(5, 5, 1), **{"loss.backward()": lambda: plain(True),
                                             "autograd.grad": lambda: plain(False)},
-                          ours=lambda: training.fit(model, images, training.pgd_adversarial(THREAT, steps), schedule))
+                          ours=lambda: training.fit(model, images, training.pgd_adversarial(THREAT, steps), schedule,
+                                                      precision=precision))
     for way in ("loss.backward()", "autograd.grad"):
         yield scale.row(f"speed of an epoch, PGD-{steps} training, {name}", f"plain script in float32, PGD by {way}",
                         "≥ 4" if scale.device == "cuda" else "≥ 1.5", seconds[way], seconds["ours"],
                         f"ours in {precision}; {n} images, batch {size}")
+
+
+def precisions(scale: Scale) -> Iterator[Row]:
+    """An epoch of standard training in bfloat16 against float32, by the one loop."""
+    for name, n, asked in (("resnet9", 256, "≥ 1.7"), ("vgg16", 128, "≥ 1.2")):
+        model, images, size = scale.network(name), load("planted", "train", scale(n, 16 * n, 8)), scale(64, 512, 4)
+        schedule = training.Schedule(1, size, peak_rate=0.01)
+        seconds = scale.times(scale(5, 20, 1), **{
+            kind: partial(training.fit, model, images, training.Standard(), schedule, precision=kind)
+            for kind in PRECISIONS})
+        yield scale.row(f"speed of an epoch in bfloat16, standard training, {name}", "ours in float32", asked,
+                        seconds["float32"], seconds["bfloat16"], f"{len(images)} images, batch {size}")
 
 
 def peak(scale: Scale) -> Iterator[Row]:
@@ -501,9 +515,9 @@ def _published(scale: Scale, name: str, target: float) -> Row:
 
 
 MEASURES: dict[str, Callable[[Scale], Iterator[Row]]] = {
-    "pgd": pgd, "foolbox": foolbox, "training": training_epoch, "peak": peak, "linear": linear, "memory": memory,
-    "constructed": constructed, "masks": masks, "pictures": pictures, "pretraining": pretraining, "probe": probe,
-    "augmented": augmented, "published": published}
+    "pgd": pgd, "foolbox": foolbox, "training": training_epoch, "precisions": precisions, "peak": peak,
+    "linear": linear, "memory": memory, "constructed": constructed, "masks": masks, "pictures": pictures,
+    "pretraining": pretraining, "probe": probe, "augmented": augmented, "published": published}
 ON_CUDA = {  # the measures that a CUDA GPU repeats, and what is asked of it
     "foolbox": ("speed of PGD-10, vgg16", "foolbox LinfPGD, contiguous, float32", "≥ 1.5; bfloat16 ≥ 3"),
     "training": ("speed of an epoch, PGD-10 training", "plain script", "≥ 4"),
