@@ -155,6 +155,13 @@ def test_crops_follow_their_law() -> None:
     assert (height * width < 0.5625 * side**2).double().mean().item() == pytest.approx(low.item(), abs=0.015)
 
 
+def test_crops_reach_every_side() -> None:
+    boxes = crop_boxes(500, 8, 8, (0.25, 0.5), seeded())
+    starts, ends = boxes[:2], boxes[:2] + boxes[2:]
+    assert (starts.amin(1) == 0).all()
+    assert (ends.amax(1) == 8).all()
+
+
 def test_a_crop_that_never_fits_is_the_whole_image() -> None:
     """With all of the area only the square fits, and no draw is exactly square."""
     boxes = crop_boxes(50, 1000, 1000, (1.0, 1.0), seeded())
