@@ -13,7 +13,7 @@ from nbutils.architectures import NETWORKS
 from nbutils.console import progress
 from nbutils.images.imageset import ImageSet
 from nbutils.messages import check_choice
-from nbutils.precision import Logits, PixelConv2d
+from nbutils.precision import Float32Conv2d, Float32Linear
 
 
 class Normalize(nn.Module):
@@ -129,12 +129,12 @@ Stages = Iterator[tuple[str, nn.Module]]
 
 def _head(width: int, num_classes: int) -> Stages:
     yield "pool", GlobalAveragePool()
-    yield "linear", Logits(width, num_classes)
+    yield "linear", Float32Linear(width, num_classes)
 
 
 def _conv(width_in: int) -> type[nn.Conv2d]:
     """Of pixels or of features."""
-    return PixelConv2d if width_in == 3 else nn.Conv2d
+    return Float32Conv2d if width_in == 3 else nn.Conv2d
 
 
 def _strided(widths: tuple[int, ...], num_classes: int, image_size: int) -> Stages:
@@ -215,7 +215,7 @@ def _wrn(shape: tuple[int, int, int], num_classes: int, image_size: int) -> Stag
     makes it four times cheaper."""
     depth, widen, stem_stride = shape
     yield "normalize", Normalize()
-    yield "conv", PixelConv2d(3, 16, 3, stem_stride, padding=1, bias=False)
+    yield "conv", Float32Conv2d(3, 16, 3, stem_stride, padding=1, bias=False)
     width_in = 16
     for group, width in enumerate((16 * widen, 32 * widen, 64 * widen), start=1):
         for block in range(1, (depth - 4) // 6 + 1):
@@ -237,13 +237,13 @@ def _torchvision(name: str, num_classes: int, image_size: int) -> Stages:
     stride = 1 if image_size <= 32 else 2
     yield "normalize", Normalize()
     if name == "inception_v3":
-        net.Conv2d_1a_3x3.conv = PixelConv2d(3, 32, 3, stride, bias=False)
+        net.Conv2d_1a_3x3.conv = Float32Conv2d(3, 32, 3, stride, bias=False)
         for part, module in net.named_children():
             if part.startswith(("Conv2d", "Mixed")):
                 yield part, module
         yield from _head(net.fc.in_features, num_classes)
         return
-    stem = PixelConv2d(3, 64, 3, stride, 1, bias=False)
+    stem = Float32Conv2d(3, 64, 3, stride, 1, bias=False)
     if name == "densenet121":
         for part, module in net.features.named_children():
             if part != "pool0":
@@ -280,7 +280,7 @@ def build(name: str, num_classes: int = 10, seed: int = 0, image_size: int = 32)
     if num_classes < 2:
         raise ValueError(f"num_classes = {num_classes}: expected at least 2")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         model = SplitClassifier(OrderedDict(KINDS[kind](shape, num_classes, image_size)), name)
     for module in model.modules():
         if hasattr(module, "inplace"):  # working in place would change the features that a caller holds

@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import functools
 import itertools
+import platform
 import time
+from contextlib import suppress
+from pathlib import Path
 from statistics import median
 
 import torch
@@ -15,6 +18,7 @@ from nbutils import store
 from nbutils.messages import check_choice
 
 PRECISIONS = ("float32", "bfloat16")
+torch.backends.cudnn.allow_tf32 = False  # float32 means float32: TF32 would round pixels to about 1/4096
 WORTH_IT = 1.2  # times as fast; below that the rounding costs more than it brings
 
 
@@ -37,12 +41,12 @@ class _Float32(nn.Module):
             return super().forward(z.to(self.weight.dtype))
 
 
-class PixelConv2d(_Float32, nn.Conv2d):
-    """A convolution on pixels, never in bfloat16: that rounds a pixel near 1 to 1/256, the size of a perturbation."""
+class Float32Conv2d(_Float32, nn.Conv2d):
+    """For pixels, which bfloat16 would round to 1/256 near 1, the size of a perturbation."""
 
 
-class Logits(_Float32, nn.Linear):
-    """A last layer, never in bfloat16: a loss is small differences of its outputs."""
+class Float32Linear(_Float32, nn.Linear):
+    """For pixels, and for logits, whose small differences make a loss."""
 
 
 @functools.cache
@@ -50,20 +54,30 @@ def fastest(device: torch.device | str) -> str:
     """The precision in which this machine trains convolutions, "bfloat16" where that is at least `WORTH_IT` times as
     fast. It is measured once for a build folder, in a second."""
     device = torch.device(device)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu()
     recipe = {"device": device.type, "name": name, "torch": torch.__version__}
     gain = store.load_or_build("precision", recipe, lambda: {"gain": torch.tensor(_gain(device))}).tensors["gain"]
     return "bfloat16" if gain >= WORTH_IT else "float32"
 
 
+def _cpu() -> str:
+    """The model of this machine's processor, as far as the system tells it."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return f"{line.partition(':')[2].strip()}, {torch.backends.cpu.get_cpu_capability()}"
+    return f"{platform.processor() or platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
+
+
 def _gain(device: torch.device) -> float:
     """How many times as fast a forward and a backward pass of six convolutions is in bfloat16; on a CPU, of this thread
     alone, whatever else the machine does."""
-    widths = (3, 32, 64, 64, 64, 64, 64)
+    cuda = device.type == "cuda"
+    widths = (3, 32, *(5 * [128 if cuda else 64]))
     with torch.random.fork_rng(devices=[]):
         body = nn.Sequential(*(nn.Sequential(nn.Conv2d(before, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU())
                                for before, width in itertools.pairwise(widths)))
-        x = torch.rand(32, 3, 16, 16)
+        x = torch.rand(256, 3, 32, 32) if cuda else torch.rand(32, 3, 16, 16)  # enough work for either
     body = body.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     x = x.to(device).contiguous(memory_format=torch.channels_last)
 
@@ -81,8 +95,10 @@ def _gain(device: torch.device) -> float:
     try:
         torch.set_num_threads(1)
         rounds = [[seconds(precision) for precision in PRECISIONS] for _ in range(9)]
-    except RuntimeError:  # a device that knows no bfloat16
-        return 0.0
+    except RuntimeError as error:
+        if "bfloat16" not in str(error).lower():
+            raise
+        return 0.0  # the device does not know it
     finally:
         torch.set_num_threads(threads)
     return median(plain / mixed for plain, mixed in rounds[2:])

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from nbutils import networks, store
 from nbutils.console import progress
-from nbutils.images.batches import batches
+from nbutils.images.batches import batch_count, batches
 from nbutils.images.imageset import ImageSet
 from nbutils.messages import check_choice
 from nbutils.networks import SplitClassifier, frozen
@@ -193,8 +193,7 @@ def fit(model: SplitClassifier, images: ImageSet, objective: Objective, schedule
     model.train()
     generator = torch.Generator().manual_seed(seed)
     optimizer = schedule.optimizing(model)
-    steps_per_epoch = -(-len(images) // schedule.batch_size)
-    total, step, history = schedule.epochs * steps_per_epoch, 0, []
+    total, step, history = schedule.epochs * batch_count(len(images), schedule.batch_size), 0, []
     for epoch in progress(range(schedule.epochs), label):
         losses = []
         for x, y in batches(images, schedule.batch_size, generator, device):

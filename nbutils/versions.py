@@ -30,7 +30,21 @@ def code_version(module: str) -> str:
     return digest.hexdigest()[:16]
 
 
+def _sources() -> dict[str, str]:
+    """Name of each module of `nbutils` -> its text."""
+    root = Path(__file__).parent
+    paths = {path.relative_to(root.parent).with_suffix("").parts: path for path in root.rglob("*.py")}
+    return {".".join(parts).removesuffix(".__init__"): path.read_text(encoding="utf-8")
+            for parts, path in paths.items()}
+
+
+# Read when the engine is imported: an edit in the middle of a run must not lend its key to the code that runs.
+SOURCES = _sources()
+
+
 def _source(module: str) -> str:
+    if module in SOURCES:
+        return SOURCES[module]
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(f"{module}: no such module; expected one of nbutils")

@@ -21,7 +21,7 @@ from nbutils.paradigms.ddpm import DDPM
 from nbutils.paradigms.encoder import pretrained, untrained
 from nbutils.paradigms.mae import MAE
 from nbutils.paradigms.simclr import nt_xent
-from nbutils.precision import Logits, PixelConv2d, fastest, mixed_precision
+from nbutils.precision import Float32Conv2d, Float32Linear, fastest, mixed_precision
 from nbutils.robustness import ThreatModel, attacked, predict
 from nbutils.robustness.attacks import PGD
 from nbutils.training import MART, TRADES, Adversarial, Schedule, Standard, fit, mart, pgd_adversarial, trades
@@ -39,9 +39,9 @@ def test_every_network_reads_pixels_and_answers_in_float32(name: str) -> None:
     with torch.device("meta"):
         layers = [module for stage in stages_of(name) for module in stage.modules()
                   if isinstance(module, nn.Conv2d | nn.Linear)]
-    assert isinstance(layers[0], PixelConv2d)
-    assert isinstance(layers[-1], Logits)
-    assert not any(isinstance(layer, PixelConv2d | Logits) for layer in layers[1:-1])
+    assert isinstance(layers[0], Float32Conv2d)
+    assert isinstance(layers[-1], Float32Linear)
+    assert not any(isinstance(layer, Float32Conv2d | Float32Linear) for layer in layers[1:-1])
 
 
 def stages_of(name: str) -> list[nn.Module]:
@@ -49,7 +49,7 @@ def stages_of(name: str) -> list[nn.Module]:
     return [stage for _, stage in networks.KINDS[kind](shape, 10, 32)]
 
 
-@pytest.mark.parametrize("layer", [PixelConv2d(3, 8, 3), Logits(6, 4)], ids=["conv", "logits"])
+@pytest.mark.parametrize("layer", [Float32Conv2d(3, 8, 3), Float32Linear(6, 4)], ids=["conv", "logits"])
 def test_a_layer_in_float32_is_the_plain_one_to_the_last_bit(layer: nn.Module) -> None:
     z = torch.rand(5, 3, 6, 6) if isinstance(layer, nn.Conv2d) else torch.rand(5, 6)
     plain = layer(z)
@@ -87,8 +87,8 @@ def test_the_contrastive_loss_and_the_masked_loss_compute_in_float32() -> None:
         with mixed_precision("cpu", "bfloat16"):
             assert torch.equal(loss(), mixed_precision("cpu", "float32")(loss)())
             assert loss().dtype == torch.float32
-    noise = untrained(DDPM())
-    assert isinstance(next(part for part in noise.modules() if isinstance(part, nn.Conv2d)), PixelConv2d)
+    for encoder, first, last in ((untrained(DDPM()), "stem", "last.2"), (model, "embed", "embed")):
+        assert all(isinstance(encoder.get_submodule(name), Float32Conv2d | Float32Linear) for name in (first, last))
 
 
 # --- what is trained and built ------------------------------------------------------------------------------------
@@ -187,9 +187,18 @@ def test_the_faster_precision_is_chosen_once_for_a_build_folder(gain: float, cho
     fastest.cache_clear()
 
 
-def test_a_device_without_bfloat16_is_no_gain(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_without_bfloat16_is_no_gain_and_any_other_fault_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: object) -> Tensor:
-        raise RuntimeError("bfloat16 is not supported")
+        raise RuntimeError(words)
 
     monkeypatch.setattr(F, "batch_norm", refuse)
+    words = "BFloat16 is not supported"
     assert precision._gain(torch.device("cpu")) == 0
+    words = "out of memory"
+    with pytest.raises(RuntimeError, match="out of memory"):
+        precision._gain(torch.device("cpu"))
+
+
+def test_float32_is_no_other_format_on_a_gpu() -> None:
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32

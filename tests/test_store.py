@@ -396,6 +396,15 @@ def test_a_changed_line_of_the_module_that_builds_makes_another_artifact(package
     assert found["2.0"].tensors["x"].tolist() == [2.0] * 3
 
 
+def test_an_edit_during_a_run_does_not_lend_its_key_to_the_code_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    code_version.cache_clear()
+    before = code_version("nbutils.training")
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: "an edit = 1")
+    code_version.cache_clear()
+    assert code_version("nbutils.training") == before
+    assert set(versions.SOURCES) >= {"nbutils", "nbutils.training", "nbutils.images", "nbutils.images.planted"}
+
+
 def test_training_depends_on_attacks_and_not_on_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     source = versions._source
 

@@ -191,7 +191,7 @@ def relabelled(images: ImageSet, model: SplitClassifier, name: str, target: str,
     def change(rows: Tensor) -> tuple[Tensor, Tensor]:
         x, label = suited(images.x[rows], model), t[rows].to(next(model.parameters()).device)
         x_adv = attack(model, x, label)
-        with torch.no_grad():
+        with torch.no_grad(), mixed_precision(x.device, "float32"):
             return x_adv, model(x_adv).argmax(1) != label
 
     settings = {"attack": attack, "target": target, "seed": seed, "precision": precision}

@@ -40,6 +40,11 @@ def augment(x: Tensor, augmentation: str, generator: torch.Generator) -> Tensor:
     return padded[image, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
+def batch_count(n: int, batch_size: int) -> int:
+    """How many batches one pass over n images has."""
+    return n // batch_size + (n % batch_size > 1) or 1
+
+
 def batches(images: ImageSet, batch_size: int, generator: torch.Generator,
             device: torch.device | str = "cpu") -> Iterator[tuple[Tensor, Tensor]]:
     """One shuffled, augmented pass over `images`: yields x (B, 3, H, W) in [0, 1] and y (B,) on `device`.

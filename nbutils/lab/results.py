@@ -173,7 +173,7 @@ class Result:
         value = float(np.mean(values))
         if len(values) > 1:
             interval, (low, high) = THIS_METHOD, student_t(values)
-        elif k is not None:
+        elif k is not None and n:
             interval, (low, high) = THIS_MODEL, wilson(k, n)
         else:
             return cls(id, what, unit, value, None, None, NO_INTERVAL, values, n, k, **context)

@@ -121,6 +121,7 @@ class Run:
     outcomes: dict[str, list[Outcome]] = field(default_factory=dict)
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     began: float = field(default_factory=time.monotonic)
+    commit: str = field(default_factory=lambda: present_commit())  # not that of the end: code may change in between
 
     @property
     def seeds(self) -> range:
@@ -167,6 +168,7 @@ class Run:
                     for name, row in rows.items()}
         of_f = inspect.signature(f)
         missing = of_f.parameters.keys() - of_f.bind_partial(*inputs, **settings).arguments.keys()
+        missing -= getattr(f, "keywords", {}).keys()  # what a partial has set already
         found = []
         seeds = _by_seed(getattr(f, "__name__", repr(f)), [*inputs, *settings.values()], len(self.seeds))
         for k, row in enumerate(progress(seeds, "seeds")):
@@ -326,7 +328,7 @@ class Run:
             "peak_memory_gib": round(peak / 2**30, 2),
             "finished": datetime.now(UTC).replace(microsecond=0),
             "version": nbutils.__version__,
-            "commit": present_commit(),
+            "commit": self.commit,
             "python": platform.python_version(),
             "torch": torch.__version__,
             "results": list(self.found.values()),

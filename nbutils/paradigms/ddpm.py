@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from nbutils.features.constructed import Distance
 from nbutils.messages import check_choice, check_counts
 from nbutils.paradigms.encoder import Encoder, squared
-from nbutils.precision import PixelConv2d
+from nbutils.precision import Float32Conv2d
 
 STEPS = 1000  # T
 
@@ -89,7 +89,7 @@ class DiffusionEncoder(Encoder):
         channels, time = 3 * self.block**2, 4 * config.width
         self.time_width = config.width
         self.time = nn.Sequential(nn.Linear(config.width, time), nn.SiLU(), nn.Linear(time, time))
-        self.stem = PixelConv2d(channels, widths[0], 3, padding=1)
+        self.stem = Float32Conv2d(channels, widths[0], 3, padding=1)
         steps = list(zip([widths[0], *widths], widths, strict=False))
         self.down = nn.ModuleList(ResidualBlock(before, after, time) for before, after in steps)
         self.shrink = nn.ModuleList(nn.Conv2d(width, width, 3, 2, 1) for width in widths[:-1])
@@ -98,7 +98,7 @@ class DiffusionEncoder(Encoder):
         self.up = nn.ModuleList(ResidualBlock(2 * width if level == 0 else before + width, width, time)
                                 for level, (before, width) in enumerate(zip(below, widths[::-1], strict=True)))
         self.grow = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for width in widths[:0:-1])
-        answer = nn.Conv2d(widths[0], channels, 3, padding=1)
+        answer = Float32Conv2d(widths[0], channels, 3, padding=1)
         nn.init.zeros_(answer.weight)  # at first the predicted noise is about 0
         self.last = nn.Sequential(nn.GroupNorm(8, widths[0]), nn.SiLU(), answer)
         self.widths = {f"up{level}": width for level, width in enumerate(widths[::-1], start=1)}

@@ -77,7 +77,7 @@ def untrained(paradigm: Paradigm, image_size: int = 32, seed: int = 0,
               device: torch.device | str = "cpu") -> Encoder:
     """An encoder with random weights that depend only on `seed`, in evaluation mode: the first control of a probe."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         model = paradigm.encoder(image_size)
     model.name = type(paradigm).__name__
     return model.to(device).eval()

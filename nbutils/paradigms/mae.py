@@ -14,7 +14,7 @@ from nbutils.features.constructed import Distance
 from nbutils.messages import check_counts
 from nbutils.networks import Normalize
 from nbutils.paradigms.encoder import Encoder, squared
-from nbutils.precision import mixed_precision
+from nbutils.precision import Float32Linear, mixed_precision
 
 
 def patchify(x: Tensor, patch: int) -> Tensor:
@@ -79,7 +79,7 @@ class MaskedEncoder(Encoder):
         self.patch, self.width = config.patch, config.width
         pixels = 3 * config.patch**2
         self.normalize = Normalize()
-        self.embed, self.cls = nn.Linear(pixels, config.width), nn.Parameter(torch.randn(1, 1, config.width) * 0.02)
+        self.embed, self.cls = Float32Linear(pixels, config.width), nn.Parameter(torch.randn(1, 1, config.width) * 0.02)
         self.encoder = nn.Sequential(*[Block(config.width, config.heads) for _ in range(config.depth)],
                                      nn.LayerNorm(config.width))
         self.widen = nn.Linear(config.width, config.decoder_width)
@@ -131,7 +131,8 @@ def masked_error(model: MaskedEncoder, x: Tensor, target: Tensor, mask: float, g
     patches = model.patches(x)
     order = random_order(len(x), patches.shape[1], generator).to(x.device)
     visible = visible_patches(order.shape[1], mask)
-    predicted, hidden = model.reconstruct(patches, order, visible), order[:, visible:]
+    with mixed_precision(x.device, "float32"):  # products as narrow as these are slower in bfloat16 on a CPU
+        predicted, hidden = model.reconstruct(patches, order, visible), order[:, visible:]
     return (_take(predicted, hidden) - _take(target, hidden)).square().mean((1, 2))
 
 
@@ -169,8 +170,7 @@ class MAE:
         return MaskedEncoder(self)
 
     def __call__(self, model: MaskedEncoder, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
-        with mixed_precision(x.device, "float32"):  # products as narrow as these are slower in bfloat16 on a CPU
-            return masked_error(model, x, model.patches(x), self.mask, generator).mean()
+        return masked_error(model, x, model.patches(x), self.mask, generator).mean()
 
 
 @dataclass(frozen=True)

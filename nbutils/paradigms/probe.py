@@ -124,7 +124,7 @@ def finetuned(encoder: Encoder, images: ImageSet, schedule: training.Schedule, s
         FloatingPointError: training diverged.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         head = nn.Linear(encoder.width, images.num_classes).to(next(encoder.parameters()))
     model = SplitClassifier({"encoder": copy.deepcopy(encoder), "linear": head}, name or f"{encoder.name}, fine-tuned")
     return training.fitted_once(model, training.Standard(), images, schedule, seed)
@@ -142,7 +142,7 @@ def with_projector(encoder: Encoder, paradigm: SimCLR, images: ImageSet, schedul
         FloatingPointError: training diverged.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         model = ContrastiveEncoder(copy.deepcopy(encoder), paradigm.projector, fixed=True)
     model.name = f"{encoder.name}, with projector"
     return training.fitted_once(model.to(next(encoder.parameters())), paradigm, images, schedule, seed)

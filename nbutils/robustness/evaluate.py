@@ -275,17 +275,19 @@ def accuracy_curve(model: SplitClassifier, images: ImageSet, attacks: Iterable[A
     before: Attack | None = None
     for attack in attacks:
         outcome = evaluate(model, images, attack, seed=seed)
-        if outcomes and attack is not None and _allows_more(attack.threat, before.threat if before else None):
+        if outcomes and _allows_more(attack, before):
             outcome = replace(outcome, correct=outcome.correct & outcomes[-1].correct)
         outcomes.append(outcome)
         before = attack
     return outcomes
 
 
-def _allows_more(threat: ThreatModel | None, smaller: ThreatModel | None) -> bool:
-    if threat is None or smaller is None:
-        return smaller is None
-    return smaller.norm == threat.norm and smaller.eps < threat.eps
+def _allows_more(attack: Attack | None, before: Attack | None) -> bool:
+    """Whether an attack may do all that the one before may, and more. Without an attack nothing is allowed."""
+    if attack is None or before is None:
+        return attack is not None
+    larger, smaller = attack.threat, before.threat
+    return larger is not None and smaller is not None and larger.norm == smaller.norm and smaller.eps < larger.eps
 
 
 def worst_case(outcomes: Sequence[Outcome]) -> Outcome:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from nbutils.images import ImageSet, augment, batches
+from nbutils.images.batches import batch_count
 
 
 @pytest.fixture
@@ -34,10 +35,17 @@ def test_every_image_comes_once_with_its_label(batch_size: int, sizes: list[int]
 def test_a_last_batch_of_one_image_is_left_out(batch_size: int, images: ImageSet, generator: torch.Generator) -> None:
     sizes = [len(y) for _, y in batches(images, batch_size, generator)]
     assert sizes == [batch_size] * (20 // batch_size)
+    assert batch_count(21, batch_size) == len(sizes)
 
 
 def test_a_single_image_is_a_batch(images: ImageSet, generator: torch.Generator) -> None:
     assert [len(y) for _, y in batches(images.take(1), 8, generator)] == [1]
+    assert batch_count(1, 8) == 1
+
+
+@pytest.mark.parametrize("n", range(1, 22))
+def test_batches_are_counted_beforehand(n: int, images: ImageSet, generator: torch.Generator) -> None:
+    assert batch_count(n, 5) == len(list(batches(images.take(n), 5, generator)))
 
 
 @pytest.mark.parametrize("augmentation", ["none", "crop", "crop+flip"])

@@ -576,6 +576,8 @@ def test_each_gives_every_seed_its_own(own_build: Path) -> None:
     assert run.each(f, "a", (), value=1.0, device="here") == [("a", (), 1.0, 0, "here"), ("a", (), 1.0, 1, "here")]
     assert run.each(f, ["a"], (), value=1.0) == [("a", (), 1.0, 0, run.device)]  # a control of one seed
     assert run.each(lambda precision: precision) == [run.precision] * 2
+    assert run.each(functools.partial(f, value=1.0, seed=5), ["a", "b"], ()) == [
+        ("a", (), 1.0, 5, run.device), ("b", (), 1.0, 5, run.device)]
     assert run.precision == "float32"
     assert start("x", notebook(precision="bfloat16", seeds=1)).precision == "bfloat16"
     assert start("x", notebook(precision="auto", seeds=1)).precision in {"float32", "bfloat16"}

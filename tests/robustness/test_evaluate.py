@@ -412,6 +412,15 @@ def test_a_curve_joins_only_nested_threat_models(network_pair: Pair, planted_tes
         assert torch.equal(outcome.correct, evaluate(network_pair[0], planted_test, attack).correct)
 
 
+def test_what_an_unbounded_attack_broke_says_nothing_of_a_radius(network_pair: Pair, planted_test: PlantedSet) -> None:
+    """CW has no radius; PGD after it, with a small one, breaks what it breaks alone."""
+    model, images, weak = network_pair[0], planted_test.take(20), PGD(ThreatModel("Linf", 0.1 / 255), 1)
+    broken, after = accuracy_curve(model, images, [CW(steps=20), weak])
+    alone = evaluate(model, images, weak)
+    assert torch.equal(after.correct, alone.correct)
+    assert broken.accuracy < alone.accuracy
+
+
 def outcome(correct: list[bool], prediction: list[int], attack: str, size: float) -> Outcome:
     norms = torch.full((len(correct),), size)
     return Outcome(torch.tensor(correct), torch.tensor(prediction), norms, 2 * norms, attack, "L_inf 8/255", "m", "d")
