@@ -16,7 +16,7 @@ RESTS_ON = {"12_three_definitions": [("notions.ADV.robust_share", 10, "PGD(")]}
 def test_chapter_runs_at_profile_smoke(chapter: Chapter) -> None:
     execute(chapter.source, chapter.twin, {"profile": "smoke"})
     assert chapter.state().status == "ok"
-    found = {result.id: result for result in recorded(chapter.twin)[1]}
+    found = recorded(chapter.twin).by_id
     assert named_in_the_text(chapter.name) <= found.keys()
     for id, n, attack in RESTS_ON.get(chapter.name, ()):
         assert found[id].n == n
