@@ -55,7 +55,7 @@ def source(chapter):
 # Two chapters at a time, each on half of the cores: the networks are too small for one chapter to fill them all. Those
 # that train what others take from the store go first, then the longest; at the end both halves have work.
 together = min(2, len(selected), workflow.cores) or 1
-first = ["02", "09", "10", "04"]
+first = ["02", "09", "08", "10", "12", "04"]
 
 for chapter, settings in selected.items():
     rule:
