@@ -419,7 +419,8 @@ class Record(BaseModel):
 
     def _rows(self) -> dict[str, str]:
         given = ", ".join(f"{name} = {short(value)}" for name, value in self.parameters.items() if name != "profile")
-        return {"profile": self.profile, "parameters": given, "device": self.device, "minutes": f"{self.minutes:.1f}",
+        return {"profile": self.profile, "parameters": given, "device": self.device, "trained in": self.precision,
+                "minutes": f"{self.minutes:.1f}",
                 "peak memory": f"{self.peak_memory_gib:.1f} GiB", "finished": self.finished.isoformat(),
                 "code": f"nbutils {self.version}, commit {self.commit}",
                 "python, torch": f"{self.python}, {self.torch}"}

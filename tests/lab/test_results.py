@@ -151,6 +151,7 @@ def test_numbers_of_other_libraries_are_values() -> None:
     (Result.of("a", "w", [-0.25], unit="points"), "−25.0 points"),
     (Result.of("a", "w", [-1.5, -0.5], unit="number"), "−1.000 [−7.353, 5.353]"),
     (Result.of("a", "w", [0.5, float("nan")]), "undefined"),  # a share of no images
+    (Result.of("a", "w", [outcome(0, 0)]), "undefined"),  # the same, of one seed
 ])
 def test_results_in_words(result: Result, text: str) -> None:
     assert str(result) == text

@@ -32,6 +32,7 @@ from nbutils.lab.runs import Run, choose_device, start
 from nbutils.machine import ROOT
 from nbutils.networks import SplitClassifier
 from nbutils.paradigms.recipes import SIZES
+from nbutils.precision import PRECISIONS
 from nbutils.robustness import PGD, Noise, ThreatModel, autoattack, evaluate, parse_eps
 
 ALLOWED = tuple(Parameters.model_fields)
@@ -213,6 +214,7 @@ def test_the_names_of_parameters_are_those_of_the_engine() -> None:
     assert {"planted", *sources.LOADERS} == set(DATASETS)
     assert (SIZES, tuple(autoattack.VERSIONS)) == (parameters.ENCODER_SIZES, parameters.AUTOATTACKS)
     assert tuple(training.DEFENCES) == parameters.METHODS
+    assert ("auto", *PRECISIONS) == parameters.PRECISIONS
 
 
 @given(st.integers(1, 99) | st.floats(0, 1, exclude_min=True))
@@ -408,6 +410,16 @@ def test_what_a_run_found_is_in_its_card_and_nowhere_else(own_build: Path, claim
     assert found.parameters["seeds"] == 2
     assert found.chapter == "x"
     assert not own_build.exists()
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_card_names_the_commit_of_the_start_and_the_precision(precision: str,
+                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    commits = iter(("first", "second"))
+    monkeypatch.setattr("nbutils.lab.runs.present_commit", lambda: next(commits))
+    card = start("x", notebook(precision=precision)).card()
+    assert (card.commit, card.precision) == ("first", precision)
+    assert f"trained in: {precision}" in repr(card)
 
 
 @pytest.mark.usefixtures("own_build")
