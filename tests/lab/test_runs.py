@@ -258,8 +258,8 @@ def test_any_text_is_a_number_in_range_or_one_line(name: str, text: str) -> None
 
 
 def test_the_numbers_are_most_parameters() -> None:
-    assert len(NUMBERS) == 17
-    assert {"eps", "match_step_size", "seeds"} <= set(NUMBERS)
+    assert len(NUMBERS) == 18
+    assert {"eps", "d_r_step_size", "d_nr_step_size", "seeds"} <= set(NUMBERS)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "book" / "profiles").glob("*.yml")), ids=lambda path: path.stem)
