@@ -20,8 +20,9 @@ from nbutils.lab.results import Result, address, published
 from nbutils.machine import ROOT
 from nbutils.messages import counted, did_you_mean, first_fault, read_project_file, read_text
 
-Held = Literal["held", "not held", "undecided", "not comparable"]
-MARKS = {"held": "✓", "undecided": "?", "not held": "✗", "not comparable": "–", "not run": "·", "not tested": "○"}
+Held = Literal["held", "not held", "undecided", "at the floor", "control failed", "not comparable"]
+MARKS = {"held": "✓", "undecided": "?", "not held": "✗", "at the floor": "⌊", "control failed": "⊘",
+         "not comparable": "–", "not run": "·", "not tested": "○"}
 LEAST_LEARNED = 0.05  # what the training of an encoder must add to the accuracy of a probe on it
 TOLERANCE = 0.03  # a published value is met if no part of our interval lies further away
 
@@ -33,11 +34,12 @@ class Criterion(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     above: float | None = None
     below: float | None = None
+    within: float | None = Field(None, gt=0)
 
     @model_validator(mode="after")
     def _one_bound(self) -> Criterion:
-        if (self.above is None) == (self.below is None):
-            raise ValueError("a criterion has exactly one of 'above' and 'below'")
+        if len(self.model_dump(exclude_none=True)) != 1:
+            raise ValueError("a criterion has exactly one of 'above', 'below' and 'within'")
         return self
 
     def judge(self, low: float, high: float) -> Held:
@@ -78,6 +80,7 @@ class Claim(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     id: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
     chapter: str
+    role: Literal["paper", "control", "sanity"]
     paper: str
     place: str
     paraphrase: str = Field(min_length=20)
@@ -89,7 +92,8 @@ class Claim(BaseModel):
     least_seeds: int = Field(ge=1)
     seen: str
     threat: str = ""
-    needs: tuple[str, ...] = ()
+    gates: dict[str, Criterion] = {}
+    arms: tuple[str, ...] = ()
     bound: Literal["", "upper"] = ""
     classes: int | None = Field(None, ge=2)
     planted: bool = False
@@ -259,7 +263,7 @@ def _obstacle(claim: Claim, result: Result, parameters: Mapping[str, Any], besid
     if math.isnan(result.value):
         return "the result is undefined"
     learned = {other.id for other in beside if has_learned(other)}
-    idle = [id.rsplit(".", 1)[-1] for id in claim.needs if id not in learned]
+    idle = [id.rsplit(".", 1)[-1] for id in claim.gates if id not in learned]
     return f"the encoder has not learned: {', '.join(idle)}" if idle else None
 
 
