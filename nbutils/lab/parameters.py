@@ -24,7 +24,7 @@ from nbutils.messages import DECIMAL, check_choice, counted, did_you_mean, read_
 PROFILES = ROOT / "book" / "profiles"
 ENCODER_SIZES = ("small", "paper")
 AUTOATTACKS = ("standard", "rand", "apgd", "apgd-ce")
-METHODS = ("ADV", "TRADES", "MART")
+METHODS = ("ADV", "TRADES", "MART", "TRADES-K", "MART-K")
 PRECISIONS = ("auto", "float32", "bfloat16")
 AT_MOST = (("attack_size", "test_size"), ("costly_size", "attack_size"), ("costly_size", "test_size"),
            ("construct_size", "train_size"))
@@ -104,6 +104,7 @@ def _with_adv(names: str) -> str:
 
 
 Count = Annotated[int, BeforeValidator(_whole)]
+StepSize = Annotated[float, BeforeValidator(_whole), Field(gt=0, le=100, allow_inf_nan=False)]
 
 
 class Parameters(BaseModel):
@@ -131,8 +132,8 @@ class Parameters(BaseModel):
     autoattack: Annotated[str, _one_of(AUTOATTACKS)]
     construct_size: Count = Field(ge=20, le=1_000_000, description="training images that a set is made from")
     match_steps: Count = Field(ge=1, le=100_000, description="steps that make an image of D_R or D_NR")
-    match_step_size: Annotated[float, BeforeValidator(_whole)] = Field(
-        gt=0, le=100, allow_inf_nan=False, description="their L2 length")
+    d_r_step_size: StepSize = Field(description="their L2 length, D_R")
+    d_nr_step_size: StepSize = Field(description="their L2 length, D_NR")
     relabel_steps: Count = Field(ge=1, le=100_000, description="steps that make an image of D_rand or D_det")
     pretrain_epochs: Count = Field(ge=1, le=10_000, description="passes of CL pre-training; others a share")
     # They are ranked, and the exact p value goes through all orders.

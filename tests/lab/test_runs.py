@@ -260,8 +260,8 @@ def test_any_text_is_a_number_in_range_or_one_line(name: str, text: str) -> None
 
 
 def test_the_numbers_are_most_parameters() -> None:
-    assert len(NUMBERS) == 17
-    assert {"eps", "match_step_size", "seeds"} <= set(NUMBERS)
+    assert len(NUMBERS) == 18
+    assert {"eps", "d_r_step_size", "d_nr_step_size", "seeds"} <= set(NUMBERS)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "book" / "profiles").glob("*.yml")), ids=lambda path: path.stem)
@@ -372,8 +372,8 @@ def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def claim(monkeypatch: pytest.MonkeyPatch) -> Claim:
     made = Claim.model_validate({
-        "id": "a-claim", "chapter": "x", "paper": "ilyas2019", "place": "Section 2", "published": "none",
-        "paraphrase": "A pattern can be a useful feature.", "statistic": "known.tile",
+        "id": "a-claim", "chapter": "x", "role": "paper", "paper": "ilyas2019", "place": "Section 2",
+        "published": "none", "paraphrase": "A pattern can be a useful feature.", "statistic": "known.tile",
         "measures": "usefulness of a tile", "criterion": {"above": 0.5}, "least_n": 10, "least_seeds": 2,
         "seen": "no", "fixed": "2026-11-21"})
     monkeypatch.setattr(claims, "load", lambda: {made.id: made})
@@ -449,6 +449,19 @@ def test_a_claim_without_its_measurement_is_refused(claim: Claim) -> None:
         run.judge("a-claim")
 
 
+@pytest.mark.parametrize("needed", [{"gates": {"known.control": {"above": 0}}}, {"arms": ["known.control"]}])
+def test_a_claim_without_its_controls_is_refused(own_build: Path, claim: Claim, monkeypatch: pytest.MonkeyPatch,
+                                                 needed: dict[str, object]) -> None:
+    more = claim.model_validate({**claim.model_dump(exclude_none=True, exclude={"setting", "value"}), **needed})
+    monkeypatch.setattr(claims, "load", lambda: {more.id: more})
+    run = start("x", notebook())
+    number(run, "known.tile", [0.8, 0.9])
+    with pytest.raises(ValueError, match="^claim 'a-claim': 'known.control' has not been measured;"):
+        run.judge("a-claim")
+    number(run, "known.control", [0.8, 0.9])
+    assert run.judge("a-claim").verdicts[0].held != "not comparable"
+
+
 def test_the_run_card_says_what_it_took(own_build: Path) -> None:
     run = start("x", notebook(eps="4/255"))
     card = run.card()
@@ -522,6 +535,9 @@ def test_a_number_for_each_name_of_a_mapping(own_build: Path) -> None:
     assert run.difference("odds", "w", found["one"], found["two", "b"]).unit == "number"
     with pytest.raises(ValueError, match="^x: units share and number; expected two of one kind$"):
         run.difference("x", "w", accuracy["one"], found["one"])
+    ranks = [run.number(id, "w", lambda value: value, [0.5, 0.75], unit="correlation") for id in ("r", "s")]
+    assert run.difference("t", "w", *ranks).unit == "number"
+    assert run.mean("m", "w", ranks).unit == "correlation"
     gaps = run.difference("gap", "w", accuracy, accuracy["one"])
     assert (gaps["two", "b"].values, gaps["one"].unit) == ((-0.25, -0.25), "points")
 
