@@ -12,6 +12,7 @@ from nbutils.features.bottleneck import (
     masked,
     masked_logits,
     masked_predictions,
+    own_answers,
     parts,
     random_masks,
     robust_channels,
