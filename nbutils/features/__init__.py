@@ -9,6 +9,7 @@ from nbutils.features.bottleneck import (
     features_at,
     global_mask,
     last_cut,
+    loud_half,
     masked,
     masked_logits,
     masked_predictions,

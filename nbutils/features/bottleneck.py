@@ -5,7 +5,7 @@ while the network still predicts a given label says whether the channel is calle
 
 A mask knows the label that it was made for. Made for the true label, the robust part of an *untrained* network already
 predicts the truth; so an accuracy of robust parts means nothing without the controls that `random_masks`,
-`closed_form_masks`, `global_mask`, `wrong_labels`, `another_of_class` and `own_answers` make.
+`closed_form_masks`, `global_mask`, `wrong_labels`, `another_of_class`, `own_answers` and `loud_half` make.
 """
 
 from __future__ import annotations
@@ -347,6 +347,16 @@ def global_mask(robust: Tensor, size: int) -> Tensor:
     if not 0 <= size <= len(often):
         raise ValueError(f"size = {size!r}: expected 0 to {len(often)} channels")
     return often.argsort(descending=True, stable=True).argsort() < size
+
+
+def loud_half(found: Distilled) -> Tensor:
+    """(C,) bool: one mask for all images, of the half of the channels that is most often among the louder half.
+
+    For masks that were told no label: they have hardly a channel above T, but an order of channels all the same.
+    """
+    half = found.sigma.shape[1] // 2
+    quieter = found.sigma.argsort(1).argsort(1)
+    return global_mask(quieter >= found.sigma.shape[1] - half, half)
 
 
 # --- the optimisation -------------------------------------------------------------------------------------------------
