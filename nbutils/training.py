@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -113,9 +114,9 @@ class MART:
 NEAR = 0.001  # standard deviation of the noise from which TRADES and MART start, in pixel units
 
 
-def trades(threat: ThreatModel, steps: int, beta: float = 6.0) -> TRADES:
+def trades(threat: ThreatModel, steps: int, beta: float = 6.0, adversarial_labels: bool = False) -> TRADES:
     """TRADES with PGD of step size 2.5 eps / steps on the divergence."""
-    return TRADES(PGD(threat, steps, loss="kl", random_start=NEAR, keep_best=False), beta)
+    return TRADES(PGD(threat, steps, loss="kl", random_start=NEAR, keep_best=False), beta, adversarial_labels)
 
 
 def mart(threat: ThreatModel, steps: int, beta: float = 5.0) -> MART:
@@ -253,5 +254,7 @@ def fitted_once(model: Model, objective: Any, images: ImageSet, schedule: Schedu
 
 
 DEFENCES: dict[str, Callable[[ThreatModel, int], Adversarial | TRADES | MART]] = {
-    "ADV": pgd_adversarial, "TRADES": trades, "MART": mart}
-"""Name in the tables of defences -> what makes its objective, of a threat model and a number of PGD steps."""
+    "ADV": pgd_adversarial, "TRADES": trades, "MART": mart,
+    "TRADES-K": partial(trades, beta=0.5, adversarial_labels=True), "MART-K": partial(mart, beta=0.5)}
+"""Name in the tables of defences -> what makes its objective, of a threat model and a number of PGD steps. Those with a
+K are as Kim et al. (2021) trained them, TRADES and MART as their authors did."""

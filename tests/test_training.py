@@ -17,6 +17,7 @@ from nbutils import networks, training
 from nbutils.images import ImageSet, load
 from nbutils.robustness import PGD, ThreatModel
 from nbutils.training import (
+    DEFENCES,
     MART,
     TRADES,
     Adversarial,
@@ -236,6 +237,13 @@ def test_named_objectives_with_two_terms(objective: TRADES | MART, label: str, b
     assert objective.beta == beta
     assert label in repr(objective)
     assert f"beta={beta}" in repr(objective)
+
+
+def test_the_tables_methods_with_a_k_are_those_of_kim_et_al() -> None:
+    threat = ThreatModel("Linf", 0.03)
+    assert DEFENCES["TRADES-K"](threat, 3) == TRADES(trades(threat, 3).attack, 0.5, adversarial_labels=True)
+    assert DEFENCES["MART-K"](threat, 3) == MART(mart(threat, 3).attack, 0.5)
+    assert DEFENCES["TRADES"](threat, 3) == TRADES(trades(threat, 3).attack, 6.0, adversarial_labels=False)
 
 
 def test_trades_buys_a_smaller_divergence_under_attack(digits: ImageSet) -> None:

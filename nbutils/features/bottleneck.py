@@ -5,7 +5,7 @@ while the network still predicts a given label says whether the channel is calle
 
 A mask knows the label that it was made for. Made for the true label, the robust part of an *untrained* network already
 predicts the truth; so an accuracy of robust parts means nothing without the controls that `random_masks`,
-`closed_form_masks`, `global_mask`, `wrong_labels` and `another_of_class` make.
+`closed_form_masks`, `global_mask`, `wrong_labels`, `another_of_class`, `own_answers` and `loud_half` make.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Distilled:
         sigma: (N, C) noise scale per channel, in units of the features.
         variance: (N, C) variance of each channel over its positions.
         robust: (N, C) bool, sigma^2 > T (equation 5).
-        labels: (N,) the labels that the masks were made for.
+        labels: (N,) the labels that the masks were made for, or (N, K) probabilities.
         at: the cut. settings: how it was made.
     """
 
@@ -118,7 +118,7 @@ def distill(model: SplitClassifier, images: ImageSet | Tensor, labels: Tensor, a
         model: left as it was; it says on which device and in which precision to work.
         images: an image set (its own labels play no part), or pixels (N, 3, H, W) in [0, 1].
         labels: (N,) int64. What they are decides what the masks mean: the true ones (`images.y`, as in Table 1),
-            `robustness.predict(model, x)`, or `wrong_labels(...)`.
+            `robustness.predict(model, x)`, or `wrong_labels(...)`. Or (N, K) probabilities, such as `own_answers(...)`.
         at: name of a cut with maps of at least two positions.
         batch_size: images at work at once. It bounds memory (noise: iterations x C x 4 bytes per image) and
             does not change the result by more than float rounding, unless the threshold says "batch".
@@ -127,14 +127,15 @@ def distill(model: SplitClassifier, images: ImageSet | Tensor, labels: Tensor, a
         ValueError: no images; an unknown cut, or one without maps; labels that do not fit; results that are not finite.
     """
     check_counts(batch_size=batch_size)
-    if len(images) == 0 or labels.shape != (len(images),):
+    if len(images) == 0 or labels.shape[:1] != (len(images),):
         raise ValueError(f"labels {tuple(labels.shape)} for {len(images)} images: expected one each, and at least one "
                          "image")
 
     def scales(x: Tensor, y: Tensor) -> Tensor:
         z = _maps(model, x, at)
         _check_labels(labels, model.logits_from(z[:1], at).shape[1])
-        return torch.stack(_optimise(model, z, y, at, settings, image_seeds(x, settings.seed)), 1)
+        wanted = y.to(z) if y.is_floating_point() else y
+        return torch.stack(_optimise(model, z, wanted, at, settings, image_seeds(x, settings.seed)), 1)
 
     sigma, variance = in_batches(scales, model, images, labels, batch_size=batch_size).unbind(1)
     if not torch.isfinite(sigma).all():
@@ -199,6 +200,15 @@ def masked(mask: Tensor, at: str) -> Callable[[SplitClassifier, Tensor], Tensor]
 
 
 # --- controls: other labels, other masks ------------------------------------------------------------------------------
+
+def own_answers(model: SplitClassifier, images: ImageSet | Tensor) -> Tensor:
+    """(N, K) the probabilities that the network gives to the classes of each image, on the CPU.
+
+    Told these, `distill` gets no label: cross-entropy against p is, but for a constant, KL(p || p of the noisy
+    features), so noise may be loud where the whole prediction stays what it was.
+    """
+    return in_batches(lambda x: model(x).softmax(1), model, images)
+
 
 def wrong_labels(y: Tensor, num_classes: int, seed: int = 0) -> Tensor:
     """(N,) classes other than y, uniform.
@@ -301,7 +311,7 @@ def closed_form_masks(model: SplitClassifier, images: ImageSet | Tensor, labels:
     they show which weights favour the label, not how features stand noise.
 
     Args:
-        labels: (N,) as for `distill`. sizes: (N,) channels per mask, such as `robust.sum(1)`.
+        labels: as for `distill`. sizes: (N,) channels per mask, such as `robust.sum(1)`.
 
     Raises:
         ValueError: labels that do not fit; a cut after which more comes than ReLU, pooling and one linear layer.
@@ -323,7 +333,7 @@ def closed_form_masks(model: SplitClassifier, images: ImageSet | Tensor, labels:
 
 def _favour(logits: Tensor, y: Tensor, last: nn.Linear) -> Tensor:
     """(B, C) W_y - p W: minus the gradient of the cross-entropy in the pooled features."""
-    return (F.one_hot(y, logits.shape[1]) - logits.softmax(1)) @ last.weight
+    return (_probabilities(y, logits.shape[1]) - logits.softmax(1)) @ last.weight
 
 
 def global_mask(robust: Tensor, size: int) -> Tensor:
@@ -337,6 +347,16 @@ def global_mask(robust: Tensor, size: int) -> Tensor:
     if not 0 <= size <= len(often):
         raise ValueError(f"size = {size!r}: expected 0 to {len(often)} channels")
     return often.argsort(descending=True, stable=True).argsort() < size
+
+
+def loud_half(found: Distilled) -> Tensor:
+    """(C,) bool: one mask for all images, of the half of the channels that is most often among the louder half.
+
+    For masks that were told no label: they have hardly a channel above T, but an order of channels all the same.
+    """
+    half = found.sigma.shape[1] // 2
+    quieter = found.sigma.argsort(1).argsort(1)
+    return global_mask(quieter >= found.sigma.shape[1] - half, half)
 
 
 # --- the optimisation -------------------------------------------------------------------------------------------------
@@ -403,7 +423,7 @@ def _in_closed_form(levels: Tensor, last: nn.Linear, y: Tensor) -> Gradient:
     """The gradient where a shift t of a channel makes its pooled value mean_p max(levels_p + t, 0), levels (P, B, C),
     or levels + t without ReLU, levels (B, C). The slope is the share of positive terms.
     """
-    wanted = F.one_hot(y, last.out_features).T.to(levels)
+    wanted = _probabilities(y, last.out_features).T.to(levels)
     bias = 0 if last.bias is None else last.bias[:, None]
 
     def gradient(shift: Tensor) -> Tensor:
@@ -462,7 +482,18 @@ def _fitting(mask: Tensor, z: Tensor) -> Tensor:
     return mask.to(z.device).view(*mask.shape, *[1] * (z.ndim - 2))
 
 
+def _probabilities(y: Tensor, num_classes: int) -> Tensor:
+    """(B, K) what the network should say, for labels (B,), or for probabilities (B, K), which it is already."""
+    return y if y.ndim == 2 else F.one_hot(y, num_classes)
+
+
 def _check_labels(labels: Tensor, num_classes: int) -> None:
-    if labels.dtype != torch.int64 or labels.min() < 0 or labels.max() >= num_classes:
+    if labels.ndim == 2:
+        sums = labels.double().sum(1)
+        if labels.shape[1] != num_classes or labels.min() < 0 or not ((sums - 1).abs() < 1e-3).all():
+            raise ValueError(f"labels {labels.dtype} {tuple(labels.shape)}, the least {labels.min():.3g}, sums from "
+                             f"{sums.min():.3g} to {sums.max():.3g}: expected ({len(labels)}, {num_classes}) "
+                             "probabilities, each row with sum 1")
+    elif labels.dtype != torch.int64 or labels.min() < 0 or labels.max() >= num_classes:
         raise ValueError(f"labels {labels.dtype} from {labels.min()} to {labels.max()}: expected int64 from 0 to "
                          f"{num_classes - 1}")

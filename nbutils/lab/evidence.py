@@ -11,6 +11,7 @@ from types import MethodType
 from typing import Any
 
 from torch import nn
+from torch.utils.data import TensorDataset
 
 from nbutils.features.bottleneck import Distilled
 from nbutils.images.imageset import ImageSet
@@ -30,8 +31,8 @@ def evidence(*things: object) -> dict[str, Any]:
     outcomes and results together; norms, of results under unbounded attacks alone, their mean.
 
     Args:
-        things: image sets, features, masks, networks, outcomes, results, attacks and threat models; mappings, lists,
-            tuples, sets, dataclasses, partial functions and methods of them. Anything else adds nothing.
+        things: image sets, points, features, masks, networks, outcomes, results, attacks and threat models; mappings,
+            lists, tuples, sets, dataclasses, partial functions and methods of them. Anything else adds nothing.
     """
     found = defaultdict[str, list[Any]](list)
     for thing in _leaves(things, set()):
@@ -80,7 +81,7 @@ def _of(thing: Any) -> dict[str, Sequence[Any]]:
             return {"threat": [str(thing)]}
         case nn.Module():
             return {"model": [getattr(thing, "name", "") or type(thing).__name__], "inputs": artifacts(thing)}
-        case Distilled():
+        case Distilled() | TensorDataset():
             return {"n": [len(thing)]}
     if _is_attack(thing):
         return {"threat": [str(thing.threat or "unbounded")], "attack": [repr(thing)]}

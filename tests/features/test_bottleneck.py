@@ -24,9 +24,11 @@ from nbutils.features import (
     features_at,
     global_mask,
     last_cut,
+    loud_half,
     masked,
     masked_logits,
     masked_predictions,
+    own_answers,
     parts,
     random_masks,
     robust_channels,
@@ -172,6 +174,50 @@ def test_a_mask_is_the_same_in_every_company(at: str, batch_size: int) -> None:
     again = distill(model, x[order], y[order], at, SHORT, batch_size=batch_size)
     torch.testing.assert_close(again.sigma, whole.sigma[order], rtol=0, atol=1e-9)
     assert torch.equal(again.robust, whole.robust[order])
+
+
+@pytest.mark.parametrize("at", ["block4.bn", "block3.bn"])  # in closed form, and by autograd
+def test_a_certain_distribution_is_a_label(at: str) -> None:
+    model, (x, y) = random_network("small"), images(6)
+    told = distill(model, x, y, at, SHORT)
+    for certain in (F.one_hot(y, 10).double(), F.one_hot(y, 10).float()):
+        found = distill(model, x, certain, at, SHORT)
+        torch.testing.assert_close(found.sigma, told.sigma, rtol=0, atol=1e-12)
+        assert torch.equal(found.robust, told.robust)
+        assert torch.equal(found.labels, certain)
+
+
+@pytest.mark.parametrize("at", ["block4.bn", "block3.bn"])
+def test_told_probabilities_it_still_equals_the_equations(at: str) -> None:
+    model, (x, _) = random_network("small"), images(4)
+    wanted = own_answers(model, x.flip(0))
+    found = distill(model, x, wanted, at, replace(SHORT, threshold="batch"))
+    sigma, robust = transcription(model, x, wanted, at, SHORT)
+    torch.testing.assert_close(found.sigma, sigma, rtol=0, atol=1e-6)
+    assert torch.equal(found.robust, robust)
+
+
+def test_own_answers_ask_for_the_divergence_from_the_clean_prediction() -> None:
+    """Cross-entropy against p has the gradient of KL(p || p of the shifted features), which is 0 without a shift."""
+    model, (x, _) = random_network("small"), images(5)
+    answers, at = own_answers(model, x), "block4.bn"
+    torch.testing.assert_close(answers, model(x).detach().softmax(1), rtol=0, atol=1e-12)
+    z = model.features(x, at).detach()
+    levels, scale, last = bottleneck._pooled(model, z, at) or pytest.fail("not pooled")
+    slope = bottleneck._in_closed_form(levels.detach(), last, answers)
+    shift = torch.zeros(z.shape[:2], dtype=z.dtype)
+    assert slope(shift * scale).abs().max() < 1e-12
+    shift.normal_(generator=torch.Generator().manual_seed(0)).requires_grad_()
+    shifted = model.logits_from(z + shift[..., None, None], at).log_softmax(1)
+    F.kl_div(shifted, answers, reduction="sum").backward()
+    torch.testing.assert_close(slope(shift.detach() * scale) * scale, shift.grad, rtol=0, atol=1e-12)
+
+
+def test_told_no_label_hardly_a_channel_is_called_robust() -> None:
+    """Loud noise that passes T is noise that speaks for the label."""
+    model, (x, y) = random_network("small"), images(40)
+    untold, told = (distill(model, x, wanted, "block4.bn").robust.sum() for wanted in (own_answers(model, x), y))
+    assert untold < 0.5 * told
 
 
 def test_the_released_threshold_depends_on_the_company() -> None:
@@ -397,6 +443,14 @@ def test_a_global_mask_holds_the_channels_that_are_robust_most_often() -> None:
         assert rolled == sorted((channel + 1) % 3 for channel in kept)
 
 
+def test_the_loud_half_is_that_of_most_images_whatever_their_scale() -> None:
+    sigma = torch.tensor([[4.0, 1, 3, 2], [4, 1, 2, 3], [1, 4, 3, 2]])  # louder halves: 0 2, 0 3, 1 2
+    for scale in (torch.ones(3), torch.tensor([0.01, 1, 100])):
+        scaled = sigma * scale[:, None]
+        found = bottleneck.Distilled(scaled, scaled, scaled > 9e9, torch.zeros(3), "pool", Bottleneck())
+        assert loud_half(found).tolist() == [True, False, True, False]
+
+
 # --- bad input --------------------------------------------------------------------------------------------------------
 
 MODEL, (X, Y) = networks.build("small"), images(3)
@@ -420,6 +474,10 @@ MASK = torch.ones(96, dtype=torch.bool)
     (lambda: distill(MODEL, X, Y - 5, "block4.bn"), ("labels", "from -5", "0 to 9")),
     (lambda: distill(MODEL, X, Y.double(), "block4.bn"), ("labels torch.float64", "int64")),
     (lambda: distill(MODEL, X, Y[:2], "block4.bn"), ("labels (2,)", "3 images")),
+    (lambda: distill(MODEL, X, torch.full((3, 9), 1 / 9), "block4.bn"), ("labels", "(3, 9)", "(3, 10) probabilities")),
+    (lambda: distill(MODEL, X, torch.full((3, 10), 0.2), "block4.bn"), ("labels", "sums from 2 to 2", "sum 1")),
+    (lambda: distill(MODEL, X, torch.eye(10)[:3] * 2 - 0.1, "block4.bn"), ("the least -0.1", "probabilities")),
+    (lambda: closed_form_masks(MODEL, X, torch.full((3, 10), 0.2), "block4.bn", Y), ("sums from 2 to 2", "sum 1")),
     (lambda: distill(MODEL, X[:0], Y[:0], "block4.bn"), ("0 images", "at least one")),
     (lambda: distill(MODEL, X, Y, "block4.bn", batch_size=0), ("batch_size = 0", ">= 1")),
     (lambda: distill(MODEL, X * torch.nan, Y, "block4.bn"), ("sigma is not finite", "finite features")),

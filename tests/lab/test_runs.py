@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from IPython.core.formatters import DisplayFormatter
 from papermill.translators import PythonTranslator
 from PIL import Image
+from torch.utils.data import TensorDataset
 
 from book.press import chapters
 from nbutils import features, lab, networks, training
@@ -569,6 +570,7 @@ def test_whatever_holds_a_thing_rests_on_it() -> None:
         assert found["inputs"] == ("model-1",)
     masks = Distilled(*(torch.zeros(7, 2) for _ in range(3)), torch.zeros(7), "pool", Bottleneck())
     assert evidence(masks, images(9))["n"] == 7
+    assert evidence(TensorDataset(torch.zeros(6, 2), torch.zeros(6)), masks)["n"] == 6
     assert evidence(torch.nn.Identity())["model"] == "Identity"
     assert evidence(PGD, 3, "words", None, len)["attack"] == "none"
 
