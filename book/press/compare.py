@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from scipy import stats
 from book.press.chapters import aligned, named, recorded
 from book.press.editions import DEFAULT, EDITIONS, find
 from nbutils.lab.parameters import OF_MACHINE, short
-from nbutils.lab.results import Record, Result, wilson
+from nbutils.lab.results import Record, Result, counting, wilson
 
 CONFIDENCE = 0.95
 INSIDE, OUTSIDE, IDENTICAL, NO_SPREAD = "inside", "outside", "identical", "no spread known"
@@ -36,7 +36,6 @@ def spread(ours: Result, yours: Result) -> tuple[float, float] | None:
     it is Newcombe's (1998) interval, from the two Wilson intervals. None where neither side has a spread.
     """
     m, k = len(ours.values), len(yours.values)
-    tail = 0.5 + CONFIDENCE / 2
     if m == k == 1:
         if ours.k is None or yours.k is None:
             return None
@@ -44,11 +43,9 @@ def spread(ours: Result, yours: Result) -> tuple[float, float] | None:
         down, up = math.hypot(ours.value - low, most - yours.value), math.hypot(high - ours.value, yours.value - least)
     else:
         values = ours.values if m > 1 else yours.values
-        half = float(stats.t.ppf(tail, len(values) - 1) * np.std(values, ddof=1)) * math.sqrt(1 / m + 1 / k)
+        half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, len(values) - 1) * np.std(values, ddof=1)) * math.sqrt(1 / m + 1 / k)
         if ours.unit == "share" and ours.n and yours.n:
-            share = (ours.value * m * ours.n + 2) / (m * ours.n + 4)  # Agresti and Coull (1998): 0 has a width too
-            counting = math.sqrt(share * (1 - share) * (1 / (m * ours.n) + 1 / (k * yours.n)))
-            half = max(half, float(stats.norm.ppf(tail)) * counting)
+            half = max(half, counting(ours.value, m * ours.n, CONFIDENCE) * math.sqrt(1 + m * ours.n / (k * yours.n)))
         if not half > 0:  # 0 or NaN
             return None
         down = up = half
@@ -84,7 +81,7 @@ class Number:
         """Address, yours, ours, interval and mark."""
         shown = self.ours or self.yours
         assert shown is not None
-        limits = replace(shown, low=self.interval[0], high=self.interval[1]).parts[1] if self.interval else ""
+        limits = shown.written(*self.interval) if self.interval else ""
         values = [result.parts[0] if result else "" for result in (self.yours, self.ours)]
         return shown.id, values[0], values[1], limits, self.mark
 

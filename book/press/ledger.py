@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from scipy import optimize, stats
+
 from book.press.chapters import recorded
 from nbutils.lab import claims, history, results
-from nbutils.lab.claims import Claim, Verdict
+from nbutils.lab.claims import Claim, Criterion, Verdict
+from nbutils.lab.results import Result
 from nbutils.machine import ROOT, build_dir
 
 STATES = tuple(claims.MARKS)
+JUDGED = ("held", "not held", "undecided")  # by the criterion
 PAPERS = ("ilyas2019", "kim2021", "li2023")  # those that the book is about
 CLAIMS = ROOT / "book" / "claims.yml"
 # What `git blame -lntf` says of a line: ^ at the end of a shallow clone, commit, file, number and time there, the line.
@@ -43,12 +48,14 @@ class Entry:
         verdict: computed from the recorded result; None where no run has measured the claim's statistic.
         run: the record of the run that measured it; None like the verdict.
         commit: the one that gave the criterion its present form; None where the history does not tell.
+        q: p value of the verdict, adjusted for the number of verdicts in the edition; see `entries`.
     """
 
     claim: Claim
     verdict: Verdict | None
     run: results.Record | None
     commit: Commit | None
+    q: float | None = None
 
     @property
     def state(self) -> str:
@@ -60,7 +67,13 @@ class Entry:
     @property
     def words(self) -> str:
         """The verdict, in the words that its data allow."""
-        return self.verdict.words if self.verdict else self.state
+        words = self.verdict.words if self.verdict else self.state
+        return f"{words}, fragile (q = {self.q:.3f})" if self.fragile else words
+
+    @property
+    def fragile(self) -> bool:
+        """Whether the verdict is decided and would not be, had all verdicts of the edition been one question."""
+        return self.state in ("held", "not held") and self.q is not None and self.q > 0.05
 
     @property
     def in_time(self) -> bool | None:
@@ -73,10 +86,12 @@ class Entry:
     def row(self) -> dict[str, Any]:
         """Plain values, for the machine-readable ledger."""
         found = self.verdict.result if self.verdict else None
-        measured = {name: getattr(found, name) for name in ("value", "low", "high", "interval", "values", "unit", "n",
-                    "model", "data", "threat", "attack", "norms", "seconds", "profile", "device")} if found else {}
-        return {**self.claim.model_dump(mode="json", include={"id", "chapter", "paper", "place", "paraphrase",
-                                                              "statistic", "measures", "seen", "setting"}),
+        measured = {name: getattr(found, name) for name in ("value", "interval", "values", "unit", "n", "model", "data",
+                    "threat", "attack", "norms", "seconds", "profile", "device")} if found else {}
+        measured["low"], measured["high"] = (found.limits() if found else None) or (None, None)
+        return {**self.claim.model_dump(mode="json", include={"id", "chapter", "role", "paper", "place", "paraphrase",
+                                                              "statistic", "measures", "arms", "seen", "setting"}),
+                "gates": {id: str(gate) for id, gate in self.claim.gates.items()}, "q": self.q,
                 "published": self.claim.printed, "published_value": self.claim.published_value,
                 "criterion": str(self.claim.criterion), "criterion_commit": self.commit.hash if self.commit else "",
                 "criterion_committed": self.commit and self.commit.time.isoformat(), "criterion_older": self.in_time,
@@ -103,6 +118,10 @@ def entries(profile: str, records: Records) -> list[Entry]:
 
     A claim about a paper's own setting is judged by the last run in that setting, whatever its profile was; a run with
     too few images or seeds, or under another threat model, counts only where there is no other.
+
+    Of the edition's own verdicts that are held, not held or undecided, sanity checks left out, each gets the q value of
+    Benjamini and Hochberg (1995): the expected share of false ones among the verdicts decided at this level or a
+    stricter one. They take the verdicts as independent or positively dependent.
     """
     commits, found = criterion_commits(), []
     for claim in claims.load().values():
@@ -113,24 +132,52 @@ def entries(profile: str, records: Records) -> list[Entry]:
         run, verdict = max(judged, key=lambda one: (one[1].held != "not comparable", one[0].finished),
                            default=(None, None))
         found.append(Entry(claim, verdict, run, commits.get(claim.id)))
-    return found
+    p = {entry.claim.id: p_value(entry.claim.criterion, entry.verdict.result) for entry in found if entry.verdict
+         and entry.state in JUDGED and entry.claim.role != "sanity" and not entry.claim.setting}
+    q = dict(zip(p, map(float, stats.false_discovery_control(list(p.values()))), strict=True)) if p else {}
+    return [replace(entry, q=q.get(entry.claim.id)) for entry in found]
+
+
+def p_value(criterion: Criterion, result: Result) -> float:
+    """How surprising a result over seeds is if the truth lies on the nearest bound of the criterion, two-sided.
+
+    One minus the confidence of the interval that just reaches this bound; half of that for a value within two bounds,
+    where it is the larger of the two one-sided p values.
+    """
+    value, _ = result.limits(0) or (math.nan, math.nan)
+    bound = min(criterion.region, key=lambda end: abs(end - value))
+
+    def left(confidence: float) -> float:
+        """How far from the bound the interval ends."""
+        low, high = result.limits(confidence) or (-math.inf, math.inf)
+        return bound - high if bound > value else low - bound
+
+    most = 1 - 1e-9
+    p = 1 - (most if left(most) > 0 else optimize.brentq(left, 0, most))
+    return p / 2 if criterion.within and abs(value) < criterion.within else p
 
 
 def criterion_commits(path: Path = CLAIMS) -> dict[str, Commit]:
-    """For each claim the commit that last changed its criterion; empty without a history.
+    """For each claim the commit that last changed its criterion, its statistic, its gates or its arms; empty without
+    a history.
 
-    A criterion that is not committed, or older than a shallow clone, is left out.
+    One that is not committed, or older than a shallow clone, is left out.
     """
     try:
         blame = history.git("blame", "-lntf", path.name, folder=path.parent).stdout
     except OSError:  # no git
         return {}
     show = cache(lambda commit, file: history.git("show", f"{commit}:{file}", folder=path.parent).stdout.splitlines())
-    found, claim = {}, ""
-    for shallow, commit, file, number, when, line in BLAMED.findall(blame):
-        if line.startswith("- id: "):
-            claim = line.removeprefix("- id: ").strip()
-        elif line.startswith("  criterion:") and not shallow and commit.strip("0"):
+    youngest: dict[str, tuple[str, ...]] = {}
+    claim = ""
+    for line in BLAMED.findall(blame):
+        if line[-1].startswith("- id: "):
+            claim = line[-1].removeprefix("- id: ").strip()
+        elif line[-1].startswith(("  criterion:", "  statistic:", "  gates:", "  arms:")):
+            youngest[claim] = max(youngest.get(claim, line), line, key=lambda one: int(one[4]))
+    found = {}
+    for claim, (shallow, commit, file, number, when, _) in youngest.items():
+        if not shallow and commit.strip("0"):
             text, place = show(commit, file), int(number)
             begin = max((i for i in range(place) if text[i].startswith("- id: ")), default=0)
             end = next((i for i in range(place, len(text)) if not text[i].startswith("  ")), len(text))
@@ -145,9 +192,13 @@ def write(path: Path, ledger: Sequence[Entry]) -> None:
 
 
 def counts(ledger: Sequence[Entry]) -> dict[str, dict[str, int]]:
-    """Paper -> state -> number of claims, for each paper that the book is about and all others together."""
-    found: dict[str, Counter[str]] = {**{claims.paper_name(key): Counter() for key in PAPERS}, "other work": Counter()}
+    """Whose claim -> state -> number of claims: each paper that the book is about, all others together, and apart from
+    them our controls and the sanity checks."""
+    rows = {**{key: claims.paper_name(key) for key in PAPERS}, "": "other work", "control": "our controls",
+            "sanity": "sanity checks"}
+    found: dict[str, Counter[str]] = {name: Counter() for name in rows.values()}
     for entry in ledger:
-        found[claims.paper_name(entry.claim.paper) if entry.claim.paper in PAPERS else "other work"][entry.state] += 1
+        whose = entry.claim.paper if entry.claim.role == "paper" else entry.claim.role
+        found[rows.get(whose, "other work")][entry.state] += 1
     return {paper: {state: states[state] for state in STATES} for paper, states in found.items()}
 

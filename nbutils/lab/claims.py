@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import date
 from functools import cache
 from pathlib import Path
@@ -16,40 +16,52 @@ from pybtex.exceptions import PybtexError
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from nbutils.lab.parameters import Parameters, resolve
-from nbutils.lab.results import Result, address, published
+from nbutils.lab.results import Result, address, counting, detectable, published
 from nbutils.machine import ROOT
 from nbutils.messages import counted, did_you_mean, first_fault, read_project_file, read_text
 
-Held = Literal["held", "not held", "undecided", "not comparable"]
-MARKS = {"held": "✓", "undecided": "?", "not held": "✗", "not comparable": "–", "not run": "·", "not tested": "○"}
+Held = Literal["held", "not held", "undecided", "at the floor", "control failed", "not comparable"]
+MARKS = {"held": "✓", "undecided": "?", "not held": "✗", "at the floor": "⌊", "control failed": "⊘",
+         "not comparable": "–", "not run": "·", "not tested": "○"}
 LEAST_LEARNED = 0.05  # what the training of an encoder must add to the accuracy of a probe on it
-TOLERANCE = 0.03  # a published value is met if no part of our interval lies further away
+TOLERANCE = 0.03  # a published value is met if no part of our 90 % interval lies further away
 
 
 class Criterion(BaseModel):
     """The claim holds if the whole 95 % interval lies on the named side of the bound, and fails if it
-    lies on the other side; in between it is undecided. Bounds are shares or differences of shares, not percent."""
+    lies on the other side; in between it is undecided. Bounds are shares or differences of shares, not percent.
+
+    Within a bound it holds if the 90 % interval lies between the bound and its negative: two one-sided tests at 5 %
+    (Schuirmann 1987)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     above: float | None = None
     below: float | None = None
+    within: float | None = Field(None, gt=0)
 
     @model_validator(mode="after")
     def _one_bound(self) -> Criterion:
-        if (self.above is None) == (self.below is None):
-            raise ValueError("a criterion has exactly one of 'above' and 'below'")
+        if len(self.model_dump(exclude_none=True)) != 1:
+            raise ValueError("a criterion has exactly one of 'above', 'below' and 'within'")
         return self
 
-    def judge(self, low: float, high: float) -> Held:
-        """Where the interval [low, high] stands."""
-        if self.above is not None:
-            return "held" if low > self.above else "not held" if high <= self.above else "undecided"
-        assert self.below is not None
-        return "held" if high < self.below else "not held" if low >= self.below else "undecided"
+    @property
+    def region(self) -> tuple[float, float]:
+        """Between which bounds the claim holds."""
+        ((side, bound),) = self.model_dump(exclude_none=True).items()
+        return {"above": (bound, math.inf), "below": (-math.inf, bound), "within": (-bound, bound)}[side]
+
+    def judge(self, result: Result) -> Held:
+        """Where the interval of a result stands; without one nothing is decided."""
+        least, most = self.region
+        inner, outer = result.limits(0.9 if self.within else 0.95), result.limits()
+        if inner and least < inner[0] and inner[1] < most:
+            return "held"
+        return "not held" if outer and (outer[1] <= least or outer[0] >= most) else "undecided"
 
     def __str__(self) -> str:
-        side, bound = ("above", self.above) if self.above is not None else ("below", self.below)
-        return f"the whole 95 % interval lies {side} {bound:g}"
+        ((side, bound),) = self.model_dump(exclude_none=True).items()
+        return f"the whole {90 if self.within else 95} % interval lies {side} {bound:g}{' of 0' if self.within else ''}"
 
 
 class Change(BaseModel):
@@ -78,6 +90,7 @@ class Claim(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     id: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
     chapter: str
+    role: Literal["paper", "control", "sanity"]
     paper: str
     place: str
     paraphrase: str = Field(min_length=20)
@@ -86,10 +99,11 @@ class Claim(BaseModel):
     measures: str = Field(min_length=10)
     criterion: Criterion
     least_n: int = Field(ge=1)
-    least_seeds: int = Field(ge=1)
+    least_seeds: int = Field(ge=2)
     seen: str
     threat: str = ""
-    needs: tuple[str, ...] = ()
+    gates: dict[str, Criterion] = {}
+    arms: tuple[str, ...] = ()
     bound: Literal["", "upper"] = ""
     classes: int | None = Field(None, ge=2)
     planted: bool = False
@@ -137,6 +151,16 @@ class Verdict:
     held: Held
     words: str
 
+    @property
+    def margin(self) -> str:
+        """Which gap between truth and bound a run like this one would find; empty where the result has no spread."""
+        if len(self.result.values) < 2 or not (limits := self.result.limits()) or math.isnan(self.result.value):
+            return ""
+        shown = replace(self.result, unit="points") if self.result.unit == "share" else self.result
+        gap = detectable(len(self.result.values)) * max(abs(end - self.result.value) for end in limits)
+        return (f"With {counted(len(self.result.values), 'seed')} and this spread a gap of {shown.written(gap)} "
+                "would be found with 80 % power.")
+
     def _repr_html_(self) -> str:
         attack = "" if self.result.attack == "none" else f"Attack: {html.escape(self.result.attack)}."
         return (f'<div class="verdict verdict-{self.held.replace(" ", "-")}" id="claim-{self.claim.id}">'
@@ -145,7 +169,7 @@ class Verdict:
                 f'<p>Measured: {html.escape(self.claim.measures)} '
                 f'{address(self.result.id, html.escape(str(self.result)))} '
                 f'({counted(len(self.result.values), "seed")}, n = {self.result.n} each). '
-                f'{attack} Published: {html.escape(self.claim.printed)} '
+                f'{self.margin} {attack} Published: {html.escape(self.claim.printed)} '
                 f'({html.escape(paper_name(self.claim.paper))}, {html.escape(self.claim.place)}). '
                 f'Criterion, fixed {self.claim.fixed}: {self.claim.criterion}.</p></div>')
 
@@ -225,7 +249,7 @@ def paper_name(key: str) -> str:
 
 def has_learned(result: Result) -> bool:
     """Whether an encoder counts, from the accuracy of a probe on it minus that before its training."""
-    return result.low is not None and result.low > LEAST_LEARNED
+    return Criterion(above=LEAST_LEARNED).judge(result) == "held"
 
 
 def judge(claim: Claim, result: Result, parameters: Mapping[str, Any], beside: Iterable[Result] = (),
@@ -233,19 +257,27 @@ def judge(claim: Claim, result: Result, parameters: Mapping[str, Any], beside: I
     """Hold a result against a claim, by the claim's own criterion.
 
     Args:
-        parameters: those of the run that measured it. beside: the results of this run, for what the claim needs.
+        parameters: those of the run that measured it. beside: the results of this run: the claim's gates and arms.
         classes: how many its images have; None where an older record does not say.
     """
-    obstacle = _obstacle(claim, result, parameters, beside, classes)
-    if obstacle or not result.ends:
-        return Verdict(claim, result, "not comparable", f"not comparable ({obstacle or 'the result has no interval'})")
-    held = claim.criterion.judge(*result.ends)
-    return Verdict(claim, result, held, _words(claim, held, *result.ends, parameters.get("dataset") == "planted"))
+    found = {other.id: other for other in beside}
+    if obstacle := _obstacle(claim, result, parameters, found, classes):
+        return Verdict(claim, result, "not comparable", f"not comparable ({obstacle})")
+    failed = [f"{id}: {found[id]}, needed: {gate}" for id, gate in claim.gates.items()
+              if gate.judge(found[id]) != "held"]
+    if failed:
+        return Verdict(claim, result, "control failed", f"control failed ({'; '.join(failed)})")
+    arms = [found[id] for id in claim.arms if id in found]  # older records may lack some
+    for end, name in ((0, "0"), (1, "100")):
+        if arms and all(abs(arm.value - end) <= counting(arm.value, arm.n * len(arm.values)) for arm in arms):
+            return Verdict(claim, result, "at the floor", f"at the floor (all that is compared is at {name} %)")
+    held = claim.criterion.judge(result)
+    return Verdict(claim, result, held, _words(claim, held, result, parameters.get("dataset") == "planted"))
 
 
-def _obstacle(claim: Claim, result: Result, parameters: Mapping[str, Any], beside: Iterable[Result],
+def _obstacle(claim: Claim, result: Result, parameters: Mapping[str, Any], found: Collection[str],
               classes: int | None) -> str | None:
-    """Why this result cannot be held against the claim; None where it can."""
+    """Why this result cannot be held against the claim; None where it can. found: ids of the run's results."""
     if not claim.fits(parameters):
         return "measured outside the paper's setting"
     if classes and claim.classes and classes != claim.classes:
@@ -258,19 +290,19 @@ def _obstacle(claim: Claim, result: Result, parameters: Mapping[str, Any], besid
         return f"measured under {result.threat}, the claim is about {claim.threat}"
     if math.isnan(result.value):
         return "the result is undefined"
-    learned = {other.id for other in beside if has_learned(other)}
-    idle = [id.rsplit(".", 1)[-1] for id in claim.needs if id not in learned]
-    return f"the encoder has not learned: {', '.join(idle)}" if idle else None
+    absent = [id for id in claim.gates if id not in found]
+    return f"{', '.join(absent)}: not measured" if absent else None
 
 
-def _words(claim: Claim, held: Held, low: float, high: float, planted: bool) -> str:
+def _words(claim: Claim, held: Held, result: Result, planted: bool) -> str:
     """The verdict in the words that its data allow: a planted world can only show that a known truth is found.
 
-    A published value is reproduced if the whole interval [low, high] lies within TOLERANCE of it.
+    A published value is reproduced if the whole 90 % interval lies within TOLERANCE of it: two one-sided tests.
     """
     if held == "held" and claim.bound == "upper":
         return "not refuted: the statistic is an upper bound, and no attack has brought it below the criterion"
     if (value := claim.published_value) is not None:
+        low, high = result.limits(0.9) or (-math.inf, math.inf)
         met = value - TOLERANCE <= low and high <= value + TOLERANCE
         return {"held": "reproduced" if met else "partly reproduced", "not held": "not reproduced"}.get(held, held)
     if not planted:

@@ -31,8 +31,8 @@ if TYPE_CHECKING:  # only its type is needed: pages are made where there is no t
 SERIES = (("#000000", "o", "-"), ("#D55E00", "s", "--"), ("#0072B2", "^", "-."), ("#E69F00", "D", ":"),
           ("#56B4E9", "v", (0, (5, 1))), ("#009E73", "P", (0, (3, 1, 1, 1))))
 MARKERS = "os^DvPX*<>"
-FILLS = (("#0072B2", ""), ("#F0E442", ".."), ("#D55E00", "//"), ("#BBBBBB", "xx"), ("#FFFFFF", ""),
-         ("#E8E8E8", "||"))
+FILLS = (("#0072B2", ""), ("#F0E442", ".."), ("#D55E00", "//"), ("#56B4E9", "--"), ("#CC79A7", "oo"),
+         ("#BBBBBB", "xx"), ("#FFFFFF", ""), ("#E8E8E8", "||"))
 STYLE: dict[Any, Any] = {
     "figure.dpi": 110, "savefig.bbox": "tight", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False,
     "axes.grid": True, "grid.alpha": 0.3, "legend.frameon": False, "axes.titlesize": 10, "lines.linewidth": 1.6,
@@ -104,7 +104,7 @@ def curves(lines: Mapping[str, Sequence[Result]], x: Sequence[float], *, xlabel:
                 raise ValueError(f"line {label!r}: {len(results)} results for {len(x)} positions")
             (drawn[label],) = axes.plot(x, [result.value for result in results], color=colour, marker=marker,
                                         linestyle=dash)
-            ends = [result.ends for result in results if result.ends]
+            ends = [limits for result in results if (limits := result.limits())]
             if len(ends) == len(x):
                 low, high = zip(*ends, strict=True)
                 axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
@@ -134,8 +134,8 @@ def dots(groups: Mapping[str, Mapping[str, Result]], *, xlabel: str, marks: Mapp
             shift = 0.16 * (index - (len(series) - 1) / 2)
             rows = [(row + shift, group[label]) for row, group in enumerate(groups.values()) if label in group]
             for height, result in rows:
-                if result.ends:
-                    axes.plot(result.ends, [height, height], color=colour, linewidth=1.4)
+                if limits := result.limits():
+                    axes.plot(limits, [height, height], color=colour, linewidth=1.4)
             (drawn[label],) = axes.plot([result.value for _, result in rows], [height for height, _ in rows], marker,
                                         color=colour)
         _mark(axes, marks or {}, 0, (3, 3), "baseline")
@@ -195,8 +195,8 @@ def scatter(pairs: Mapping[str, tuple[Result, Result]], *, xlabel: str, ylabel: 
             colour = SERIES[index % len(SERIES)][0]
             (drawn[label],) = axes.plot([x.value], [y.value], MARKERS[index], color=colour, markersize=8, zorder=3)
             for across, along, line in ((y, x, axes.hlines), (x, y, axes.vlines)):
-                if along.ends:
-                    line(across.value, *along.ends, color=colour, linewidth=1, alpha=0.7)
+                if limits := along.limits():
+                    line(across.value, *limits, color=colour, linewidth=1, alpha=0.7)
         for axis, results in zip((axes.xaxis, axes.yaxis), zip(*pairs.values(), strict=True), strict=True):
             if all(result.unit == "share" for result in results):
                 axis.set_major_formatter(PercentFormatter(1.0))
@@ -227,7 +227,7 @@ def stacked(counts: Mapping[str, Mapping[str, int]], *, xlabel: str, **texts: st
         _rows(axes, counts, xlabel)
         axes.grid(visible=False)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        _legend(axes, drawn, loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=len(parts), fontsize=8,
+        _legend(axes, drawn, loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=min(4, len(parts)), fontsize=8,
                 columnspacing=1)
         return Picture(figure, (), **texts)
 

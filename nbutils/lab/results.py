@@ -1,8 +1,8 @@
 """One form for every number that the book shows, with the two kinds of interval, kept apart.
 
 *this model*: a share counted on n images by one trained model; Wilson score interval.
-*this method*: the mean over independent seeds (initialisation, data order, data draw, attack start); Student t.
-Counts are never pooled over seeds.
+*this method*: the mean over independent seeds (initialisation, data order, data draw, attack start); Student t, and for
+a share no narrower than counting its images makes it.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
+from functools import cache, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
 from pydantic import AliasPath, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
-from scipy import stats
+from scipy import optimize, stats
 
 from nbutils.lab.parameters import short
 from nbutils.machine import ROOT
@@ -66,6 +66,28 @@ def student_t(values: Sequence[float], confidence: float = 0.95) -> tuple[float,
     return mean - half, mean + half
 
 
+def counting(value: float, images: int, confidence: float = 0.95) -> float:
+    """Half the width that counting so many images gives a share; 0 where their number is not known.
+
+    The normal interval, with two more images of each kind in the share (Agresti and Coull 1998), so that 0 and 1 have a
+    width too. For a difference of shares its size stands for the share of images on which the two sides differ. That is
+    the least it can be, so the true error is as large or larger.
+    """
+    share = (min(abs(value), 1.0) * images + 2) / (images + 4)
+    error = math.sqrt(share * (1 - share) / images) if images else 0.0
+    return float(stats.norm.ppf(0.5 + confidence / 2)) * error
+
+
+@cache
+def detectable(seeds: int, power: float = 0.8) -> float:
+    """How far from a bound a mean must lie to be told from it with this power, in half widths of its 95 % interval.
+
+    Student's t of a mean away from the bound follows the noncentral t distribution (Johnson and Welch 1940).
+    """
+    least = float(stats.t.ppf(0.975, seeds - 1))
+    return float(optimize.brentq(lambda shift: stats.nct.sf(least, seeds - 1, shift) - power, 0, 2 * least)) / least
+
+
 def mcnemar(a: Tensor, b: Tensor) -> float:
     """Exact two-sided p value that two classifiers are right equally often, on the same images (McNemar 1947).
 
@@ -81,23 +103,30 @@ def mcnemar(a: Tensor, b: Tensor) -> float:
     return float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
 
 
-def rank_correlation(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
+def rank_correlation(a: Sequence[float], b: Sequence[float],
+                     groups: Sequence[object] | None = None) -> tuple[float, float]:
     """Spearman's rank correlation, and its exact p value: the share of all orders of b with one at least as large.
 
     Equal values share the mean of their ranks. Where all values of a or of b are equal nothing can be ranked: 0 and
     p = 1. With n pairs p is at least 1 / n!.
 
+    Args:
+        groups: of each pair, families of networks for example. Ranks, less their mean, and orders are then those
+            within each group, so that what sets the groups apart adds nothing.
+
     Raises:
         ValueError: lists of different lengths, or other than 2 to 9 pairs, for which n! orders can be gone through.
     """
-    if len(a) != len(b) or not 2 <= len(a) <= 9:
-        raise ValueError(f"{len(a)} and {len(b)} values: expected 2 to 9 pairs")
-    x, y = (stats.rankdata(values) - (len(values) + 1) / 2 for values in (a, b))
-    length = math.sqrt(float(x @ x) * float(y @ y))
+    groups = [None] * len(a) if groups is None else groups
+    if not len(a) == len(b) == len(groups) or not 2 <= len(a) <= 9:
+        raise ValueError(f"{len(a)} and {len(b)} values of {len(groups)} groups: expected 2 to 9 pairs")
+    members = [[i for i, own in enumerate(groups) if own == group] for group in dict.fromkeys(groups)]
+    x, y = ([stats.rankdata([values[i] for i in each]) - (len(each) + 1) / 2 for each in members] for values in (a, b))
+    length = math.sqrt(sum(u @ u for u in x) * sum(v @ v for v in y))
     if length == 0:
         return 0.0, 1.0
-    orders = np.array(list(itertools.permutations(y))) @ x
-    found = float(x @ y)
+    orders = reduce(np.add.outer, [np.array(list(itertools.permutations(v))) @ u for u, v in zip(x, y, strict=True)])
+    found = sum(float(u @ v) for u, v in zip(x, y, strict=True))
     return found / length, float((orders >= found - 1e-9).mean())  # ranks are halves: smaller gaps are rounding
 
 
@@ -108,9 +137,9 @@ class Result:
     Attributes:
         id: its address, "<chapter's words>.<what>"; claims name it.
         what: the quantity in words. unit: "share" (in [0, 1], shown in %), "points" (a difference of shares, shown
-            in percentage points) or "number".
-        value, low, high: estimate and 95 % interval. interval: "this model", "this method" or "none".
-        values: one estimate per seed. n: images per seed. k: images counted, for a single model.
+            in percentage points), "correlation" or "number".
+        value: estimate, the mean of values. values: one estimate per seed.
+        n: images per seed. k: images counted, for a single model.
         model, data, threat, attack: in words; "none" where there is no attack.
         norms: median L2 and L_inf norm of the perturbations that broke an image that needed one (mean over seeds),
             in pixel units; for unbounded attacks, whose accuracy says nothing without them.
@@ -122,9 +151,6 @@ class Result:
     what: str
     unit: str
     value: float
-    low: float | None
-    high: float | None
-    interval: str
     values: Annotated[tuple[float, ...], Field(min_length=1)]
     n: int
     k: int | None = None
@@ -142,8 +168,6 @@ class Result:
     def of(cls, id: str, what: str, measured: Sequence[Outcome] | Sequence[float], *, unit: str = "share",
            n: int = 0, **context: Any) -> Result:
         """A result from one entry per seed: outcomes (their accuracy), or values that you have computed.
-
-        One outcome gets a Wilson interval, several of either kind a Student t interval, one bare value none.
 
         Args:
             n: images per seed behind bare values. context: further attributes of `Result`.
@@ -170,21 +194,42 @@ class Result:
             n = min(map(len, outcomes))
             k = int(outcomes[0].correct.sum()) if len(outcomes) == 1 else None
             values = tuple(outcome.accuracy for outcome in outcomes)
-        value = float(np.mean(values))
-        if len(values) > 1:
-            interval, (low, high) = THIS_METHOD, student_t(values)
-        elif k is not None:
-            interval, (low, high) = THIS_MODEL, wilson(k, n)
-        else:
-            return cls(id, what, unit, value, None, None, NO_INTERVAL, values, n, k, **context)
-        if unit == "share":  # a t interval knows nothing of 0 and 1
-            low, high = max(low, 0.0), min(high, 1.0)
-        return cls(id, what, unit, value, low, high, interval, values, n, k, **context)
+        return cls(id, what, unit, float(np.mean(values)), values, n, k, **context)
 
     @property
-    def ends(self) -> tuple[float, float] | None:
-        """The 95 % interval; None where there is none."""
-        return None if self.low is None or self.high is None else (self.low, self.high)
+    def interval(self) -> str:
+        """Which kind of interval it has: "this model", "this method" or "none"."""
+        return THIS_METHOD if len(self.values) > 1 else NO_INTERVAL if self.k is None else THIS_MODEL
+
+    def limits(self, confidence: float = 0.95) -> tuple[float, float] | None:
+        """The interval of this confidence: Wilson's for one model, Student's t over seeds, None for one bare value.
+
+        Correlations are taken to Fisher's z first. Shares and points have an error of counting beside that of the seeds.
+        Where each seed drew its own images, the spread over seeds holds it already, but a few seeds may agree by luck:
+        the interval is no narrower than counting alone makes it. Where seeds share their images (there are fewer
+        fingerprints of data than seeds), the spread leaves it out, and the two variances add.
+        """
+        if len(self.values) == 1:
+            return None if self.k is None else wilson(self.k, self.n, confidence)
+        if self.unit == "correlation":
+            low, high = student_t(np.arctanh(np.clip(self.values, -0.995, 0.995)), confidence)
+            return math.tanh(low), math.tanh(high)
+        low, high = student_t(self.values, confidence)
+        if self.unit not in ("share", "points"):
+            return low, high
+        half, seeds = (high - low) / 2, len(self.values)
+        if 0 < len({key for key in self.inputs if "-" not in key}) < seeds:  # keys of artifacts have a dash
+            half = math.hypot(half, counting(self.value, self.n, confidence))
+        else:
+            half = max(half, counting(self.value, seeds * self.n, confidence))
+        low, high = self.value - half, self.value + half
+        return (max(low, 0.0), min(high, 1.0)) if self.unit == "share" else (low, high)
+
+    def written(self, *numbers: float) -> str:
+        """A number in this unit as text; two numbers as an interval."""
+        scale, digits, tail = {"share": (100, 1, " %"), "points": (100, 1, " points")}.get(self.unit, (1, 3, ""))
+        text = ", ".join(f"{scale * number:.{digits}f}" for number in numbers)
+        return (f"[{text}]" if len(numbers) > 1 else text + tail).replace("-", MINUS)
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -192,13 +237,12 @@ class Result:
         A share of no images at all, NaN, is "undefined"."""
         if math.isnan(self.value):
             return ("undefined",)
-        scale, digits, tail = {"share": (100, 1, " %"), "points": (100, 1, " points")}.get(self.unit, (1, 3, ""))
-        parts = [f"{scale * self.value:.{digits}f}{tail}"]
-        if self.ends:
-            parts.append(f"[{', '.join(f'{scale * end:.{digits}f}' for end in self.ends)}]")
+        parts = [self.written(self.value)]
+        if limits := self.limits():
+            parts.append(self.written(*limits))
         if self.norms is not None:
             parts += [f"median L2 {self.norms[0]:.2f}", f"median L_inf {self.norms[1]:.3f}"]
-        return tuple(part.replace("-", MINUS) for part in parts)
+        return tuple(parts)
 
     def __str__(self) -> str:
         return " ".join(self.parts)
@@ -320,9 +364,6 @@ class Table:
         """How to read the numbers: interval, n, seeds, and every attack with its threat model."""
         results = [cell for cells in self.rows.values() for cell in cells.values() if isinstance(cell, Result)]
         lines = intervals(results) if self.rows else ["no row: there is nothing here that could be shown"]
-        if any(result.low == result.high is not None for result in results):
-            lines.append("an interval without width says that all seeds agree, not that there is nothing left to find: "
-                         "with n images a share below 1/n goes unseen")
         lines += self._attacks()
         if self.stamp:
             lines.append(self.stamp)

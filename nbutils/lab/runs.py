@@ -234,7 +234,7 @@ class Run:
             inputs: a list has one entry per seed; of a `Result` f gets the value of each seed; anything else, a tuple
                 for example, is the same for all seeds. A mapping adds a level to the id and to what is returned; in
                 all others of them the same name is looked up.
-            unit: "share" (in [0, 1]), "points" (a difference of shares) or "number".
+            unit: "share" (in [0, 1]), "points" (a difference of shares), "correlation" (in [-1, 1]) or "number".
 
         Raises:
             ValueError: an input with an entry for another number of seeds; nothing that depends on seeds.
@@ -252,14 +252,14 @@ class Run:
 
         Args:
             first, second: results, or mappings of names to results, see `number`. Of shares, and of points, the
-                difference is in points; numbers have a number.
+                difference is in points; all others have a number.
 
         Raises:
             ValueError: the two have different numbers of seeds, or a number and a share are to be subtracted.
         """
         if (rows := _by_name(first, second)) is not None:
             return {name: self.difference(f"{id}.{dotted(name)}", what, *row) for name, row in rows.items()}
-        units = {"number" if each.unit == "number" else "points" for each in (first, second)}
+        units = {"points" if each.unit in ("share", "points") else "number" for each in (first, second)}
         if len(units) > 1:
             raise ValueError(f"{id}: units {first.unit} and {second.unit}; expected two of one kind")
         return self.number(id, what, operator.sub, first, second, unit=units.pop())
@@ -296,13 +296,15 @@ class Run:
         """Hold the recorded results that these claims name against the claims' criteria.
 
         Raises:
-            ValueError: unknown claim, or its statistic has not been measured in this run.
+            ValueError: unknown claim, or its statistic, or what its gates and arms name, has not been measured in this
+                run.
         """
         for id in ids:
             claim = claims.find(id)
-            if claim.statistic not in self.found:
-                raise ValueError(f"claim {id!r}: its statistic {claim.statistic!r} has not been measured"
-                                 f"{did_you_mean(claim.statistic, self.found)}")
+            for needed in (claim.statistic, *claim.gates, *claim.arms):
+                if needed not in self.found:
+                    raise ValueError(f"claim {id!r}: {needed!r} has not been measured"
+                                     f"{did_you_mean(needed, self.found)}")
             self.verdicts[id] = claims.judge(claim, self.found[claim.statistic], self.parameters.model_dump(),
                                              self.found.values(), self.classes)
         return Verdicts(tuple(self.verdicts[id] for id in ids))
