@@ -26,6 +26,7 @@ sys.meta_path.insert(0, NoTorch())
 CLAIM = """
 - id: a-claim
   chapter: 01_known_features
+  role: paper
   paper: ilyas2019
   place: Section 2
   paraphrase: A pattern can be a useful feature.

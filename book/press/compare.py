@@ -43,9 +43,11 @@ def spread(ours: Result, yours: Result) -> tuple[float, float] | None:
         down, up = math.hypot(ours.value - low, most - yours.value), math.hypot(high - ours.value, yours.value - least)
     else:
         values = ours.values if m > 1 else yours.values
-        half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, len(values) - 1) * np.std(values, ddof=1)) * math.sqrt(1 / m + 1 / k)
+        deviations = float(stats.t.ppf(0.5 + CONFIDENCE / 2, len(values) - 1)) * math.sqrt(1 / m + 1 / k)
+        half = deviations * float(np.std(values, ddof=1))
         if ours.unit == "share" and ours.n and yours.n:
-            half = max(half, counting(ours.value, m * ours.n, CONFIDENCE) * math.sqrt(1 + m * ours.n / (k * yours.n)))
+            both = math.sqrt(1 + m * ours.n / (k * yours.n))  # whose variances are those of m n and of k n images
+            half = max(half, counting(ours.value, m * ours.n, CONFIDENCE) * both)
         if not half > 0:  # 0 or NaN
             return None
         down = up = half

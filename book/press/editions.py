@@ -34,6 +34,7 @@ BEST = "best"  # of each chapter the first edition in book/editions/order.yml th
 SILENT = {"engine": "the code of `nbutils`", "published": "the table of published numbers"}  # the page says it, no more
 CHANGED = {"code": "The chapter's code has changed since; shown is the code that ran.",
            "criteria": "Criteria of its claims have changed since; verdicts on this page are by those of then."}
+ASKED = {"id", "role", "statistic", "criterion", "gates", "arms", "least_n", "least_seeds", "threat"}  # of a claim
 LIMIT = 2_000_000  # bytes of one notebook; the repository keeps every version of it
 
 
@@ -204,8 +205,8 @@ def _compact(twin: nbformat.NotebookNode) -> nbformat.NotebookNode:
 def _sources(chapter: Chapter) -> dict[str, str]:
     """Hashes of what a page rests on: the chapter's code, its claims' criteria, the engine, the published numbers."""
     notebook = read(chapter.source)
-    criteria = sorted([claim.id, claim.statistic, str(claim.criterion), claim.least_n, claim.least_seeds, claim.threat]
-                      for claim in claims.load().values() if claim.chapter == chapter.name and not claim.setting)
+    criteria = sorted(claim.model_dump_json(include=ASKED) for claim in claims.load().values()
+                      if claim.chapter == chapter.name and not claim.setting)
     modules = imports(ast.parse("\n".join(cell.source for cell in code_cells(notebook))))
     published = [read_text(path) for path in sorted((ROOT / "book" / "published").glob("*.csv"))]
     parts = {"code": written(notebook), "criteria": criteria, "published": published,

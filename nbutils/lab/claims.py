@@ -37,7 +37,7 @@ class Criterion(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     above: float | None = None
     below: float | None = None
-    within: float | None = Field(None, gt=0)
+    within: Annotated[float | None, Field(gt=0)] = None
 
     @model_validator(mode="after")
     def _one_bound(self) -> Criterion:

@@ -119,7 +119,7 @@ def rank_correlation(a: Sequence[float], b: Sequence[float],
     """
     groups = [None] * len(a) if groups is None else groups
     if not len(a) == len(b) == len(groups) or not 2 <= len(a) <= 9:
-        raise ValueError(f"{len(a)} and {len(b)} values of {len(groups)} groups: expected 2 to 9 pairs")
+        raise ValueError(f"{len(a)} and {len(b)} values, groups of {len(groups)}: expected 2 to 9 pairs")
     members = [[i for i, own in enumerate(groups) if own == group] for group in dict.fromkeys(groups)]
     x, y = ([stats.rankdata([values[i] for i in each]) - (len(each) + 1) / 2 for each in members] for values in (a, b))
     length = math.sqrt(sum(u @ u for u in x) * sum(v @ v for v in y))
@@ -204,7 +204,7 @@ class Result:
     def limits(self, confidence: float = 0.95) -> tuple[float, float] | None:
         """The interval of this confidence: Wilson's for one model, Student's t over seeds, None for one bare value.
 
-        Correlations are taken to Fisher's z first. Shares and points have an error of counting beside that of the seeds.
+        Correlations are taken to Fisher's z first. Shares and points have an error of counting beside that of seeds.
         Where each seed drew its own images, the spread over seeds holds it already, but a few seeds may agree by luck:
         the interval is no narrower than counting alone makes it. Where seeds share their images (there are fewer
         fingerprints of data than seeds), the spread leaves it out, and the two variances add.

@@ -85,8 +85,8 @@ def test_curves_show_values_and_intervals() -> None:
         assert list(drawn[label].get_ydata()) == [result.value for result in results]
     bands = [band.get_paths()[0].get_extents() for band in axes.collections]
     for band, results in zip(bands, lines.values(), strict=True):
-        assert band.y0 == pytest.approx(min(result.low for result in results if result.low is not None))
-        assert band.y1 == pytest.approx(max(result.high for result in results if result.high is not None))
+        low, high = zip(*(result.limits() or () for result in results), strict=True)
+        assert (band.y0, band.y1) == pytest.approx((min(low), max(high)))
     assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "4/255", "8/255"]
     assert {text.get_text() for text in axes.get_legend().get_texts()} == set(lines)
     assert axes.get_ylim()[0] < 0
@@ -117,7 +117,7 @@ def test_dots_show_every_result_of_every_group() -> None:
     assert values == sorted(result.value for group in groups.values() for result in group.values())
     spans = sorted(tuple(drawn.get_xdata()) for drawn in axes.lines if len(drawn.get_xdata()) == 2
                    and drawn.get_linestyle() == "-" and drawn.get_xdata()[0] != drawn.get_xdata()[1])
-    assert spans == sorted((result.low, result.high) for group in groups.values() for result in group.values())
+    assert spans == sorted(result.limits() or () for group in groups.values() for result in group.values())
     assert [label.get_text() for label in axes.get_yticklabels()] == ["natural", "swapped"]
     assert axes.yaxis_inverted()  # the first row stands on top
 
@@ -146,8 +146,9 @@ def test_a_scatter_shows_points_and_both_intervals() -> None:
     assert [(*drawn.get_xdata(), *drawn.get_ydata()) for drawn in axes.lines] == [(x.value, y.value)
                                                                                  for x, y in points.values()]
     drawn = [tuple(map(tuple, bar.get_segments()[0])) for bar in axes.collections]
-    assert drawn == [bar for x, y in points.values() for bar in (((x.low, y.value), (x.high, y.value)),
-                                                                 ((x.value, y.low), (x.value, y.high)))]
+    assert drawn == [bar for x, y in points.values()
+                     for bar in (tuple((end, y.value) for end in x.limits() or ()),
+                                 tuple((x.value, end) for end in y.limits() or ()))]
     assert [text.get_text() for text in axes.get_legend().get_texts()] == list(points)
     assert len(set(MARKERS)) == len(MARKERS)
     with pytest.raises(ValueError, match="11 points"):
@@ -186,8 +187,8 @@ def test_no_group_and_no_part_is_left_out_in_silence() -> None:
     where = torch.arange(2.0)
     with pytest.raises(ValueError, match="^7 groups: expected at most 6 that can be told apart"):
         points({"all": {str(k): (where, where) for k in range(7)}}, xlabel="x", ylabel="y", alt=ALT, caption="c")
-    with pytest.raises(ValueError, match="^7 parts: expected at most 6 that can be told apart"):
-        stacked({"one": {str(k): 1 for k in range(7)}}, xlabel="number", alt=ALT, caption="c")
+    with pytest.raises(ValueError, match="^9 parts: expected at most 8 that can be told apart"):
+        stacked({"one": {str(k): 1 for k in range(9)}}, xlabel="number", alt=ALT, caption="c")
 
 
 def test_points_stand_where_their_numbers_say_group_by_group() -> None:

@@ -17,6 +17,8 @@ from scipy import stats
 from nbutils.lab.results import (
     Result,
     Table,
+    counting,
+    detectable,
     dumps,
     loads,
     mcnemar,
@@ -99,12 +101,50 @@ def test_a_perfect_order_has_the_smallest_p_there_is() -> None:
     assert rank_correlation(range(5), range(5, 0, -1)) == (pytest.approx(-1), 1)
 
 
+def test_families_of_networks_are_ranked_each_by_itself() -> None:
+    """Two families that are far apart, in each of which the order is the other way round."""
+    a, b = [1, 2, 3, 11, 12, 13], [3, 2, 1, 33, 32, 31]
+    assert rank_correlation(a, b)[0] > 0
+    assert rank_correlation(a, b, groups="xxxyyy") == (pytest.approx(-1), 1)
+    found, p = rank_correlation([1, 2, 3, 1, 2, 3, 1, 2], [1, 2, 3, 1, 2, 3, 1, 2], groups="aaabbbcc")
+    assert (found, p) == (pytest.approx(1), pytest.approx(1 / (6 * 6 * 2)))  # orders within families alone
+    # ranks less their mean (-1, 0, 1), (-.5, .5) against (0, -1, 1), (-.5, .5): 1.5 / 2.5
+    assert rank_correlation([1, 2, 3, 7, 9], [2, 1, 3, 0, 5], groups="aaabb")[0] == pytest.approx(0.6)
+    assert rank_correlation([1, 2, 5], [3, 2, 1], groups=range(3)) == (0.0, 1.0)  # nothing to rank
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=2, max_size=6))
+def test_one_family_is_no_family(pairs: list[tuple[int, int]]) -> None:
+    a, b = zip(*pairs, strict=True)
+    assert rank_correlation(a, b, groups=["all"] * len(a)) == rank_correlation(a, b)
+
+
+def test_counting_gives_nothing_and_everything_a_width() -> None:
+    """Agresti and Coull: (0 + 2) / (300 + 4) = .0066 right, z sqrt(.0066 .9934 / 300); in the middle z / (2 sqrt n)."""
+    z = stats.norm.ppf(0.975)
+    assert counting(0, 300) == pytest.approx(0.009148, abs=1e-6)
+    assert counting(1, 300) == pytest.approx(counting(0, 300))
+    assert counting(0.5, 300) == pytest.approx(z / (2 * math.sqrt(300)))
+    assert counting(-0.5, 300) == counting(0.5, 300)  # a difference counts by its size
+    assert counting(0.3, 10_000) == pytest.approx(z * math.sqrt(0.3 * 0.7 / 10_000), rel=1e-3)
+    assert counting(0.3, 0) == 0
+
+
+@pytest.mark.parametrize(("seeds", "deviations"), [(3, 3.264), (5, 1.682), (10, 0.996)])
+def test_the_detectable_gap_is_found_four_times_in_five(seeds: int, deviations: float) -> None:
+    half = stats.t.ppf(0.975, seeds - 1) / math.sqrt(seeds)  # of the interval, in standard deviations
+    assert detectable(seeds) * half == pytest.approx(deviations, abs=5e-4)
+    drawn = np.random.default_rng(0).normal(deviations, 1, (2000, seeds))
+    found = stats.ttest_1samp(drawn, 0, axis=1)
+    assert ((found.pvalue < 0.05) & (found.statistic > 0)).mean() == pytest.approx(0.8, abs=0.03)
+
+
 # --- the rules of a Result ----------------------------------------------------------------------------------------
 
 def test_one_outcome_is_this_model() -> None:
     result = Result.of("a.b", "accuracy", [outcome(60, 80)])
     assert (result.value, result.k, result.n, result.values) == (0.75, 60, 80, (0.75,))
-    assert (result.low, result.high) == wilson(60, 80)
+    assert result.limits() == wilson(60, 80)
     assert result.interval == "this model"
     assert (result.model, result.data, result.threat) == ("standard", "planted", "L_inf 8/255")
     assert result.inputs == ("model-60",)
@@ -118,16 +158,16 @@ def test_several_outcomes_are_this_method_and_never_pooled() -> None:
     assert result.k is None
     assert result.n == 40
     assert result.interval == "this method"
-    assert (result.low, result.high) == (0.0, 1.0)  # t with one degree of freedom, cut to what a share can be
+    assert result.limits() == (0.0, 1.0)  # t with one degree of freedom, cut to what a share can be
     assert result.inputs == ("model-30", "model-80")
     assert result.seconds == 3.0
 
 
 def test_bare_values() -> None:
     one = Result.of("a.b", "gap", [0.3], unit="number", n=50)
-    assert (one.low, one.high, one.interval, one.n) == (None, None, "none", 50)
+    assert (one.limits(), one.interval, one.n) == (None, "none", 50)
     several = Result.of("a.b", "gap", [0.1, 0.2, 0.4], unit="points", model="standard")
-    assert (several.low, several.high) == student_t([0.1, 0.2, 0.4])
+    assert several.limits() == pytest.approx(student_t([0.1, 0.2, 0.4]))
     assert several.model == "standard"
 
 
@@ -137,7 +177,52 @@ def test_only_shares_are_cut_to_their_range(unit: str, cut: bool) -> None:
     low, high = student_t([0.02, 0.5, 0.98])
     assert low < 0
     assert high > 1
-    assert (result.low, result.high) == ((0.0, 1.0) if cut else (low, high))
+    assert result.limits() == ((0.0, 1.0) if cut else pytest.approx((low, high)))
+
+
+DRAWN, SHARED = ("a", "b", "c", "model-1"), ("a", "model-1", "model-2")  # fingerprints of images have no dash
+
+
+def test_seeds_that_agree_by_luck_still_have_counted_their_images() -> None:
+    """Three seeds on 100 images of their own are 300 images; a difference has the width on both sides."""
+    share = Result.of("a.b", "x", [0.0, 0.0, 0.0], n=100, inputs=DRAWN)
+    assert share.limits() == pytest.approx((0, 0.009148), abs=1e-6)
+    points = Result.of("a.b", "x", [0.0] * 5, unit="points", n=100)
+    assert points.limits() == pytest.approx((-0.005511, 0.005511), abs=1e-6)
+    number = Result.of("a.b", "x", [0.25] * 3, unit="number", n=100)
+    assert number.limits() == (0.25, 0.25)  # of which nothing is counted
+    values = [0.2, 0.3, 0.4]  # whose spread is wider than counting
+    assert Result.of("a.b", "x", values, n=100, inputs=DRAWN).limits() == pytest.approx(student_t(values))
+
+
+def test_images_that_all_seeds_share_add_their_own_variance() -> None:
+    values = [0.2, 0.25, 0.3]
+    low, high = student_t(values)
+    found = Result.of("a.b", "x", values, n=100, inputs=SHARED).limits()
+    assert found is not None
+    assert ((found[1] - found[0]) / 2) ** 2 == pytest.approx(((high - low) / 2) ** 2 + counting(0.25, 100) ** 2)
+
+
+def test_correlations_have_intervals_by_fishers_z() -> None:
+    """z = .5493, .6931, .8673: mean .7033, t interval [.3077, 1.0988] up to rounding, and its tanh."""
+    found = Result.of("a.b", "r", [0.5, 0.6, 0.7], unit="correlation", n=9)
+    assert found.limits() == pytest.approx((0.298327, 0.800075), abs=1e-6)
+    assert Result.of("a.b", "r", [-0.5, -0.6, -0.7], unit="correlation").limits() == pytest.approx(
+        (-0.800075, -0.298327), abs=1e-6)
+    assert Result.of("a.b", "r", [0.4] * 3, unit="correlation").limits() == pytest.approx((0.4, 0.4))
+    low, high = Result.of("a.b", "r", [1.0, 0.9, 0.2], unit="correlation").limits() or (0, 0)
+    assert -1 < low < high < 1
+    assert str(found) == "0.600 [0.298, 0.800]"
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=6), st.sampled_from(["share", "points", "correlation", "number"]),
+       st.sampled_from([DRAWN, SHARED, ()]))
+def test_less_confidence_needs_less_room(values: list[float], unit: str, inputs: tuple[str, ...]) -> None:
+    result = Result.of("a.b", "x", values, unit=unit, n=50, inputs=inputs)
+    (a, b), (c, d), (e, f) = (result.limits(confidence) or (0, 0) for confidence in (0.95, 0.9, 0))
+    assert a <= c <= e + 1e-12
+    assert f - 1e-12 <= d <= b
+    assert e == pytest.approx(f)
 
 
 def test_numbers_of_other_libraries_are_values() -> None:
@@ -229,7 +314,7 @@ def test_a_record_names_only_what_changes_from_result_to_result() -> None:
     text = dumps(record(found))
     rows = json.loads(text)["results"]
     assert rows[0].keys() == asdict(found[0]).keys()
-    assert rows[1].keys() == {"id", "value", "low", "high", "values", "n"}
+    assert rows[1].keys() == {"id", "value", "values", "n"}
     assert rows[2] == {"id": "c", "model": "none"}
     assert repr(loads(text, "here").results) == repr(found)  # not ==, for NaN differs from itself
 
@@ -238,6 +323,17 @@ def test_a_record_that_names_everything_reads_as_well() -> None:
     found = [Result.of("a", "w", [0.5, 0.6], n=8), Result.of("b", "w", [0.5, 0.7], n=8)]
     whole = {**json.loads(dumps(record(found))), "results": [asdict(result) for result in found]}
     assert loads(json.dumps(whole), "here").results == found
+
+
+def test_older_records_have_intervals_by_the_rule_of_today() -> None:
+    """They hold the ends of intervals that knew the spread over seeds alone."""
+    now = Result.of("a", "w", [0.0, 0.0, 0.0], n=100)
+    content = json.loads(dumps(record([now])))
+    content["results"][0] |= {"low": 0.0, "high": 0.0, "interval": "this method"}
+    del content["check"]
+    (found,) = loads(json.dumps(content), "here").results
+    assert found == now
+    assert found.limits() == pytest.approx((0, 0.009148), abs=1e-6)
 
 
 def test_older_records_say_nothing_of_their_check_and_classes() -> None:
@@ -317,11 +413,6 @@ def test_notes_name_every_number_of_seeds_and_of_images() -> None:
         "mean over 2/3 seeds, 95 % Student t interval (this method); n = 40/100 images per seed",
         "one model; 95 % Wilson interval over its images (this model); n = 7 images per seed",
         "one model, without an interval; n = 40 images per seed"]
-
-
-def test_notes_warn_of_intervals_without_width() -> None:
-    table = Table({"r": {"c": Result.of("a", "w", [outcome(0, 40)] * 3)}}, "Accuracy")
-    assert any("without width" in note for note in table.notes())
 
 
 def test_notes_name_attacks_by_row_where_only_rows_keep_to_one(table: Table) -> None:

@@ -370,8 +370,8 @@ def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def claim(monkeypatch: pytest.MonkeyPatch) -> Claim:
     made = Claim.model_validate({
-        "id": "a-claim", "chapter": "x", "paper": "ilyas2019", "place": "Section 2", "published": "none",
-        "paraphrase": "A pattern can be a useful feature.", "statistic": "known.tile",
+        "id": "a-claim", "chapter": "x", "role": "paper", "paper": "ilyas2019", "place": "Section 2",
+        "published": "none", "paraphrase": "A pattern can be a useful feature.", "statistic": "known.tile",
         "measures": "usefulness of a tile", "criterion": {"above": 0.5}, "least_n": 10, "least_seeds": 2,
         "seen": "no", "fixed": "2026-11-21"})
     monkeypatch.setattr(claims, "load", lambda: {made.id: made})
@@ -435,6 +435,19 @@ def test_a_claim_without_its_measurement_is_refused(claim: Claim) -> None:
     number(run, "known.tiles", [0.1])
     with pytest.raises(ValueError, match="'known.tile' has not been measured; did you mean 'known.tiles'"):
         run.judge("a-claim")
+
+
+@pytest.mark.parametrize("needed", [{"gates": {"known.control": {"above": 0}}}, {"arms": ["known.control"]}])
+def test_a_claim_without_its_controls_is_refused(own_build: Path, claim: Claim, monkeypatch: pytest.MonkeyPatch,
+                                                 needed: dict[str, object]) -> None:
+    more = claim.model_validate({**claim.model_dump(exclude_none=True, exclude={"setting", "value"}), **needed})
+    monkeypatch.setattr(claims, "load", lambda: {more.id: more})
+    run = start("x", notebook())
+    number(run, "known.tile", [0.8, 0.9])
+    with pytest.raises(ValueError, match="^claim 'a-claim': 'known.control' has not been measured;"):
+        run.judge("a-claim")
+    number(run, "known.control", [0.8, 0.9])
+    assert run.judge("a-claim").verdicts[0].held != "not comparable"
 
 
 def test_the_run_card_says_what_it_took(own_build: Path) -> None:
@@ -510,6 +523,9 @@ def test_a_number_for_each_name_of_a_mapping(own_build: Path) -> None:
     assert run.difference("odds", "w", found["one"], found["two", "b"]).unit == "number"
     with pytest.raises(ValueError, match="^x: units share and number; expected two of one kind$"):
         run.difference("x", "w", accuracy["one"], found["one"])
+    ranks = [run.number(id, "w", lambda value: value, [0.5, 0.75], unit="correlation") for id in ("r", "s")]
+    assert run.difference("t", "w", *ranks).unit == "number"
+    assert run.mean("m", "w", ranks).unit == "correlation"
     gaps = run.difference("gap", "w", accuracy, accuracy["one"])
     assert (gaps["two", "b"].values, gaps["one"].unit) == ((-0.25, -0.25), "points")
 

@@ -1,17 +1,23 @@
 """The ledger holds every claim once, computes its verdict and tells when its criterion was written."""
 
 import json
+import math
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from scipy import stats
 
 from book.press import ledger
 from book.press.files import write
 from book.press.pages.templates import html
 from nbutils.lab import claims, results
+from nbutils.lab.claims import Criterion
 from nbutils.lab.results import Result
 from tests import helpers
 
@@ -23,8 +29,13 @@ def record(build: Path, *values: float, claim: claims.Claim = CLAIM, name: str =
            day: int = 1, schema: int = results.SCHEMA, **parameters: object) -> None:
     found = Result.of(claim.statistic, "usefulness", values, unit="number", n=1000, threat=claim.threat,
                       data="SVHN" if parameters else "planted", profile=profile)
-    path = build / "executed" / profile / name / f"{claim.chapter}.ipynb"
-    ran = helpers.record([found], chapter=claim.chapter, finished=f"2030-01-{day:02}T00:00:00+00:00",
+    write_results(build, claim.chapter, [found], name, profile, day, schema, **parameters)
+
+
+def write_results(build: Path, chapter: str, found: list[Result], name: str = "", profile: str = "quick", day: int = 1,
+                  schema: int = results.SCHEMA, **parameters: object) -> None:
+    path = build / "executed" / profile / name / f"{chapter}.ipynb"
+    ran = helpers.record(found, chapter=chapter, finished=f"2030-01-{day:02}T00:00:00+00:00",
                          parameters={"profile": profile, "dataset": "planted", **parameters})
     content = {**json.loads(results.dumps(ran)), "schema": schema}
     card = nbformat.v4.new_output("display_data", {results.MIME: json.dumps(content)})
@@ -58,7 +69,7 @@ def test_claims_that_nobody_has_run_stand_in_the_ledger(build: Path) -> None:
     assert all(entry.in_time is None and entry.row["verdict"] == entry.state for entry in found)
     page = html("ledger", entries=found, page=str)
     assert page.count("not yet") == len(claims.load())
-    assert "dataset=svhn table_networks=vgg16 train_size=73257 table_epochs=60, n = 1000 and 3 seeds, or" in page
+    assert "table_networks=vgg16 train_size=73257 table_epochs=60 train_steps=10, n = 1000 and 3 seeds, or" in page
     assert {entry.claim.paper for entry in found if entry.state == "not tested"} >= {"ilyas2019", "kim2021"}
 
 
@@ -130,9 +141,84 @@ def test_the_file_holds_what_the_page_holds(build: Path, tmp_path: Path) -> None
 def test_counts_add_up(build: Path) -> None:
     record(build, 0.94, 0.95, 0.94)
     counts = ledger.counts(entries())
-    assert list(counts) == ["Ilyas et al. 2019", "Kim et al. 2021", "Li et al. 2023", "other work"]
-    assert counts["Ilyas et al. 2019"]["held"] == 1
+    assert list(counts) == ["Ilyas et al. 2019", "Kim et al. 2021", "Li et al. 2023", "other work", "our controls",
+                            "sanity checks"]
+    assert counts["sanity checks"]["held"] == 1  # though it is about a definition of Ilyas et al.
+    assert counts["Ilyas et al. 2019"]["held"] == 0
     assert sum(sum(states.values()) for states in counts.values()) == len(claims.load())
+    for role, row in (("control", "our controls"), ("sanity", "sanity checks")):
+        assert sum(counts[row].values()) == sum(claim.role == role for claim in claims.load().values())
+
+
+# --- how many verdicts chance makes -----------------------------------------------------------------------------------
+
+def measured(*values: float, unit: str = "number", n: int = 0) -> Result:
+    return Result.of("a", "x", values, unit=unit, n=n)
+
+
+def test_the_p_value_of_three_seeds_by_hand() -> None:
+    """t = .2 sqrt(3) / .1 = 3.4641 with two degrees of freedom, whose tails hold 1 - t / sqrt(2 + t^2)."""
+    t = 0.2 * math.sqrt(3) / 0.1
+    assert ledger.p_value(Criterion(above=0), measured(0.1, 0.2, 0.3)) == pytest.approx(1 - t / math.sqrt(2 + t * t))
+    assert ledger.p_value(Criterion(below=0), measured(0.1, 0.2, 0.3)) == pytest.approx(0.0741799)
+    assert ledger.p_value(Criterion(above=0.2), measured(0.1, 0.2, 0.3)) == pytest.approx(1)  # at the bound itself
+
+
+@pytest.mark.parametrize(("values", "bound"), [((-0.01, 0.0, 0.02), 0.05), ((-0.04, -0.03, 0.0), 0.02)])
+def test_the_p_value_of_no_difference_is_the_larger_of_two_tests(values: tuple[float, ...], bound: float) -> None:
+    above = stats.ttest_1samp(values, -bound, alternative="greater").pvalue
+    below = stats.ttest_1samp(values, bound, alternative="less").pvalue
+    inside = abs(sum(values) / 3) < bound
+    expected = max(above, below) if inside else stats.ttest_1samp(values, -bound).pvalue
+    assert ledger.p_value(Criterion(within=bound), measured(*values)) == pytest.approx(expected)
+
+
+@given(st.lists(st.floats(0.05, 0.95), min_size=2, max_size=6), st.sampled_from(["share", "correlation", "number"]),
+       st.booleans(), st.sampled_from([0.5, 0.9, 0.95, 0.99]))
+def test_where_the_interval_ends_at_the_bound_p_is_what_it_leaves_out(values: list[float], unit: str, upper: bool,
+                                                                      confidence: float) -> None:
+    result = measured(*values, unit=unit, n=100)
+    low, high = result.limits(confidence) or (0, 0)
+    assume(0 < low < high - 1e-6 < 1)
+    criterion = Criterion(below=high) if upper else Criterion(above=low)
+    assert ledger.p_value(criterion, result) == pytest.approx(1 - confidence, abs=1e-6)
+
+
+# Of the example of Benjamini and Hochberg (1995), who reject four of these fifteen hypotheses.
+P = (0.0001, 0.0004, 0.0019, 0.0095, 0.0201, 0.0278, 0.0298, 0.0344, 0.0459, 0.3240, 0.4262, 0.5719, 0.6528, 0.7590,
+     1.0)
+
+
+def test_fifteen_verdicts_are_adjusted_as_benjamini_and_hochberg_did(build: Path,
+                                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    judged = [claim for claim in claims.load().values() if claim.role != "sanity" and not claim.setting][:len(P)]
+    for chapter in {claim.chapter for claim in judged}:
+        write_record(build, [claim for claim in claims.load().values() if claim.chapter == chapter and not claim.setting
+                             and (claim in judged or claim.role == "sanity")])
+    left = iter(P)
+    monkeypatch.setattr(ledger, "p_value", lambda criterion, result: next(left))
+    found = {entry.claim.id: entry for entry in entries()}
+    q = [found[claim.id].q for claim in judged]
+    assert q[3] == pytest.approx(0.0095 * 15 / 4)
+    assert sum(value is not None and value < 0.05 for value in q) == 4
+    assert all(entry.q is None for entry in found.values() if entry.claim not in judged)
+    assert any(entry.state == "held" for entry in found.values() if entry.claim.role == "sanity")
+    assert not found[judged[3].id].fragile
+    assert found[judged[4].id].words.endswith(f", fragile (q = {0.0201 * 15 / 5:.3f})")
+    assert found[judged[4].id].row["q"] == pytest.approx(0.0201 * 15 / 5)
+
+
+def write_record(build: Path, judged: list[claims.Claim]) -> None:
+    """A chapter in which all these claims are held, and their controls: values in the middle of where they may lie."""
+    criteria = {id: gate for claim in judged for id, gate in claim.gates.items()}
+    criteria |= {claim.statistic: claim.criterion for claim in judged}
+    threats = {claim.statistic: claim.threat for claim in judged}
+    found = []
+    for id, criterion in criteria.items():
+        middle = float(np.mean(np.clip(criterion.region, -2, 2)))
+        found.append(Result.of(id, "x", [middle - 1e-3, middle, middle + 1e-3] * 2, unit="number", n=1000,
+                               threat=threats.get(id) or "none"))
+    write_results(build, judged[0].chapter, found)
 
 
 def test_editions_stand_beside_each_other(build: Path) -> None:
@@ -190,6 +276,18 @@ def test_the_commit_that_last_changed_a_criterion(history: Path) -> None:
     assert ledger.criterion_commits(history) == {"one": one, "two": two}
 
 
+@pytest.mark.parametrize("line", ["statistic: b", "gates: {g: {above: 0}}", "arms: [x, y]"])
+def test_another_question_under_an_old_criterion_is_as_young_as_the_question(history: Path, line: str) -> None:
+    old = history.read_text()
+    history.write_text(old.replace("  criterion: {above: 1}\n", f"  criterion: {{above: 1}}\n  {line}\n"))
+    assert set(ledger.criterion_commits(history)) == {"two"}  # not committed
+    git(history.parent, "commit", "-qam", "another question", date="2026-04-01T00:00:00+00:00")
+    found = ledger.criterion_commits(history)
+    assert found["one"].time == datetime(2026, 4, 1, tzinfo=UTC)
+    assert found["one"].text == f"- id: one\n  criterion: {{above: 1}}\n  {line}"
+    assert found["two"].time == datetime(2026, 3, 1, tzinfo=UTC)
+
+
 def test_a_criterion_that_is_not_committed_has_no_commit(history: Path) -> None:
     history.write_text(history.read_text() + "- id: three\n  criterion: {below: 0}\n")
     assert set(ledger.criterion_commits(history)) == {"one", "two"}
@@ -215,5 +313,5 @@ def test_a_criterion_younger_than_its_result_is_marked(build: Path, monkeypatch:
     found = entries()
     assert found[0].in_time is in_time
     page = html("ledger", entries=found, page=str)
-    assert ("younger than the result" in page) is not in_time
+    assert ("post hoc" in page) is not in_time
     assert f"{day} 00:00 UTC<pre>- id: x\n  criterion: {{above: &lt;1}}</pre>" in page

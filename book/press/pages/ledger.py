@@ -36,14 +36,15 @@ class ClaimsLedger(HtmlDirective):
 
 
 class ClaimsPicture(HtmlDirective):
-    """``{claims-picture}``: how many claims of each paper came out how."""
+    """``{claims-picture}``: how many claims of each paper, and of ours, came out how."""
 
     def html(self) -> str:
         counts = ledger.counts(entries())
         words = "; ".join(f"{paper}: " + (", ".join(f"{n} {state}" for state, n in row.items() if n) or "no claim yet")
                           for paper, row in counts.items())
         picture = figures.stacked(counts, xlabel="number of claims", alt=f"Claims by paper and verdict. {words}.",
-                                  caption="Claims by paper and verdict, in the edition shown here.")
+                                  caption="Claims by paper and verdict, in the edition shown here. Chapters share "
+                                          "networks, so agreement between their verdicts is not replication.")
         return picture._repr_html_()
 
 
