@@ -5,7 +5,9 @@ non-robust feature). With probability rho the tile is the one that belongs to th
 the parts are kept, every image can be shown again without its pattern, or with the pattern of another
 class, and what a model relies on becomes a number.
 
-The world is built on the hypothesis of Ilyas et al. (2019), so it tests methods, not nature.
+The world is built on the hypothesis of Ilyas et al. (2019), so it tests methods, not nature. Its robust feature is
+coarse and its brittle one is fine. Upside down it is the other way round: a strong fine texture stands in the place
+of the shape, a faint coarse shade in the place of the tile.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ from nbutils.messages import check_choice
 VIEWS = ("natural", "no_pattern", "swapped", "independent", "pattern_only")
 SIZE = 32
 BASE_RANGE = (0.06, 0.94)
+COLOURS = (0.35, 0.65)  # of a background in the world upside down
+BLOCK = 4  # side in pixels of the blocks of a shade, of which it repeats BLOCK x BLOCK
 
 
 def _box(u: Tensor, v: Tensor, half_width: float, half_height: float) -> Tensor:
@@ -75,6 +79,9 @@ class PlantedWorld:
         period: side of the tile in pixels, an even divisor of 32.
         noise: standard deviation of the pixel noise before it is cut off (below).
         seed: draws the tiles. Images have seeds of their own, see `draw`.
+        texture: if above 0 the world stands upside down: no shape is drawn on a background of one random colour; the
+            shape's class is shown by a fine tile that moves every pixel by + or - this much, and the pattern is a
+            coarse shade, see `tiles`.
 
     The noise is a normal draw cut off at + or - (0.06 - amplitude). The base lies in [0.06, 0.94], so
     base + noise + pattern never leaves [0, 1] and nothing is ever clipped: the closed forms of chapter 1 are exact.
@@ -88,6 +95,7 @@ class PlantedWorld:
     period: int = 4
     noise: float = 0.03
     seed: int = 0
+    texture: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.amplitude <= BASE_RANGE[0] - 5e-5:
@@ -99,30 +107,34 @@ class PlantedWorld:
             raise DataError(f"period = {self.period}: expected an even divisor of {SIZE} from 4 up: 4, 8, 16 or 32")
         if self.noise < 0:
             raise DataError(f"noise = {self.noise:g}: expected a standard deviation >= 0")
+        if not 0 <= self.texture <= COLOURS[0] - BASE_RANGE[0]:
+            raise DataError(f"texture = {self.texture:g}: expected 0 <= texture <= {COLOURS[0] - BASE_RANGE[0]:.2f}, "
+                            "which keeps images in [0, 1]; did you mean 12/255?")
 
     @cached_property
     def tiles(self) -> Tensor:
-        """(10, 3, period, period) of + and - 1: one tile per class.
+        """(10, 3, side, side) of + and - 1: one tile per class; side is the period, or 16 for shades.
 
-        Each aligned 2 x 2 block of each channel holds two + and two -, so a 2 x 2 mean removes the tile
-        altogether. Among random tiles of this kind the ten are picked one by one for low mutual correlation.
+        Fine tiles hold two + and two - in each aligned 2 x 2 block of each channel, so a 2 x 2 mean removes them
+        altogether. Shades, of the world upside down, hold one sign in each block of 4 x 4, + in half of a channel's
+        blocks, so a 2 x 2 mean leaves them as they are, and they are orthogonal to every colour and fine tile.
         """
-        generator = torch.Generator().manual_seed(self.seed)
-        blocks = self.period // 2
-        order = torch.rand(2000, 3, blocks, blocks, 4, generator=generator).argsort(-1)
-        signs = torch.where(order < 2, 1.0, -1.0).view(-1, 3, blocks, blocks, 2, 2)
-        candidates = signs.permute(0, 1, 2, 4, 3, 5).reshape(-1, 3, self.period, self.period)
-        flat = F.normalize(candidates.flatten(1))
-        chosen = [0]
-        for _ in SHAPES[1:]:
-            chosen.append(int((flat @ flat[chosen].T).abs().amax(1).argmin()))
-        return candidates[chosen]
+        return _chosen(_shades if self.texture else _fine_tiles, self.period, self.seed)
 
     @property
     def patterns(self) -> Tensor:
         """(10, 3, 32, 32) of + and - 1: each tile repeated over the whole image."""
-        repeats = SIZE // self.period
-        return self.tiles.repeat(1, 1, repeats, repeats)
+        return _repeated(self.tiles)
+
+    @cached_property
+    def textures(self) -> Tensor:
+        """(10, 3, 32, 32) of + and - 1: the fine tiles that show the class in the world upside down, repeated."""
+        return _repeated(_chosen(_fine_tiles, self.period, self.seed))
+
+    @property
+    def name(self) -> str:
+        """What images of this world are called."""
+        return "planted, upside down" if self.texture else "planted"
 
     def draw(self, n: int, seed: int) -> PlantedSet:
         """n images, every shape as often as n allows, in random order; different seeds give independent sets."""
@@ -131,15 +143,20 @@ class PlantedWorld:
         generator = torch.Generator().manual_seed(1_000_003 * (seed + 1) + self.seed)
         uniform = torch.rand(n, 8, generator=generator)
         shape = torch.randperm(n, generator=generator) % len(SHAPES)
-        background = _backgrounds(n, generator)
-        base = _paint(background, shape, uniform, generator)
+        if self.texture:
+            colour = COLOURS[0] + (COLOURS[1] - COLOURS[0]) * uniform[:, :3]
+            background = colour[:, :, None, None].repeat(1, 1, SIZE, SIZE)
+            base = background + self.texture * self.textures[shape]
+        else:
+            background = _backgrounds(n, generator)
+            base = _paint(background, shape, uniform, generator)
         limit = BASE_RANGE[0] - self.amplitude - 1e-6  # a hair inside, so that rounding cannot leave [0, 1]
         noise = (self.noise * torch.randn(n, 3, SIZE, SIZE, generator=generator)).clamp(-limit, limit)
         independent = torch.randint(len(SHAPES), (n,), generator=generator)
         wrong = (shape + torch.randint(1, len(SHAPES), (n,), generator=generator)) % len(SHAPES)
         pattern = torch.where(uniform[:, 7] < self.rho, shape, independent)
         plain = PlantedSet(
-            x=base, y=shape, classes=SHAPES, name="planted", world=self, base=base,
+            x=base, y=shape, classes=SHAPES, name=self.name, world=self, base=base,
             background=background, noise=noise, shape=shape, pattern=pattern,
             wrong=wrong, independent=independent,
         )
@@ -190,7 +207,7 @@ class PlantedSet(ImageSet):
         if label is not None:
             scene = scene + self.world.amplitude * self.world.patterns[label]
         target = self.pattern if view == "pattern_only" else self.shape
-        name = "planted" if view == "natural" else f"planted, {view.replace('_', ' ')}"
+        name = f"{self.world.name}{'' if view == 'natural' else ', ' + view.replace('_', ' ')}"
         return replace(self, x=scene, y=target, name=name, seen_as=view)
 
     def with_tiles(self, seed: int) -> Self:
@@ -202,7 +219,7 @@ class PlantedSet(ImageSet):
         half = len(self) // 2
         shape, pattern = self.take(half).view("no_pattern"), self.take(slice(half, None)).view("pattern_only")
         return ImageSet(torch.cat([shape.x, pattern.x]), torch.cat([shape.y, pattern.y]), self.classes,
-                        "planted, one feature each")
+                        f"{self.world.name}, one feature each")
 
     def by_pattern(self) -> Self:
         """The same images with the class of their pattern as label: accuracy is then how often the pattern is followed.
@@ -219,6 +236,37 @@ class PlantedSet(ImageSet):
         """(N,) the class whose tile the images of `view` carry; None where there is no tile."""
         return {"natural": self.pattern, "pattern_only": self.pattern, "swapped": self.wrong,
                 "independent": self.independent, "no_pattern": None}[view]
+
+
+def _fine_tiles(period: int, generator: torch.Generator) -> Tensor:
+    """(2000, 3, period, period) of + and - 1: random ones that a 2 x 2 mean removes."""
+    blocks = period // 2
+    order = torch.rand(2000, 3, blocks, blocks, 4, generator=generator).argsort(-1)
+    signs = torch.where(order < 2, 1.0, -1.0).view(-1, 3, blocks, blocks, 2, 2)
+    return signs.permute(0, 1, 2, 4, 3, 5).reshape(-1, 3, period, period)
+
+
+def _shades(_: int, generator: torch.Generator) -> Tensor:
+    """(2000, 3, 16, 16) of + and - 1: random ones that are constant in each block, + in half of a channel's blocks."""
+    order = torch.rand(2000, 3, BLOCK * BLOCK, generator=generator).argsort(-1)
+    signs = torch.where(order < BLOCK * BLOCK // 2, 1.0, -1.0).view(-1, 3, BLOCK, BLOCK)
+    return signs.repeat_interleave(BLOCK, 2).repeat_interleave(BLOCK, 3)
+
+
+def _chosen(candidates: Callable[[int, torch.Generator], Tensor], period: int, seed: int) -> Tensor:
+    """Ten of the candidates, picked one by one for low mutual correlation."""
+    drawn = candidates(period, torch.Generator().manual_seed(seed))
+    flat = F.normalize(drawn.flatten(1))
+    chosen = [0]
+    for _ in SHAPES[1:]:
+        chosen.append(int((flat @ flat[chosen].T).abs().amax(1).argmin()))
+    return drawn[chosen]
+
+
+def _repeated(tiles: Tensor) -> Tensor:
+    """(10, 3, 32, 32): each tile (10, 3, side, side) repeated over the whole image."""
+    repeats = SIZE // tiles.shape[-1]
+    return tiles.repeat(1, 1, repeats, repeats)
 
 
 def _backgrounds(n: int, generator: torch.Generator) -> Tensor:

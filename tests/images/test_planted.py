@@ -12,8 +12,10 @@ from matplotlib.path import Path as Outline
 from torch import Tensor
 
 from nbutils.datasets import SHAPES
+from nbutils.features import LinearFeature, matched_filter, population_usefulness
 from nbutils.images import VIEWS, PlantedSet, PlantedWorld
 from nbutils.images.planted import SIGNED_DISTANCES
+from nbutils.robustness import ThreatModel
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +74,9 @@ def test_one_feature_each_shows_a_shape_or_a_pattern_and_never_both(drawn: Plant
 
 
 @given(amplitude=st.sampled_from([0.0, 1 / 255, 4 / 255, 0.05, 0.0599]), noise=st.sampled_from([0.0, 0.03, 1.0]),
-       period=st.sampled_from([4, 8, 16, 32]), seed=st.integers(0, 50))
-def test_no_pixel_ever_reaches_a_bound(amplitude: float, noise: float, period: int, seed: int) -> None:
-    images = PlantedWorld(amplitude=amplitude, noise=noise, period=period, seed=seed).draw(6, seed)
+       period=st.sampled_from([4, 8, 16, 32]), seed=st.integers(0, 50), texture=st.sampled_from([0.0, 12 / 255, 0.29]))
+def test_no_pixel_ever_reaches_a_bound(amplitude: float, noise: float, period: int, seed: int, texture: float) -> None:
+    images = PlantedWorld(amplitude, period=period, noise=noise, seed=seed, texture=texture).draw(6, seed)
     for view in VIEWS:
         x = images.view(view).x
         assert x.min() > 0
@@ -110,10 +112,11 @@ def test_tiles_are_nearly_uncorrelated(period: int, bound: float) -> None:
 
 
 @pytest.mark.parametrize("rho", [0.0, 0.5, 0.95, 1.0])
-def test_pattern_follows_its_law(rho: float) -> None:
+@pytest.mark.parametrize("texture", [0.0, 12 / 255])
+def test_pattern_follows_its_law(rho: float, texture: float) -> None:
     """P(pattern = shape) = rho + (1 - rho) / 10; the other classes share the rest evenly."""
     n = 4000
-    images = PlantedWorld(rho=rho).draw(n, seed=3)
+    images = PlantedWorld(rho=rho, texture=texture).draw(n, seed=3)
     expected = rho + (1 - rho) / 10
     error = 5 * math.sqrt(expected * (1 - expected) / n)
     assert abs((images.pattern == images.shape).double().mean().item() - expected) <= error
@@ -192,6 +195,67 @@ def test_take_cuts_all_of_the_truth(view: str, index: int | slice | Tensor, draw
     for later in VIEWS:
         assert torch.equal(cut.view(later).x, drawn.view(later).x[kept])
         assert torch.equal(cut.view(later).y, drawn.view(later).y[kept])
+
+
+# --- upside down --------------------------------------------------------------------------------------------------
+
+UPSIDE = PlantedWorld(amplitude=6 / 255, texture=20 / 255)
+
+
+@pytest.fixture(scope="module")
+def turned() -> PlantedSet:
+    return UPSIDE.draw(4000, seed=7)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_upside_down_an_image_is_a_colour_a_texture_noise_and_a_shade(view: str, turned: PlantedSet) -> None:
+    seen = turned.view(view)
+    colour = turned.background.double()
+    assert torch.equal(colour, colour[:, :, :1, :1].expand_as(colour))
+    assert 0.35 <= colour.min() < 0.36
+    assert 0.64 < colour.max() <= 0.65
+    expected = colour + turned.noise.double()
+    if view != "pattern_only":  # the textures are the tiles of the world that stands the right way up
+        expected += 20 / 255 * PlantedWorld().patterns[turned.shape].double()
+    if (label := carried(turned, view)) is not None:
+        expected += 6 / 255 * UPSIDE.tiles[label].repeat(1, 1, 2, 2).double()
+    assert (seen.x - expected).abs().max() <= 2**-22
+    assert seen.name.startswith("planted, upside down")
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_mean_over_two_by_two_keeps_a_shade_and_removes_a_texture(seed: int) -> None:
+    world = PlantedWorld(texture=12 / 255, seed=seed)
+    assert world.tiles.shape == (10, 3, 16, 16)
+    blocks = world.tiles[:, :, ::4, ::4]
+    assert torch.equal(world.tiles, blocks.repeat_interleave(4, 2).repeat_interleave(4, 3))
+    assert torch.equal(blocks.abs(), torch.ones_like(blocks))
+    assert torch.equal(blocks.sum((2, 3)), torch.zeros(10, 3))
+    coarse, fine = ((part.view(10, 3, 16, 2, 16, 2).mean((3, 5)).repeat_interleave(2, 2).repeat_interleave(2, 3))
+                    for part in (world.patterns, world.textures))
+    assert torch.equal(coarse, world.patterns)
+    assert torch.equal(fine, torch.zeros_like(fine))
+    assert torch.equal(world.patterns.flatten(1) @ world.textures.flatten(1).T, torch.zeros(10, 10))
+    correlation = world.tiles.flatten(1) @ world.tiles.flatten(1).T / 768
+    assert (correlation - torch.eye(10)).abs().max() <= 0.1
+
+
+@pytest.mark.parametrize("target", [0, 6])
+def test_upside_down_the_texture_is_robust_and_the_shade_is_not(target: int, turned: PlantedSet) -> None:
+    """Colours and textures say nothing to a shade's filter, so its scene is noise: mean 0, known variance. A texture's
+    filter is a tile's in a world of that height whose pattern is the class, and usefulness stays when all lengths are
+    halved. The error is that of a large draw."""
+    variance = turned.noise.double().var().item() / turned.noise[0].numel()
+    scene = torch.tensor([[0.0, variance], [0.0, variance]], dtype=torch.float64)
+    weight = UPSIDE.textures[target] / UPSIDE.textures[target].numel()
+    half = PlantedWorld(amplitude=10 / 255, rho=1.0)
+    for eps in (0.0, 3 / 255, 0.03):
+        threat = ThreatModel("Linf", eps)
+        shade = LinearFeature.fitted(matched_filter(UPSIDE, target), turned, target).robust_usefulness(turned, threat)
+        texture = LinearFeature.fitted(weight, turned, target).robust_usefulness(turned, threat)
+        assert shade == pytest.approx(population_usefulness(UPSIDE, target, eps, scene), abs=0.085)
+        assert texture == pytest.approx(population_usefulness(half, target, eps / 2, scene / 4), abs=0.085)
+    assert shade < -0.1 < 0.2 < texture
 
 
 # --- shapes -------------------------------------------------------------------------------------------------------
