@@ -171,6 +171,40 @@ class Schedule:
                                nesterov=self.momentum > 0)
 
 
+class Watch:
+    """A watch for catastrophic overfitting: a network that trains against one step of attack may learn to mislead that
+    step, and within an epoch it loses all accuracy under several (Wong et al. 2020, section 5.4).
+
+    Attributes:
+        images: a 25th of the training images, at least 64 and at most 256. attack: 5 steps of PGD in the objective's
+            threat model. best: the largest accuracy under it so far. sound: the weights of the last sound epoch.
+    """
+
+    def __init__(self, images: ImageSet, threat: ThreatModel) -> None:
+        self.images = images.take(min(256, max(64, len(images) // 25)))
+        self.attack, self.best = PGD(threat, 5, keep_best=False), 0.0
+        self.sound: dict[str, Tensor] = {}
+
+    @classmethod
+    def of(cls, objective: Objective, images: ImageSet) -> Watch | None:
+        """The watch that an objective needs: None unless it attacks with one step."""
+        attack = getattr(objective, "attack", None)
+        return cls(images, attack.threat) if isinstance(attack, PGD) and attack.steps == 1 else None
+
+    def collapsed(self, model: SplitClassifier) -> bool:
+        """Whether accuracy under attack has fallen below a quarter of a best that was more than chance; if not, the
+        weights are kept."""
+        device, generator = next(model.parameters()).device, torch.Generator().manual_seed(0)
+        x, y = self.images.x.to(device), self.images.y.to(device)
+        with frozen(model), torch.no_grad():
+            accuracy = (model(self.attack(model, x, y, generator)).argmax(1) == y).double().mean().item()
+        if accuracy < self.best / 4 and self.best > max(0.2, 16 / len(self.images)):
+            return True
+        self.best = max(self.best, accuracy)
+        self.sound = {key: value.clone() for key, value in model.state_dict().items()}
+        return False
+
+
 def fit(model: SplitClassifier, images: ImageSet, objective: Objective, schedule: Schedule, seed: int = 0,
         precision: str = "float32", label: str = "training") -> list[float]:
     """Train `model` in place, on the device where it is, and leave it in evaluation mode.
@@ -182,8 +216,11 @@ def fit(model: SplitClassifier, images: ImageSet, objective: Objective, schedule
         precision: of convolutions and products, see `nbutils.precision`; the weights stay float32.
         label: shown with the progress bar.
 
+    An objective that attacks with one step is watched for catastrophic overfitting, see `Watch`: at a collapse training
+    ends, and the model has the weights of the epoch before.
+
     Returns:
-        The mean loss of each epoch.
+        The mean loss of each epoch that counts, fewer than the schedule's after a collapse.
 
     Raises:
         ValueError: no images, unknown precision. FloatingPointError: the loss is no longer finite.
@@ -194,6 +231,7 @@ def fit(model: SplitClassifier, images: ImageSet, objective: Objective, schedule
     model.train()
     generator = torch.Generator().manual_seed(seed)
     optimizer = schedule.optimizing(model)
+    watch = Watch.of(objective, images)
     total, step, history = schedule.epochs * batch_count(len(images), schedule.batch_size), 0, []
     for epoch in progress(range(schedule.epochs), label):
         losses = []
@@ -207,6 +245,9 @@ def fit(model: SplitClassifier, images: ImageSet, objective: Objective, schedule
             optimizer.step()
             losses.append(loss.detach())
             step += 1
+        if watch and watch.collapsed(model):
+            model.load_state_dict(watch.sound)
+            break
         history.append(torch.stack(losses).mean().item())
         if not torch.isfinite(torch.tensor(history[-1])):
             raise FloatingPointError(f"{label}: the loss is {history[-1]} in epoch {epoch + 1}; "
@@ -250,6 +291,9 @@ def fitted_once(model: Model, objective: Any, images: ImageSet, schedule: Schedu
     model.losses = artifact.tensors.pop("losses")
     model.load_state_dict(artifact.tensors)
     model.key = artifact.key  # type: ignore[assignment]
+    if (kept := len(model.losses)) < schedule.epochs:
+        print(f"{model.name}, seed {seed}: in pass {kept + 1} of {schedule.epochs} all accuracy under several steps was "
+              f"lost (catastrophic overfitting); these are the weights of pass {kept}")
     return model.eval()
 
 

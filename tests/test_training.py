@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -392,6 +392,55 @@ def test_a_diverging_loss_is_said(digits: ImageSet) -> None:
 
     with pytest.raises(FloatingPointError, match=r"the loss is nan in epoch 1.*peak_rate below 0\.2"):
         fit(networks.build("small", 10), digits, objective, Schedule(3))
+
+
+@dataclass(frozen=True)
+class Collapsing:
+    """Adversarial training against one step that turns to clean images with permuted labels after `sound` steps."""
+
+    attack: PGD
+    sound: int
+    seen: list[int] = field(default_factory=list)
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+        self.seen.append(len(x))
+        return F.cross_entropy(model(x), y if len(self.seen) <= self.sound else (y + 1) % 10)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_network_that_collapses_against_one_step_keeps_its_last_sound_epoch(
+        steps: int, digits: ImageSet, own_build: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    schedule, epoch = Schedule(12, batch_size=16), 5  # batches of one epoch of 80 images
+    objective = Collapsing(PGD(ThreatModel("Linf", 0.001), steps), sound=8 * epoch)
+    model, until = networks.build("small", 10), networks.build("small", 10)
+    history = fit(model, digits, objective, schedule)
+    if steps == 2:  # nobody watches
+        assert len(history) == 12
+        return
+    assert 8 <= len(history) < 12
+    sound = replace(objective, seen=[])
+    weights: dict[int, dict[str, Tensor]] = {}
+
+    def watched(model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+        if len(sound.seen) % epoch == 0:  # before the first batch of an epoch: the weights of the epoch before
+            weights[len(sound.seen) // epoch] = copy.deepcopy(model.state_dict())
+        return sound(model, x, y, generator)
+
+    fit(until, digits, watched, schedule)
+    for name, value in weights[len(history)].items():
+        assert torch.equal(model.state_dict()[name], value), name
+    for _ in range(2):  # trained, then read from the store
+        trained("small", digits, replace(objective, seen=[]), schedule, name="fast")
+        assert f"fast, seed 0: in pass {len(history) + 1} of 12" in capsys.readouterr().out
+
+
+def test_a_network_that_stays_sound_is_not_touched_by_the_watch(digits: ImageSet) -> None:
+    objective = fast_adversarial(ThreatModel("Linf", 0.01))
+    watched, plain = networks.build("small", 10), networks.build("small", 10)
+    history = fit(watched, digits, objective, Schedule(3, batch_size=16))
+    assert history == fit(plain, digits, lambda *batch: objective(*batch), Schedule(3, batch_size=16))
+    for name, value in plain.state_dict().items():
+        assert torch.equal(watched.state_dict()[name], value), name
 
 
 # --- the store ----------------------------------------------------------------------------------------------------

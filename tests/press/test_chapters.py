@@ -47,7 +47,7 @@ def test_settings_reach_the_chapters_that_have_them() -> None:
         (("smoke", "", "steps='7"), "SET: No closing quotation"),
         (("smoke", "09", "test_size=40 costly_size=4"), "SET = 'costly_size': no chosen .*; other chapters have it"),
         (("smoke", "01", "dataset=digits"), "SET = 'dataset': no chosen .*; other chapters have it"),
-        (("smoke", "10", "costly_size=101"), "10_.*: costly_size = 101: expected at most test_size = 100"),
+        (("smoke", "10", "costly_size=101"), "10_.*: costly_size = 101: expected at most attack_size = 100"),
         (("smoke", "04", "transfer_networks=small"), "04_.*: transfer_networks = 'small': 1 name; expected 2 to 9"),
         (("smoke", "08", "eps=0"), "08_nrf_attack: eps = 0: expected more than 0"),
         (("smoke", "05", "table_networks=small,resnet18"), "05_.*: table_networks = .*: before the head of resnet18"),
