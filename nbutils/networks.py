@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nbutils.architectures import NETWORKS
@@ -286,3 +287,29 @@ def build(name: str, num_classes: int = 10, seed: int = 0, image_size: int = 32)
         if hasattr(module, "inplace"):  # working in place would change the features that a caller holds
             setattr(module, "inplace", False)  # noqa: B010  (a declared attribute of some modules only)
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # convolutions run faster
+
+
+def whiten(model: SplitClassifier, x: Tensor) -> SplitClassifier:
+    """The model, with its first convolution fixed in place to the principal axes of the patches of images x
+    (N, 3, H, W), each scaled to variance 1: the faintest pattern is as loud as any (Page 2018, "How to train your
+    ResNet").
+
+    Channels beyond the axes (27 for patches of 3 x 3) repeat the loudest with the other sign, as far as they go. A
+    thousand images give the axes well; the patches of all are held at once.
+
+    Raises:
+        ValueError: the first convolution has fewer channels than axes.
+    """
+    at, first = next((i, stage) for i, stage in enumerate(model.stages) if isinstance(stage, nn.Conv2d))
+    with torch.no_grad():
+        seen = model.features(suited(x, model), model.cuts[at - 1])
+        patches = F.unfold(seen, first.kernel_size).transpose(0, 1).flatten(1).double()
+        values, axes = torch.linalg.eigh(patches.cov())
+        if first.out_channels < len(axes):
+            raise ValueError(f"network {model.name!r}: its first convolution has {first.out_channels} channels; "
+                             f"expected {len(axes)} or more to whiten patches")
+        axes = (axes / values.clamp_min(1e-6 * values.max()).sqrt()).flip(1).T  # loudest first
+        filters = torch.cat([axes, -axes, torch.zeros_like(axes)])[: first.out_channels]
+        first.weight.copy_(filters.view(-1, *first.weight.shape[1:]))
+    first.weight.requires_grad_(False)
+    return model

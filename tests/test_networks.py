@@ -117,3 +117,20 @@ def test_last_cut_before_the_head_has_the_papers_shape() -> None:
     with torch.no_grad():
         assert networks.build("vgg16").eval().features(X[:1], "block5.bn3").shape == (1, 512, 2, 2)
         assert networks.build("wrn_small").eval().features(X[:1], "bn").shape == (1, 128, 4, 4)
+
+
+def test_a_whitened_first_layer_sees_every_axis_of_patches_alike() -> None:
+    generator = torch.Generator().manual_seed(2)
+    coarse = torch.rand(64, 3, 8, 8, generator=generator).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    x = (0.8 * coarse + 0.2 * torch.rand(64, 3, 32, 32, generator=generator)).clamp(0, 1)
+    model = networks.whiten(networks.build("vgg_wide", 10), x)
+    first = model.stages[1]
+    with torch.no_grad():
+        seen = torch.nn.functional.conv2d(model.features(x, "normalize"), first.weight)  # no padding: whole patches
+    axes = seen[:, :27].transpose(0, 1).flatten(1).double().cov()
+    torch.testing.assert_close(axes, torch.eye(27, dtype=torch.float64), atol=2e-3, rtol=0)
+    assert torch.equal(first.weight[27:], -first.weight[:5])
+    assert not first.weight.requires_grad
+    assert all(part.requires_grad for name, part in model.named_parameters() if part is not first.weight)
+    with pytest.raises(ValueError, match="its first convolution has 24 channels; expected 27"):
+        networks.whiten(networks.build("small", 10), x)

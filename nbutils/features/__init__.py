@@ -32,6 +32,7 @@ from nbutils.features.constructed import (
     residuals,
 )
 from nbutils.features.nrf import NRF
+from nbutils.features.spectrum import energy_shares
 from nbutils.features.usefulness import (
     LinearFeature,
     OneFeature,
