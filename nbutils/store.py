@@ -37,7 +37,8 @@ class Artifact:
     seconds: float
 
 
-def load_or_build(kind: str, recipe: Mapping[str, Any], build: Callable[[], dict[str, Tensor]]) -> Artifact:
+def load_or_build(kind: str, recipe: Mapping[str, Any], build: Callable[..., dict[str, Tensor]],
+                  resumable: bool = False) -> Artifact:
     """The artifact of this recipe: read if it is there and sound, else built and kept.
 
     Args:
@@ -45,6 +46,8 @@ def load_or_build(kind: str, recipe: Mapping[str, Any], build: Callable[[], dict
         recipe: everything that decides the result: plain values, functions, and dataclasses of them.
         build: makes the named tensors. Its code is part of the key, and so is that of everything in the recipe, see
             `nbutils.hashing`: a changed comment is not a change, a changed line is.
+        resumable: build is given the path of a file, in which it may `keep` how far it got and find that again when it
+            was stopped; the file is gone once the artifact is there.
 
     A damaged artifact is built again, and said so. When the disk is full the result is returned all the same,
     with a warning.
@@ -55,10 +58,12 @@ def load_or_build(kind: str, recipe: Mapping[str, Any], build: Callable[[], dict
     """
     plain, key = _plain(recipe), f"{kind}-{content_hash([dict(sorted(recipe.items())), code_hash(build)])}"
     folder = build_dir() / "store" / kind / key
+    unfinished = folder.with_suffix(".unfinished")
 
     def made() -> Artifact:
         start = time.monotonic()
-        tensors = {name: tensor.contiguous() for name, tensor in build().items()}  # as they will be read
+        built = build(unfinished) if resumable else build()
+        tensors = {name: tensor.contiguous() for name, tensor in built.items()}  # as they will be read
         return Artifact(key, tensors, plain, time.monotonic() - start)
 
     try:
@@ -85,7 +90,27 @@ def load_or_build(kind: str, recipe: Mapping[str, Any], build: Callable[[], dict
         except (OSError, SafetensorError) as error:  # safetensors reports a full disk in its own way
             cause = getattr(error, "strerror", None) or error
             warn(f"{key} could not be stored ({cause}); it is lost when this run ends")
+        unfinished.unlink(missing_ok=True)
         return artifact
+
+
+def keep(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors to a file, all at once or not at all; a disk that is full leaves what was there."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
+        _sync(temporary)
+        temporary.replace(path)
+    except (OSError, SafetensorError):
+        temporary.unlink(missing_ok=True)
+
+
+def kept(path: Path) -> dict[str, Tensor]:
+    """The tensors that `keep` wrote; none where there is no sound file."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError):
+        return {}
 
 
 def _write(folder: Path, artifact: Artifact) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -205,8 +207,52 @@ class Watch:
         return False
 
 
+class Unfinished:
+    """A training that was stopped between two epochs: all that it needs to go on to the same weights.
+
+    Attributes:
+        path: a file of tensors, written at most every `SECONDS` and read again by who trains the same.
+    """
+
+    SECONDS = 60.0
+
+    def __init__(self, path: Path | None, model: nn.Module, optimizer: torch.optim.Optimizer,
+                 generator: torch.Generator, watch: Watch | None) -> None:
+        self.path, self.model, self.optimizer, self.generator, self.watch = path, model, optimizer, generator, watch
+        self.written = time.monotonic()
+
+    def write(self, history: list[float]) -> None:
+        """Keep the state after an epoch, if the last one kept is old enough."""
+        if self.path is None or time.monotonic() - self.written < self.SECONDS:
+            return
+        groups = {"model": self.model.state_dict(), "sound": self.watch.sound if self.watch else {}, "": {
+            "generator": self.generator.get_state(), "history": torch.tensor(history, dtype=torch.float64),
+            "best": torch.tensor(self.watch.best if self.watch else 0.0, dtype=torch.float64)}}
+        groups |= {str(index): state for index, state in self.optimizer.state_dict()["state"].items()}
+        store.keep(self.path, {f"{group}/{name}": tensor for group, tensors in groups.items()
+                               for name, tensor in tensors.items()})
+        self.written = time.monotonic()
+
+    def read(self) -> list[float]:
+        """Put the kept state back, if there is one; the mean losses of the epochs that it has seen."""
+        groups: dict[str, dict[str, Tensor]] = {}
+        for name, tensor in (store.kept(self.path) if self.path else {}).items():
+            group, _, own = name.partition("/")
+            groups.setdefault(group, {})[own] = tensor
+        if not groups:
+            return []
+        self.model.load_state_dict(groups.pop("model"))
+        sound, own = groups.pop("sound", {}), groups.pop("")
+        self.generator.set_state(own["generator"])
+        if self.watch:
+            self.watch.best, self.watch.sound = own["best"].item(), sound
+        self.optimizer.load_state_dict({"state": {int(index): state for index, state in groups.items()},
+                                        "param_groups": self.optimizer.state_dict()["param_groups"]})
+        return own["history"].tolist()
+
+
 def fit(model: SplitClassifier, images: ImageSet, objective: Objective, schedule: Schedule, seed: int = 0,
-        precision: str = "float32", label: str = "training") -> list[float]:
+        precision: str = "float32", label: str = "training", unfinished: Path | None = None) -> list[float]:
     """Train `model` in place, on the device where it is, and leave it in evaluation mode.
 
     Args:
@@ -215,6 +261,7 @@ def fit(model: SplitClassifier, images: ImageSet, objective: Objective, schedule
         seed: of data order, augmentation and attack starts.
         precision: of convolutions and products, see `nbutils.precision`; the weights stay float32.
         label: shown with the progress bar.
+        unfinished: a file from which a training that was stopped goes on after its last whole epoch; None keeps nothing.
 
     An objective that attacks with one step is watched for catastrophic overfitting, see `Watch`: at a collapse training
     ends, and the model has the weights of the epoch before.
@@ -232,8 +279,10 @@ def fit(model: SplitClassifier, images: ImageSet, objective: Objective, schedule
     generator = torch.Generator().manual_seed(seed)
     optimizer = schedule.optimizing(model)
     watch = Watch.of(objective, images)
-    total, step, history = schedule.epochs * batch_count(len(images), schedule.batch_size), 0, []
-    for epoch in progress(range(schedule.epochs), label):
+    stopped = Unfinished(unfinished, model, optimizer, generator, watch)
+    history, steps = stopped.read(), batch_count(len(images), schedule.batch_size)
+    total, step = schedule.epochs * steps, len(history) * steps
+    for epoch in progress(range(len(history), schedule.epochs), label):
         losses = []
         for x, y in batches(images, schedule.batch_size, generator, device):
             for group in optimizer.param_groups:
@@ -252,6 +301,7 @@ def fit(model: SplitClassifier, images: ImageSet, objective: Objective, schedule
         if not torch.isfinite(torch.tensor(history[-1])):
             raise FloatingPointError(f"{label}: the loss is {history[-1]} in epoch {epoch + 1}; "
                                      f"expected a finite number, try a peak_rate below {schedule.peak_rate}")
+        stopped.write(history)
     model.eval()
     return history
 
@@ -282,12 +332,13 @@ def fitted_once(model: Model, objective: Any, images: ImageSet, schedule: Schedu
     recipe = {"start": store.fingerprint(model), "objective": objective, "images": images.fingerprint,
               "schedule": schedule, "seed": seed, "precision": precision}
 
-    def train() -> dict[str, Tensor]:
-        losses = fit(model, images, objective, schedule, seed, precision, str(model.name))  # type: ignore[arg-type]
+    def train(unfinished: Path) -> dict[str, Tensor]:
+        losses = fit(model, images, objective, schedule, seed, precision, str(model.name),  # type: ignore[arg-type]
+                     unfinished)
         weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
         return {**weights, "losses": torch.tensor(losses)}
 
-    artifact = store.load_or_build("model", recipe, train)
+    artifact = store.load_or_build("model", recipe, train, resumable=True)
     model.losses = artifact.tensors.pop("losses")
     model.load_state_dict(artifact.tensors)
     model.key = artifact.key  # type: ignore[assignment]

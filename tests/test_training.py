@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -462,6 +463,63 @@ def test_a_network_is_trained_once(digits: ImageSet, monkeypatch: pytest.MonkeyP
         assert torch.equal(again.state_dict()[name], value), name
     with torch.no_grad():
         assert torch.equal(first(digits.x), again(digits.x))
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.fixture
+def stopped_after_two(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Every training is kept after each epoch and stopped after its second, until this is called."""
+    write = training.Unfinished.write
+
+    def stop(self: training.Unfinished, history: list[float]) -> None:
+        write(self, history)
+        if len(history) == 2:
+            raise Stopped
+
+    monkeypatch.setattr(training.Unfinished, "SECONDS", 0.0)
+    monkeypatch.setattr(training.Unfinished, "write", stop)
+    return lambda: monkeypatch.setattr(training.Unfinished, "write", write)
+
+
+@pytest.mark.parametrize("objective", [Standard(), fast_adversarial(ThreatModel("Linf", 0.01))])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_training_that_was_stopped_goes_on_to_the_same_weights(
+        objective: Adversarial | Standard, optimizer: str, digits: ImageSet, tmp_path: Path,
+        stopped_after_two: Callable[[], None]) -> None:
+    data, file = replace(digits, augmentation="crop"), tmp_path / "model.unfinished"
+    schedule = Schedule(3, 16, 0.01 if optimizer == "adamw" else 0.2, optimizer=optimizer)
+    with pytest.raises(Stopped):
+        fit(networks.build("small", 10), data, objective, schedule, seed=2, unfinished=file)
+    stopped_after_two()
+    seen = []
+
+    def counted(*batch: Any) -> Tensor:
+        seen.append(1)
+        return objective(*batch)
+
+    counted.attack = getattr(objective, "attack", None)  # type: ignore[attr-defined]
+    halves, whole = networks.build("small", 10), networks.build("small", 10)
+    assert fit(halves, data, counted, schedule, seed=2, unfinished=file) == fit(whole, data, objective, schedule, seed=2)
+    assert len(seen) == 5  # one epoch
+    for name, value in whole.state_dict().items():
+        assert torch.equal(halves.state_dict()[name], value), name
+
+
+def test_an_unfinished_training_is_found_by_its_recipe_and_leaves_nothing_behind(
+        digits: ImageSet, own_build: Path, stopped_after_two: Callable[[], None]) -> None:
+    recipe = "small", digits, Standard(), Schedule(3, batch_size=16)
+    with pytest.raises(Stopped):
+        trained(*recipe)
+    [left] = own_build.glob("store/model/*.unfinished")
+    left.write_bytes(b"damaged")  # then it begins again
+    with pytest.raises(Stopped):
+        trained(*recipe)
+    stopped_after_two()
+    assert len(trained(*recipe).losses) == 3
+    assert {path.suffix for path in own_build.glob("store/model/*")} == {"", ".lock"}
 
 
 def test_training_through_the_store_is_the_same_training(digits: ImageSet) -> None:
