@@ -225,7 +225,7 @@ class Unfinished:
         """Keep the state after an epoch, if the last one kept is old enough."""
         if self.path is None or time.monotonic() - self.written < self.SECONDS:
             return
-        groups = {"model": self.model.state_dict(), "sound": self.watch.sound if self.watch else {}, "": {
+        groups = {"model": self.model.state_dict(), "sound": self.watch.sound if self.watch else {}, "loop": {
             "generator": self.generator.get_state(), "history": torch.tensor(history, dtype=torch.float64),
             "best": torch.tensor(self.watch.best if self.watch else 0.0, dtype=torch.float64)}}
         groups |= {str(index): state for index, state in self.optimizer.state_dict()["state"].items()}
@@ -237,18 +237,18 @@ class Unfinished:
         """Put the kept state back, if there is one; the mean losses of the epochs that it has seen."""
         groups: dict[str, dict[str, Tensor]] = {}
         for name, tensor in (store.kept(self.path) if self.path else {}).items():
-            group, _, own = name.partition("/")
-            groups.setdefault(group, {})[own] = tensor
+            group, _, rest = name.partition("/")
+            groups.setdefault(group, {})[rest] = tensor
         if not groups:
             return []
         self.model.load_state_dict(groups.pop("model"))
-        sound, own = groups.pop("sound", {}), groups.pop("")
-        self.generator.set_state(own["generator"])
+        sound, loop = groups.pop("sound", {}), groups.pop("loop")
+        self.generator.set_state(loop["generator"])
         if self.watch:
-            self.watch.best, self.watch.sound = own["best"].item(), sound
+            self.watch.best, self.watch.sound = loop["best"].item(), sound
         self.optimizer.load_state_dict({"state": {int(index): state for index, state in groups.items()},
                                         "param_groups": self.optimizer.state_dict()["param_groups"]})
-        return own["history"].tolist()
+        return list(loop["history"].tolist())
 
 
 def fit(model: SplitClassifier, images: ImageSet, objective: Objective, schedule: Schedule, seed: int = 0,
@@ -261,7 +261,7 @@ def fit(model: SplitClassifier, images: ImageSet, objective: Objective, schedule
         seed: of data order, augmentation and attack starts.
         precision: of convolutions and products, see `nbutils.precision`; the weights stay float32.
         label: shown with the progress bar.
-        unfinished: a file from which a training that was stopped goes on after its last whole epoch; None keeps nothing.
+        unfinished: a file from which a training that was stopped goes on after its last whole epoch; None: none.
 
     An objective that attacks with one step is watched for catastrophic overfitting, see `Watch`: at a collapse training
     ends, and the model has the weights of the epoch before.

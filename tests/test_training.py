@@ -502,7 +502,8 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_weights(
 
     counted.attack = getattr(objective, "attack", None)  # type: ignore[attr-defined]
     halves, whole = networks.build("small", 10), networks.build("small", 10)
-    assert fit(halves, data, counted, schedule, seed=2, unfinished=file) == fit(whole, data, objective, schedule, seed=2)
+    history = fit(whole, data, objective, schedule, seed=2)
+    assert fit(halves, data, counted, schedule, seed=2, unfinished=file) == history
     assert len(seen) == 5  # one epoch
     for name, value in whole.state_dict().items():
         assert torch.equal(halves.state_dict()[name], value), name
