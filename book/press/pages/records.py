@@ -214,7 +214,7 @@ def says(role: SphinxRole) -> list[nodes.Node]:
         raise ValueError("expected words and, in <>, what must be true for them to stand")
     words, statement = " ".join(parts[1].split()), Statement.of(" ".join(parts[2].split()))
     is_verdict = statement.relation == "is"
-    found = _verdict(statement) if is_verdict else _side(role.env.docname, statement)
+    found = verdict(statement) if is_verdict else compared(role.env.docname, statement)
     wanted = statement.object if is_verdict else statement.relation
     link = address(role, *found.place, words, reftitle=found.told, classes=["address"])
     if found.edition or is_the_books(known(), found.chapter):
@@ -243,7 +243,7 @@ class Found:
     place: tuple[str, str]
 
 
-def _verdict(statement: Statement) -> Found:
+def verdict(statement: Statement) -> Found:
     """How a claim came out; "quick/" before it for that in a kept edition."""
     edition, _, id = statement.subject.rpartition("/")
     claims.find(id)
@@ -256,7 +256,7 @@ def _verdict(statement: Statement) -> Found:
                  ("book/ledger", f"claim-{id}"))
 
 
-def _side(page: str, statement: Statement) -> Found:
+def compared(page: str, statement: Statement) -> Found:
     """On which side of what it is compared with a result lies; both come from one record."""
     recorded = known()
     edition, chapter, id = named(page, statement.subject)
