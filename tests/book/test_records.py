@@ -147,13 +147,21 @@ def test_what_there_is_no_result_for() -> None:
     assert records.look_up(OTHER_IMAGES, f"notebooks/{NAME}", "known.tile")[1] == "not measured"
 
 
-def test_the_text_speaks_of_the_default_run_where_the_book_shows_an_edition(monkeypatch: pytest.MonkeyPatch) -> None:
-    default = {f"quick/{NAME}": record([Result.of("known.tile", "share", [0.25])])}
-    for page, text in ((f"notebooks/{NAME}", "known.tile"), ("book/intro", f"{NAME}:known.tile")):
-        monkeypatch.delenv("BOOK_EDITION", raising=False)
-        assert records.look_up(KNOWN | default, page, text) == (NAME, KNOWN[NAME].results[0])
-        monkeypatch.setenv("BOOK_EDITION", "planted")
-        assert records.look_up(KNOWN | default, page, text) == (f"quick/{NAME}", default[f"quick/{NAME}"].results[0])
+def test_the_text_speaks_of_the_record_that_the_book_is_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever run the page shows; what only planted images can tell comes from the edition on those."""
+    monkeypatch.setattr(records, "the_books", lambda chapter: "cifar-cpu")
+    monkeypatch.setattr(records, "the_controls", lambda chapter: "planted")
+    tile, high = (Result.of(id, "share", [0.25]) for id in ("known.tile", "known.high"))
+    new = Result.of("known.new", "share", [0.75])
+    book = record([high], finished="2031-01-01T00:00:00+00:00")
+    known = {NAME: record([tile, high, new]), f"cifar-cpu/{NAME}": book, f"planted/{NAME}": record([tile, high])}
+    for page, prefix in ((f"notebooks/{NAME}", ""), ("book/intro", f"{NAME}:")):
+        assert records.look_up(known, page, f"{prefix}known.high") == (f"cifar-cpu/{NAME}", high)
+        assert records.look_up(known, page, f"{prefix}known.tile") == (f"planted/{NAME}", tile)
+        assert records.look_up(known, page, f"{prefix}known.new") == (NAME, new)  # no edition has it yet
+        assert records.look_up(known | {NAME: book}, page, f"{prefix}known.high") == (NAME, high)
+    assert not records.is_the_books(known, NAME)
+    assert records.is_the_books(known | {NAME: book}, NAME)
 
 
 @pytest.mark.parametrize(("text", "words"), [

@@ -111,8 +111,8 @@ def made(folder: Path, text: str, book: str) -> tuple[int, str, str]:
 def test_what_the_record_bears_out_passes(tmp_path: Path) -> None:
     status, messages, page = made(tmp_path, TRUE, "same")
     assert (status, messages) == (0, "")
-    assert re.search(r'href="../book/ledger.html#claim-tile-is-useful" title="[^"]*held[^"]*">useful pattern</a>', page)
-    assert re.search(rf'href="../records/{NAME}.html#known.high" title="above; known.high 90.3[^"]*">higher</a>', page)
+    assert re.search(r'href="../book/ledger.html#claim-tile-is-useful" title="held \([^"]*">useful pattern</a>', page)
+    assert re.search(rf'href="../records/{NAME}.html#known.high" title="above \(known.high 90.3[^"]*">higher</a>', page)
     assert records.MARK not in page
 
 
@@ -122,9 +122,9 @@ def test_a_contradiction_stops_the_build_with_sentence_and_record(tmp_path: Path
     first, second = (line for line in messages.splitlines() if "the record says otherwise" in line)
     assert f"{NAME}.ipynb" in first
     assert "\N{LEFT DOUBLE QUOTATION MARK}A pattern fails here, we say.\N{RIGHT DOUBLE QUOTATION MARK}" in first
-    assert re.search("states tile-is-useful is not held: recovers the known truth: yes; 0.943 ", first)
+    assert "states tile-is-useful is not held: held (recovers the known truth: yes; 0.943 " in first
     assert "And the first is lower." in second
-    assert "states known.high below known.low: above; known.high 90.3 %" in second
+    assert "states known.high below known.low: above (known.high 90.3 %" in second
 
 
 def test_a_page_of_another_run_is_marked_and_not_stopped(tmp_path: Path) -> None:

@@ -251,7 +251,7 @@ def verdict(statement: Statement) -> Found:
         raise ValueError(f"no edition {edition!r}{did_you_mean(edition, order())}")
     ledgers = (ledger.entries(edition, kept()),) * 2 if edition else (of_the_book(), entries())
     book, own = (next(entry for entry in found if entry.claim.id == id) for found in ledgers)
-    told = f"{book.words}; {book.verdict.result}" if book.verdict else book.state
+    told = f"{book.state} ({book.words}; {book.verdict.result})" if book.verdict else book.state
     return Found(book.state, own.state if own.verdict else "", told, edition, book.claim.chapter,
                  ("book/ledger", f"claim-{id}"))
 
@@ -270,7 +270,7 @@ def compared(page: str, statement: Statement) -> Found:
             if key in recorded and all(each in recorded[key].by_id for each in ids):
                 first, *rest = (recorded[key].by_id[each] for each in ids)
                 held = side(first, rest[0] if rest else float(statement.number or 0))
-                return held, f"{held}; " + ", ".join(f"{result.id} {result}" for result in (first, *rest))
+                return held, f"{held} ({', '.join(f'{result.id} {result}' for result in (first, *rest))})"
         there = {known for key in keys if key in recorded for known in recorded[key].by_id}
         missing = next((each for each in ids if each not in there), id)
         return "", f"{missing} is not on record{did_you_mean(missing, there)}"
