@@ -217,7 +217,7 @@ def says(role: SphinxRole) -> list[nodes.Node]:
     found = verdict(statement) if is_verdict else compared(role.env.docname, statement)
     wanted = statement.object if is_verdict else statement.relation
     link = address(role, *found.place, words, reftitle=found.told, classes=["address"])
-    if found.edition or the_books(found.chapter) and is_the_books(known(), found.chapter):
+    if found.edition or (the_books(found.chapter) and is_the_books(known(), found.chapter)):
         if found.book != wanted:
             link["unsaid"] = f"{statement.subject} {statement.relation} {statement.object}: {found.told}"
         return [link]
