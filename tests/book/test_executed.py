@@ -148,7 +148,7 @@ def test_a_page_says_at_its_head_what_it_shows_and_at_its_foot_where_it_came_fro
     twin.metadata = {"edition": stamp, "language_info": {"name": "python"}}
     status, messages, page = build(twin, edition="quick")
     assert (status, messages) == (0, "")
-    head = "Shown here: <strong>gpu</strong>, planted images (1 seed), 2030-01-02."
+    head = "Shown here: <strong>gpu</strong> on planted images (1 seed), 2030-01-02."
     assert page.index("Chapter X</h1>" if "Chapter X</h1>" in page else "Chapter X<a") < page.index(head)
     words = "steps=5</span></code>, recorded on 2030-01-02 on one GPU, from commit abc. Nothing was run for this page."
     assert page.index(head) < page.index("forty-two") < page.index("<strong>gpu</strong>, set to") < page.index(words)
@@ -229,7 +229,7 @@ def test_what_needs_a_known_truth_is_shown_from_planted_images(editions_of_both:
     """One line stands above cells that follow each other; a cell that the edition does not have stays as it is."""
     chapter = ran_on(editions_of_both, "folder:photographs")
     shown = executed.with_controls(chapters.read(chapter.twin).cells, chapter)
-    words = ("Needs a known truth, so it is shown from edition **planted**, planted images (2,000 to test, 5 seeds).")
+    words = ("Needs a known truth, so it is shown from edition **planted** on planted images (2,000 to test, 5 seeds).")
     assert [cell.source for cell in shown] == [
         "a ran", f":::{{container}} shown-controls\n{words}\n:::", "b of planted", "c of planted", "d ran"]
     planted = ran_on(editions_of_both, "planted")
@@ -254,12 +254,12 @@ def test_a_page_of_another_run_says_what_came_out_otherwise(editions_of_both: Pa
     chapter = ran_on(editions_of_both, "planted", finished="2030-02-01T00:00:00+00:00")
     assert chapter.record
     assert executed.head(chapter, chapter.record) == (
-        "This page shows another run than the one that the book is about: **quick**, planted images (100 under attack, "
+        "This page shows another run than the one that the book is about: **quick** on planted images (100 under attack, "
         f"3 seeds), 2030-02-01. In sentences, numbers marked {records.MARK} are the book's, from edition "
-        "**cifar-cpu**, images of `photographs` (2,000 to test, 5 seeds). Verdicts that came out otherwise: "
+        "**cifar-cpu** on images of `photographs` (2,000 to test, 5 seeds). Verdicts that came out otherwise: "
         f"{{claim}}`{second.id}` not held, in the book undecided.")
     assert executed.head(chapter, ours) == (
-        "Shown here: **cifar-cpu**, images of `photographs` (2,000 to test, 5 seeds), 2030-01-02.")
+        "Shown here: **cifar-cpu** on images of `photographs` (2,000 to test, 5 seeds), 2030-01-02.")
 
 
 def test_a_chapter_that_an_edition_lacks(build: Callable, tmp_path: Path) -> None:

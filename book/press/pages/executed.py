@@ -116,7 +116,7 @@ def described(record: Record) -> str:
     sizes = ", ".join(f"{record.parameters[name]:,} {words}" for name, words in
                       (("test_size", "to test"), ("attack_size", "under attack")) if name in record.parameters)
     seeds = counted(record.parameters.get("seeds", 1), "seed")
-    return f"**{literal(record.profile)}**, {images} ({', '.join(filter(None, (sizes, seeds)))})"
+    return f"**{literal(record.profile)}** on {images} ({', '.join(filter(None, (sizes, seeds)))})"
 
 
 def head(chapter: Chapter, record: Record) -> str:
