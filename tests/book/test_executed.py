@@ -254,8 +254,8 @@ def test_a_page_of_another_run_says_what_came_out_otherwise(editions_of_both: Pa
     chapter = ran_on(editions_of_both, "planted", finished="2030-02-01T00:00:00+00:00")
     assert chapter.record
     assert executed.head(chapter, chapter.record) == (
-        "This page shows another run than the one that the book is about: **quick** on planted images (100 under attack, "
-        f"3 seeds), 2030-02-01. In sentences, numbers marked {records.MARK} are the book's, from edition "
+        "This page shows another run than the one that the book is about: **quick** on planted images (100 under "
+        f"attack, 3 seeds), 2030-02-01. In sentences, numbers marked {records.MARK} are the book's, from edition "
         "**cifar-cpu** on images of `photographs` (2,000 to test, 5 seeds). Verdicts that came out otherwise: "
         f"{{claim}}`{second.id}` not held, in the book undecided.")
     assert executed.head(chapter, ours) == (
