@@ -108,9 +108,10 @@ def test_each_recorded_number_of_a_chapter_leads_to_its_row(pages: dict[str, str
 
 def test_a_number_in_the_text_leads_to_its_row(pages: dict[str, str]) -> None:
     page, chapter = pages["index.html"], pages[f"notebooks/{NAME}.html"]
-    title = r'title="usefulness; 0.943 \[0.929, 0.958\]; mean over 3 seeds, [^"]*; n = 500 images per seed"'
-    assert re.search(rf'href="records/{NAME}.html#known.tile.usefulness" {title}>0.943</a>, there <em>not run<', page)
-    assert re.search(rf'href="../records/{NAME}.html#a.PGD-L_inf-8-255-5-" title="[^"]*">37.5\xa0%</a> of', chapter)
+    book = rf'href="records/planted/{NAME}.html#known.tile.usefulness" title="usefulness[^"]*mean over 5 seeds[^"]*"'
+    assert re.search(rf'{book}>[\d.]+</a>, there <em>not yet recorded<', page)  # the record that the book is about
+    title = r'title="accuracy; 37.5 % \[[^"]*; mean over 2 seeds, [^"]*; n = 8 images per seed"'
+    assert re.search(rf'href="../records/{NAME}.html#a.PGD-L_inf-8-255-5-" {title}>37.5\xa0%</a> of', chapter)
     assert '<abbr title="Kim et al. 2021: Table 2; CIFAR-10; VGG-16; PGD (certain)">93.43\xa0%</abbr>' in page
 
 
@@ -206,7 +207,7 @@ def test_the_ledger_leads_to_the_verdicts(pages: dict[str, str]) -> None:
     assert f'href="notebooks/{NAME}.html#claim-tile-is-useful"' in pages["index.html"]
     assert 'id="claim-tile-is-useful"' in pages["index.html"]  # where the names in sentences lead
     assert re.search('href="book/ledger.html#claim-tile-is-useful">tile-is-useful<', pages["index.html"])
-    assert "Ilyas et al. 2019: 1 held" in pages["index.html"]  # the picture's alternative text
+    assert "sanity checks: 1 held" in pages["index.html"]  # the picture's alternative text
     assert '"state": "held"' in pages["ledger.json"]
 
 
