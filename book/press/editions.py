@@ -29,7 +29,7 @@ from nbutils.machine import ROOT, build_dir
 from nbutils.messages import did_you_mean, read_project_file, read_text
 from nbutils.versions import code_version, imports
 
-DEFAULT = "quick"  # the run that the text speaks of
+DEFAULT = "quick"  # what runs of other profiles are compared with
 BEST = "best"  # of each chapter the first edition in book/editions/order.yml that has it
 SILENT = {"engine": "the code of `nbutils`", "published": "the table of published numbers"}  # the page says it, no more
 CHANGED = {"code": "The chapter's code has changed since; shown is the code that ran.",
@@ -59,6 +59,23 @@ def order() -> list[str]:
         if name not in known:
             raise ValueError(f"{path}: {name!r} is no edition{did_you_mean(name, known)}")
     return found
+
+
+def of_the_book(chapter: str) -> str | None:
+    """The edition whose record of a chapter the book is about: the first of `order` that can show it, or else that has
+    its record; None where no edition has the chapter."""
+    return next(iter(_having(chapter)), None)
+
+
+def of_the_controls(chapter: str) -> str | None:
+    """The edition that controls with a known truth are taken from: the first of those made on planted images."""
+    return next((edition for edition in _having(chapter) if find(edition, chapter).dataset == "planted"), None)
+
+
+def _having(chapter: str) -> list[str]:
+    """The editions that have a chapter, the best first; those that hold its record alone come last."""
+    found = [edition for edition in order() if (EDITIONS / edition / f"{chapter}.json").is_file()]
+    return sorted(found, key=lambda edition: not (EDITIONS / edition / f"{chapter}.ipynb").is_file())
 
 
 def kept() -> dict[str, dict[str, results.Record]]:
@@ -165,9 +182,6 @@ def banner(chapter: Chapter, stamp: dict[str, Any]) -> str:
     given += f", images from {literal_code(ran.dataset)}" * ran.dataset.startswith("folder:")
     words = [f"Edition **{literal(ran.profile)}**{given}, recorded on {ran.finished.date()} on "
              f"{literal(ran.device)}, from commit {literal(ran.commit)}. Nothing was run for this page."]
-    if ran.profile != DEFAULT:
-        words.append("Tables, figures and verdicts are those of this edition. *The default run*, of which the text "
-                     f"speaks, is edition `{DEFAULT}`; numbers inside sentences are from there.")
     now = _sources(chapter)
     if changed := [what for name, what in SILENT.items() if stamp[name] != now[name]]:
         words.append(f"Since then {' and '.join(changed)} behind it changed.")

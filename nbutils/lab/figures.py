@@ -1,7 +1,8 @@
 """One figure style: readable by colour-blind people and in grey, with text for those who do not see the picture.
 
 Every function returns a `Picture`, which a notebook shows when it stands last in a cell; its `texts` are those of the
-picture: alt, caption and stamp.
+picture: alt, caption and stamp. Where numbers are drawn, the alternative text is made of them: names, axes, and where
+each line or group begins, ends and lies. An `alt` that is given stands before it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import KW_ONLY, dataclass
 from itertools import chain
@@ -115,7 +117,9 @@ def curves(lines: Mapping[str, Sequence[Result]], x: Sequence[float], *, xlabel:
         axes.set(xlabel=xlabel, ylabel=ylabel)
         above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 2 if len(lines) == 4 else 3}
         _legend(axes, drawn, **(above if len(lines) > 3 else {"loc": "best"}))  # of many no place inside is free
-        return Picture(figure, tuple(chain(*lines.values())), **texts)
+        places = [str(tick) for tick in ticks] if ticks is not None else [f"{place:g}" for place in x]
+        seen = [f"{ylabel} against {xlabel}.", *(_course(label, line, places) for label, line in lines.items())]
+        return Picture(figure, tuple(chain(*lines.values())), **_described(texts, seen))
 
 
 def dots(groups: Mapping[str, Mapping[str, Result]], *, xlabel: str, marks: Mapping[str, float] | None = None,
@@ -143,7 +147,9 @@ def dots(groups: Mapping[str, Mapping[str, Result]], *, xlabel: str, marks: Mapp
         _rows(axes, groups, xlabel)
         _value_axis(axes.xaxis, axes.set_xlim, results)
         _legend(axes, drawn, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(series))
-        return Picture(figure, results, **texts)
+        rows_told = (_group(row, {name: result.parts[0] for name, result in group.items()})
+                     for row, group in groups.items())
+        return Picture(figure, results, **_described(texts, [f"{xlabel}, as dots with intervals.", *rows_told]))
 
 
 def matrix(cells: Mapping[str, Mapping[str, Result]], *, xlabel: str, ylabel: str, **texts: str) -> Picture:
@@ -175,7 +181,13 @@ def matrix(cells: Mapping[str, Mapping[str, Result]], *, xlabel: str, ylabel: st
         axes.set_xticks(range(len(columns)), columns, rotation=35, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(len(rows)), rows)
         axes.set(xlabel=xlabel, ylabel=ylabel)
-        return Picture(figure, tuple(result for row in cells.values() for result in row.values()), **texts)
+        seen = [f"Shaded squares with percentages; rows: {ylabel}; columns: {xlabel}."]
+        for label, row in cells.items():
+            ends = [end(row.items(), key=lambda cell: cell[1].value) for end in (min, max)]
+            seen.append(f"{label}: " + " to ".join(f"{found} ({column})" for column, result in ends
+                                                   for found in result.parts[:1]) + ".")
+        results = tuple(result for row in cells.values() for result in row.values())
+        return Picture(figure, results, **_described(texts, seen))
 
 
 def scatter(pairs: Mapping[str, tuple[Result, Result]], *, xlabel: str, ylabel: str, **texts: str) -> Picture:
@@ -202,7 +214,9 @@ def scatter(pairs: Mapping[str, tuple[Result, Result]], *, xlabel: str, ylabel: 
                 axis.set_major_formatter(PercentFormatter(1.0))
         axes.set(xlabel=xlabel, ylabel=ylabel)
         _legend(axes, drawn, loc="center left", bbox_to_anchor=(1.01, 0.5))
-        return Picture(figure, tuple(chain(*pairs.values())), **texts)
+        seen = [f"{ylabel} against {xlabel}, one point each.",
+                *(f"{label}: {y.parts[0]} at {x.parts[0]}." for label, (x, y) in pairs.items())]
+        return Picture(figure, tuple(chain(*pairs.values())), **_described(texts, seen))
 
 
 def stacked(counts: Mapping[str, Mapping[str, int]], *, xlabel: str, **texts: str) -> Picture:
@@ -249,7 +263,9 @@ def clouds(panels: Mapping[str, tuple[Tensor, Tensor]], names: Sequence[str], *,
         figure, grid = _panels(by_class, 3, 2.3)
         for axes in grid:
             _bare(axes)
-        return Picture(figure, (), caption=caption, **texts)
+        seen = [f"Points in the plane, a marker for each of {', '.join(shown)}.",
+                *(f"{title}: {len(places)} points." for title, (places, _) in panels.items())]
+        return Picture(figure, (), caption=caption, **_described(texts, seen))
 
 
 def points(panels: Mapping[str, Mapping[str, tuple[Tensor, Tensor]]], *, xlabel: str, ylabel: str,
@@ -270,7 +286,39 @@ def points(panels: Mapping[str, Mapping[str, tuple[Tensor, Tensor]]], *, xlabel:
         for axes in grid:
             axes.set_xlabel(xlabel)
         grid[0].set_ylabel(ylabel)
-        return Picture(figure, (), **texts)
+        seen = [f"{ylabel} against {xlabel}, a point each."]
+        for title, groups in panels.items():
+            seen.append(_group(title, {f"{label}, {len(x)} points": f"from {_range(y)} at {_range(x)}"
+                                       for label, (x, y) in groups.items()}))
+        return Picture(figure, (), **_described(texts, seen))
+
+
+def _described(texts: Mapping[str, str], seen: Iterable[str]) -> dict[str, str]:
+    """The texts of a picture, with these sentences in its alternative text."""
+    return {**texts, "alt": " ".join([*([texts["alt"]] if "alt" in texts else []), *seen])}
+
+
+def _course(label: str, line: Sequence[Result], places: Sequence[str]) -> str:
+    """Where a line begins and ends, and its highest and lowest point where these lie elsewhere."""
+    known = [(result, place) for result, place in zip(line, places, strict=True) if not math.isnan(result.value)]
+    if not known:
+        return f"{label}: undefined."
+    ends = {"": known[0], "to ": known[-1]}
+    beyond = {"highest ": max, "lowest ": min}
+    ends |= {word: found for word, end in beyond.items()
+             if (found := end(known, key=lambda point: point[0].value))[0].value not in (known[0][0].value,
+                                                                                        known[-1][0].value)}
+    return f"{label}: {', '.join(f'{word}{result.parts[0]} at {place}' for word, (result, place) in ends.items())}."
+
+
+def _group(label: str, parts: Mapping[str, str]) -> str:
+    return f"{label}: {'; '.join(f'{name} {words}' for name, words in parts.items())}."
+
+
+def _range(values: Tensor) -> str:
+    """Its ends, without what has no value."""
+    known = values[~values.isnan()]
+    return f"{known.min():.2g} to {known.max():.2g}" if len(known) else "undefined"
 
 
 def _panels(panels: Mapping[str, Mapping[str, Any]], columns: int, height: float) -> tuple[Figure, list[Axes]]:

@@ -26,6 +26,7 @@ ENCODER_SIZES = ("small", "paper")
 AUTOATTACKS = ("standard", "rand", "apgd", "apgd-ce")
 METHODS = ("ADV", "TRADES", "MART", "TRADES-K", "MART-K")
 PRECISIONS = ("auto", "float32", "bfloat16")
+NEEDS_TRUTH = "# planted world only"  # the first line of a cell that runs on planted images alone
 AT_MOST = (("attack_size", "test_size"), ("costly_size", "attack_size"), ("costly_size", "test_size"),
            ("construct_size", "train_size"))
 MASKED = {"05_ib_distillation": 0, "06_feature_visualization": 0, "07_correlation_tables": 0, "08_nrf_attack": 0,

@@ -14,6 +14,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
+from IPython.core.getipython import get_ipython
 from torch import Tensor
 
 import nbutils
@@ -26,6 +27,7 @@ from nbutils.lab.evidence import evidence
 from nbutils.lab.history import present_commit
 from nbutils.lab.parameters import (
     IN_PROFILES,
+    NEEDS_TRUTH,
     OF_MACHINE,
     ParameterError,
     Parameters,
@@ -44,6 +46,9 @@ try:
     import resource
 except ImportError:
     raise ImportError("Windows: expected Linux or macOS; run this in WSL") from None
+
+SKIPPED = ("Skipped on these images, about which nobody knows the truth: the book's page shows this part from the "
+           "planted world.")
 
 
 def _set_by_papermill(namespace: Mapping[str, Any]) -> tuple[set[str], set[str]]:
@@ -85,8 +90,15 @@ def choose_device(wanted: str = "auto") -> torch.device:
     return torch.device(wanted)
 
 
+def _skipped(lines: list[str]) -> list[str]:
+    """What IPython runs of a cell on images about which no truth is known."""
+    return [f"print({SKIPPED!r})\n"] if lines and lines[0].strip() == NEEDS_TRUTH else lines
+
+
 def start(chapter: str, namespace: Mapping[str, Any]) -> Run:
     """Begin a chapter: validate its parameters and choose its device.
+
+    On other images than the planted ones, cells that begin with NEEDS_TRUTH are skipped from here on.
 
     Args:
         chapter: the notebook's name without ending. namespace: `globals()` of the notebook.
@@ -105,6 +117,9 @@ def start(chapter: str, namespace: Mapping[str, Any]) -> Run:
     usual = resolve({**own, "profile": parameters.profile}, allowed | {"profile"})
     changed = (name for name in allowed - {"profile"} - OF_MACHINE if getattr(parameters, name) != getattr(usual, name))
     device = choose_device(parameters.device)
+    if shell := get_ipython():
+        cleanup = shell.input_transformers_cleanup
+        cleanup[:] = [step for step in cleanup if step is not _skipped] + [_skipped] * (parameters.dataset != "planted")
     return Run(chapter, parameters, device, tuple(sorted(changed)), len(class_names(parameters.dataset)))
 
 

@@ -8,10 +8,15 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from book.press import chapters, editions
 from book.press.chapters import Chapter
+from book.press.ledger import Entry
+from book.press.pages import executed, records
 from book.press.pages.executed import merged
-from nbutils.lab import results
-from nbutils.lab.results import MIME
+from nbutils.lab import claims, results
+from nbutils.lab.claims import Verdict
+from nbutils.lab.parameters import NEEDS_TRUTH
+from nbutils.lab.results import MIME, Result
 from nbutils.machine import ROOT
 from tests.helpers import WITHOUT_TORCH, record
 
@@ -133,7 +138,9 @@ def test_a_bare_picture_is_refused(build: Callable) -> None:
     assert "text alternative" in messages
 
 
-def test_a_page_from_an_edition_says_so_below_its_title(build: Callable, tmp_path: Path, own_build: Path) -> None:
+def test_a_page_says_at_its_head_what_it_shows_and_at_its_foot_where_it_came_from(
+    build: Callable, tmp_path: Path, own_build: Path
+) -> None:
     ran = record(device="one GPU", parameters={"profile": "gpu", "dataset": "planted"})
     card = nbformat.v4.new_output("display_data", {MIME: results.dumps(ran), "text/html": "<p>card</p>"})
     twin = notebook(nbformat.v4.new_output("stream", text="forty-two"), card)
@@ -141,11 +148,12 @@ def test_a_page_from_an_edition_says_so_below_its_title(build: Callable, tmp_pat
     twin.metadata = {"edition": stamp, "language_info": {"name": "python"}}
     status, messages, page = build(twin, edition="quick")
     assert (status, messages) == (0, "")
+    head = "Shown here: <strong>gpu</strong> on planted images (1 seed), 2030-01-02."
+    assert page.index("Chapter X</h1>" if "Chapter X</h1>" in page else "Chapter X<a") < page.index(head)
     words = "steps=5</span></code>, recorded on 2030-01-02 on one GPU, from commit abc. Nothing was run for this page."
-    assert page.index("Chapter X</h1>" if "Chapter X</h1>" in page else "Chapter X<a") < page.index(words)
-    assert page.index("<strong>gpu</strong>, set to") < page.index(words) < page.index("forty-two")
+    assert page.index(head) < page.index("forty-two") < page.index("<strong>gpu</strong>, set to") < page.index(words)
     for changed in ("the code of <code", "the table of published numbers behind it changed"):
-        assert page.index(words) < page.index(changed) < page.index("forty-two")
+        assert page.index(words) < page.index(changed)
     table = (tmp_path / "book" / "html" / "index.html").read_text()
     for cell in ("gpu", "1.5", "2030-01-02 03:04", "one GPU"):
         assert f"<p>{cell}</p>" in table
@@ -180,6 +188,78 @@ def test_code_that_ran_is_shown_with_the_text_of_today() -> None:
     same = made(("t1", "A"), ("c1", "1"), ("t2", "B"), ("c2", "2"))
     other_ids = made(("c7", "1"), ("c8", "2"))
     assert [cell.source for cell in merged(same, other_ids)] == ["A", "1", "B", "2"]
+
+
+CHAPTER = "04_transferability"
+CLAIMS = [claim for claim in claims.load().values() if claim.chapter == CHAPTER]
+
+
+@pytest.fixture
+def editions_of_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Editions with a chapter of three cells, two of which need a truth: on photographs, on planted images."""
+    monkeypatch.setattr(editions, "EDITIONS", tmp_path)
+    monkeypatch.setattr(executed, "EDITIONS", tmp_path)
+    (tmp_path / "order.yml").write_text("- cifar-cpu\n- planted\n")
+    for name, dataset in (("cifar-cpu", "folder:photographs"), ("planted", "planted")):
+        (tmp_path / name).mkdir()
+        ran = record(chapter=CHAPTER, parameters={"profile": name, "dataset": dataset, "seeds": 5, "test_size": 2000})
+        (tmp_path / name / f"{CHAPTER}.json").write_text(results.dumps(ran))
+        cells = [nbformat.v4.new_code_cell(f"{id} of {name}", id=id) for id in ("a", "b", "c")]
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / name / f"{CHAPTER}.ipynb")
+    source = [nbformat.v4.new_code_cell(code, id=id) for id, code in
+              (("a", "a"), ("b", f"{NEEDS_TRUTH}\nb"), ("c", f"{NEEDS_TRUTH}\nc"), ("d", f"{NEEDS_TRUTH}\nd"))]
+    nbformat.write(nbformat.v4.new_notebook(cells=source), tmp_path / f"{CHAPTER}.ipynb")
+    return tmp_path
+
+
+def ran_on(place: Path, dataset: str, **changes: object) -> Chapter:
+    """The chapter as it last ran, on these images."""
+    parameters = {"profile": "quick", "dataset": dataset, "seeds": 3, "attack_size": 100}
+    card = nbformat.v4.new_output("display_data", {MIME: results.dumps(record(
+        chapter=CHAPTER, parameters=parameters, **changes))})
+    chapter = Chapter(place / f"{CHAPTER}.ipynb", "quick")
+    cells = [nbformat.v4.new_code_cell(f"{id} ran", id=id) for id in ("a", "b", "c", "d")]
+    cells[-1].outputs = [card]
+    chapter.twin.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), chapter.twin)
+    return chapter
+
+
+def test_what_needs_a_known_truth_is_shown_from_planted_images(editions_of_both: Path) -> None:
+    """One line stands above cells that follow each other; a cell that the edition does not have stays as it is."""
+    chapter = ran_on(editions_of_both, "folder:photographs")
+    shown = executed.with_controls(chapters.read(chapter.twin).cells, chapter)
+    words = ("Needs a known truth, so it is shown from edition **planted** on planted images (2,000 to test, 5 seeds).")
+    assert [cell.source for cell in shown] == [
+        "a ran", f":::{{container}} shown-controls\n{words}\n:::", "b of planted", "c of planted", "d ran"]
+    planted = ran_on(editions_of_both, "planted")
+    assert [cell.source for cell in executed.with_controls(chapters.read(planted.twin).cells, planted)] == [
+        "a ran", "b ran", "c ran", "d ran"]
+
+
+def test_a_page_of_another_run_says_what_came_out_otherwise(editions_of_both: Path,
+                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = CLAIMS[:2]
+    found = Result.of("x", "x", [0.5, 0.5], n=10)
+
+    def ledger_of(*states: str) -> list[Entry]:
+        return [Entry(claim, Verdict(claim, found, state, state), None, None)
+                for claim, state in zip((first, second), states, strict=True)]
+
+    monkeypatch.setattr(executed.ledger, "of_the_book", lambda: ledger_of("held", "undecided"))
+    monkeypatch.setattr(executed.ledger, "entries", lambda: ledger_of("held", "not held"))
+    monkeypatch.setattr(records, "the_books", editions.of_the_book)
+    ours = results.read(editions_of_both / "cifar-cpu" / f"{CHAPTER}.json")
+    monkeypatch.setattr(executed, "known", lambda: {f"cifar-cpu/{CHAPTER}": ours})
+    chapter = ran_on(editions_of_both, "planted", finished="2030-02-01T00:00:00+00:00")
+    assert chapter.record
+    assert executed.head(chapter, chapter.record) == (
+        "This page shows another run than the one that the book is about: **quick** on planted images (100 under "
+        f"attack, 3 seeds), 2030-02-01. In sentences, numbers marked {records.MARK} are the book's, from edition "
+        "**cifar-cpu** on images of `photographs` (2,000 to test, 5 seeds). Verdicts that came out otherwise: "
+        f"{{claim}}`{second.id}` not held, in the book undecided.")
+    assert executed.head(chapter, ours) == (
+        "Shown here: **cifar-cpu** on images of `photographs` (2,000 to test, 5 seeds), 2030-01-02.")
 
 
 def test_a_chapter_that_an_edition_lacks(build: Callable, tmp_path: Path) -> None:

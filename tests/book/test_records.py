@@ -108,9 +108,10 @@ def test_each_recorded_number_of_a_chapter_leads_to_its_row(pages: dict[str, str
 
 def test_a_number_in_the_text_leads_to_its_row(pages: dict[str, str]) -> None:
     page, chapter = pages["index.html"], pages[f"notebooks/{NAME}.html"]
-    title = r'title="usefulness; 0.943 \[0.929, 0.958\]; mean over 3 seeds, [^"]*; n = 500 images per seed"'
-    assert re.search(rf'href="records/{NAME}.html#known.tile.usefulness" {title}>0.943</a>, there <em>not run<', page)
-    assert re.search(rf'href="../records/{NAME}.html#a.PGD-L_inf-8-255-5-" title="[^"]*">37.5\xa0%</a> of', chapter)
+    book = rf'href="records/planted/{NAME}.html#known.tile.usefulness" title="usefulness[^"]*mean over 5 seeds[^"]*"'
+    assert re.search(rf'{book}>[\d.]+</a>, there <em>not yet recorded<', page)  # the record that the book is about
+    title = r'title="accuracy; 37.5 % \[[^"]*; mean over 2 seeds, [^"]*; n = 8 images per seed"'
+    assert re.search(rf'href="../records/{NAME}.html#a.PGD-L_inf-8-255-5-" {title}>37.5\xa0%</a> of', chapter)
     assert '<abbr title="Kim et al. 2021: Table 2; CIFAR-10; VGG-16; PGD (certain)">93.43\xa0%</abbr>' in page
 
 
@@ -147,13 +148,21 @@ def test_what_there_is_no_result_for() -> None:
     assert records.look_up(OTHER_IMAGES, f"notebooks/{NAME}", "known.tile")[1] == "not measured"
 
 
-def test_the_text_speaks_of_the_default_run_where_the_book_shows_an_edition(monkeypatch: pytest.MonkeyPatch) -> None:
-    default = {f"quick/{NAME}": record([Result.of("known.tile", "share", [0.25])])}
-    for page, text in ((f"notebooks/{NAME}", "known.tile"), ("book/intro", f"{NAME}:known.tile")):
-        monkeypatch.delenv("BOOK_EDITION", raising=False)
-        assert records.look_up(KNOWN | default, page, text) == (NAME, KNOWN[NAME].results[0])
-        monkeypatch.setenv("BOOK_EDITION", "planted")
-        assert records.look_up(KNOWN | default, page, text) == (f"quick/{NAME}", default[f"quick/{NAME}"].results[0])
+def test_the_text_speaks_of_the_record_that_the_book_is_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever run the page shows; what only planted images can tell comes from the edition on those."""
+    monkeypatch.setattr(records, "the_books", lambda chapter: "cifar-cpu")
+    monkeypatch.setattr(records, "the_controls", lambda chapter: "planted")
+    tile, high = (Result.of(id, "share", [0.25]) for id in ("known.tile", "known.high"))
+    new = Result.of("known.new", "share", [0.75])
+    book = record([high], finished="2031-01-01T00:00:00+00:00")
+    known = {NAME: record([tile, high, new]), f"cifar-cpu/{NAME}": book, f"planted/{NAME}": record([tile, high])}
+    for page, prefix in ((f"notebooks/{NAME}", ""), ("book/intro", f"{NAME}:")):
+        assert records.look_up(known, page, f"{prefix}known.high") == (f"cifar-cpu/{NAME}", high)
+        assert records.look_up(known, page, f"{prefix}known.tile") == (f"planted/{NAME}", tile)
+        assert records.look_up(known, page, f"{prefix}known.new") == (NAME, new)  # no edition has it yet
+        assert records.look_up(known | {NAME: book}, page, f"{prefix}known.high") == (NAME, high)
+    assert not records.is_the_books(known, NAME)
+    assert records.is_the_books(known | {NAME: book}, NAME)
 
 
 @pytest.mark.parametrize(("text", "words"), [
@@ -198,7 +207,7 @@ def test_the_ledger_leads_to_the_verdicts(pages: dict[str, str]) -> None:
     assert f'href="notebooks/{NAME}.html#claim-tile-is-useful"' in pages["index.html"]
     assert 'id="claim-tile-is-useful"' in pages["index.html"]  # where the names in sentences lead
     assert re.search('href="book/ledger.html#claim-tile-is-useful">tile-is-useful<', pages["index.html"])
-    assert "Ilyas et al. 2019: 1 held" in pages["index.html"]  # the picture's alternative text
+    assert "sanity checks: 1 held" in pages["index.html"]  # the picture's alternative text
     assert '"state": "held"' in pages["ledger.json"]
 
 

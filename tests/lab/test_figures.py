@@ -48,7 +48,7 @@ def line(*values: float) -> list[Result]:
 def test_html_holds_the_picture_and_escaped_texts() -> None:
     texts = {**TEXTS, "alt": 'A "quoted" <b>bold</b> & long text.'}
     html = curves({"standard": line(0.9, 0.4)}, [0, 1], **AXES, **texts)._repr_html_()
-    assert 'alt="A &quot;quoted&quot; &lt;b&gt;bold&lt;/b&gt; &amp; long text."' in html
+    assert 'alt="A &quot;quoted&quot; &lt;b&gt;bold&lt;/b&gt; &amp; long text. accuracy against' in html
     assert "Accuracy &lt;under&gt; PGD &amp; friends" in html
     assert html.startswith('<figure class="picture mathjax_ignore">')
     assert "(profile &quot;smoke&quot;, cpu)" in html
@@ -60,6 +60,29 @@ def test_html_holds_the_picture_and_escaped_texts() -> None:
 
 def test_a_picture_without_stamp_has_no_brackets() -> None:
     assert "stamp" not in Picture(Figure(), alt=ALT, caption="caption")._repr_html_()
+
+
+def test_the_alternative_text_is_made_of_what_is_drawn() -> None:
+    """Names, axes and values, whatever the run; an author's words, if any, stand before them."""
+    text = {"caption": "c"}
+    drawn = curves({"one": line(0.9, 0.99, 0.4), "two": line(0.1, 0.2, 0.3)}, [0, 1, 2], **AXES, **text)
+    assert drawn.alt == ("accuracy against eps. one: 91.0 % at 0, to 41.0 % at 2, highest 100.0 % at 1. "
+                         "two: 11.0 % at 0, to 31.0 % at 2.")
+    ticked = curves({"one": [share(0.1), share(float("nan"))]}, [0, 1], ticks=["a", "b"], **AXES, **TEXTS)
+    assert ticked.alt == f"{ALT} accuracy against eps. one: 11.0 % at a, to 11.0 % at a."
+    rows = dots({"row": {"x": share(0.1), "y": share(0.2)}}, xlabel="accuracy", **text)
+    assert rows.alt == "accuracy, as dots with intervals. row: x 11.0 %; y 21.0 %."
+    cells = {"r": {"c": share(0.1), "d": share(0.5)}}
+    squares = matrix(cells, xlabel="to", ylabel="from", **text)
+    assert squares.alt == "Shaded squares with percentages; rows: from; columns: to. r: 11.0 % (c) to 51.0 % (d)."
+    assert scatter({"a": (share(0.1), share(0.2))}, **AXES, **text).alt == (
+        "accuracy against eps, one point each. a: 21.0 % at 11.0 %.")
+    where, labels = torch.tensor([[0.0, 1.0], [2.0, 3.0]]), torch.tensor([0, 1])
+    assert clouds({"robust": (where, labels)}, ["disc", "L"], **text).alt == (
+        "Points in the plane, a marker for each of disc, L. robust: 2 points.")
+    group = {"g": (torch.tensor([0.0, 0.5]), torch.tensor([1.0, float("nan")]))}
+    assert points({"all": group}, **AXES, **text).alt == (
+        "accuracy against eps, a point each. all: g, 2 points from 1 to 1 at 0 to 0.5.")
 
 
 def test_a_figure_of_results_leads_to_their_records() -> None:

@@ -6,6 +6,7 @@ import re
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from IPython.core.formatters import DisplayFormatter
+from IPython.core.inputtransformer2 import TransformerManager
 from papermill.translators import PythonTranslator
 from PIL import Image
 from torch.utils.data import TensorDataset
@@ -24,10 +26,10 @@ from nbutils.architectures import CUTTABLE, NETWORKS
 from nbutils.datasets import DATASETS
 from nbutils.features.bottleneck import Bottleneck, Distilled
 from nbutils.images import ImageSet, sources
-from nbutils.lab import claims, parameters, results
+from nbutils.lab import claims, parameters, results, runs
 from nbutils.lab.claims import Claim
 from nbutils.lab.evidence import evidence
-from nbutils.lab.parameters import MASKED, ParameterError, Parameters, resolve
+from nbutils.lab.parameters import MASKED, NEEDS_TRUTH, ParameterError, Parameters, resolve
 from nbutils.lab.results import Result
 from nbutils.lab.runs import Run, choose_device, start
 from nbutils.machine import ROOT
@@ -668,3 +670,17 @@ def test_what_training_adds_to_an_encoder_is_recorded_and_named(own_build: Path)
 def test_a_number_needs_one_entry_per_seed(inputs: tuple[object, ...]) -> None:
     with pytest.raises(ValueError, match="a.b: inputs of .* seeds; expected lists or results of one number of seeds"):
         start("x", notebook()).number("a.b", "w", lambda *given: 1.0, *inputs)
+
+
+def test_cells_that_need_a_known_truth_are_skipped_on_other_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    manager = TransformerManager()
+    monkeypatch.setattr(runs, "get_ipython", lambda: SimpleNamespace(
+        input_transformers_cleanup=manager.cleanup_transforms))
+    cell, usual = f"{NEEDS_TRUTH}\nx = 1\n", list(manager.cleanup_transforms)
+    for _ in range(2):  # a reader may start again
+        start("04_transferability", {"profile": "smoke", "dataset": "cifar10"})
+        assert manager.transform_cell(cell) == f"print({runs.SKIPPED!r})\n"
+        assert manager.transform_cell("y = 2\n") == "y = 2\n"
+    start("04_transferability", {"profile": "smoke", "dataset": "planted"})
+    assert manager.transform_cell(cell) == cell
+    assert manager.cleanup_transforms == usual

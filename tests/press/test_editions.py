@@ -223,8 +223,7 @@ def test_the_best_edition_of_each_chapter_is_shown(book: Path) -> None:
     stamp = chapters.read(place("02_y", "best").twin).metadata.edition
     assert editions.banner(place("02_y", "best"), stamp) == (
         "Edition **planted**, recorded on 2030-01-02 on cpu, 1 thread, from commit abc. "
-        "Nothing was run for this page. Tables, figures and verdicts are those of this edition. *The default run*, of "
-        "which the text speaks, is edition `quick`; numbers inside sentences are from there.")
+        "Nothing was run for this page.")
     default = editions.banner(place("01_x", "best"), chapters.read(place("01_x", "best").twin).metadata.edition)
     assert default.endswith("Nothing was run for this page.")
     engine = editions.banner(place("02_y", "best"), {**stamp, "engine": "older"})

@@ -94,6 +94,21 @@ def test_only_a_run_in_the_papers_setting_judges_a_claim_about_it(build: Path) -
     assert own_entry().row["setting"] == OWN.setting
 
 
+def test_what_needs_a_known_truth_is_judged_on_planted_images(build: Path) -> None:
+    """Where the run that the page shows has not measured it; a chapter without a run has no verdict from there."""
+    known = Result.of(CLAIM.statistic, "usefulness", [0.94, 0.95, 0.94], unit="number", n=1000)
+    controls = {CLAIM.chapter: helpers.record([known], chapter=CLAIM.chapter)}
+
+    def first() -> str:
+        return ledger.entries("quick", ledger.executed(), controls)[0].state
+
+    assert first() == "not run"
+    write_results(build, CLAIM.chapter, [], dataset="cifar10")
+    assert first() == "held"
+    record(build, 0.1, 0.1, 0.11)
+    assert first() == "not held"
+
+
 def test_too_few_seeds_are_named_where_no_run_has_enough(build: Path) -> None:
     record(build, 0.98, 0.98, claim=OWN, name="steps=1", day=2, **OWN.setting)
     record(build, 0.98, claim=OWN, name="steps=2", **OWN.setting)

@@ -2,8 +2,10 @@
 
 Each page under notebooks/ has its text from the source and its code and outputs from the executed twin in the build
 folder, for the profile named in BOOK_PROFILE. A twin that is missing, of other code than its source or not run to its
-end stops the build; with BOOK_INCOMPLETE set, the page becomes a notice instead. A twin from an edition gets a line
-that says so. The directive ``{execution-status}`` tabulates papermill's records, or those of the edition.
+end stops the build; with BOOK_INCOMPLETE set, the page becomes a notice instead. A line at its head says which run a
+page shows, and what came out otherwise than in the record that the book is about; the foot of a page from an edition
+says where that came from. Cells that need a known truth are shown from an edition on planted images. The directive
+``{execution-status}`` tabulates papermill's records, or those of the edition.
 """
 
 import os
@@ -17,8 +19,12 @@ from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
 from book.press.chapters import Chapter, State, code_cells, is_injected, read, written
-from book.press.editions import banner, literal
-from nbutils.lab.results import MIME
+from book.press.editions import EDITIONS, banner, find, literal, literal_code, of_the_book, of_the_controls
+from book.press.pages import ledger
+from book.press.pages.records import MARK, is_the_books, known
+from nbutils.lab.parameters import NEEDS_TRUTH
+from nbutils.lab.results import MIME, Record
+from nbutils.messages import counted
 
 logger = logging.getLogger(__name__)
 NOT_RECORDED = "Not yet recorded"
@@ -38,12 +44,15 @@ def show_twin(app: Sphinx, docname: str, source: list[str]) -> None:
     state = chapter.state()
     if state.status == "ok":
         twin = read(chapter.twin)
-        twin.cells = merged(read(chapter.source), twin)
+        twin.cells = with_controls(merged(read(chapter.source), twin), chapter)
         twin.metadata.pop("papermill", None)
+        if chapter.record:
+            title, rest = split(twin.cells[0].source)
+            line = f":::{{container}} shown-run\n{head(chapter, chapter.record)}\n:::"
+            twin.cells[0].source = "\n\n".join([title, line, rest])
         if stamp := twin.metadata.pop("edition", None):
-            head, rest = split(twin.cells[0].source)
             box = f":::{{admonition}} A recorded run\n:class: note\n{banner(chapter, stamp)}\n:::"
-            twin.cells[0].source = "\n\n".join([head, box, rest])
+            twin.cells.append(nbformat.v4.new_markdown_cell(box))
         for number, cell in enumerate(code_cells(twin), start=1):
             for data in (output.data for output in cell.outputs if "data" in output):
                 data.pop(MIME, None)  # the run's record, which no page shows
@@ -75,6 +84,54 @@ def merged(source: nbformat.NotebookNode, twin: nbformat.NotebookNode) -> list[n
         cells += [text for text in source.cells[done:place] if text.cell_type != "code"] + [cell]
         done = max(done, place)
     return cells + [text for text in source.cells[done:] if text.cell_type != "code"]
+
+
+def with_controls(cells: list[nbformat.NotebookNode], chapter: Chapter) -> list[nbformat.NotebookNode]:
+    """The cells of a page; those that need a known truth from an edition on planted images, where the run has none.
+
+    A line above them says which edition that is.
+    """
+    edition = of_the_controls(chapter.name)
+    if not edition or not chapter.record or chapter.record.dataset == "planted":
+        return cells
+    path = EDITIONS / edition / chapter.source.name
+    theirs = {cell.id: cell for cell in read(path).cells} if path.exists() else {}
+    marked = {cell.id for cell in code_cells(read(chapter.source)) if cell.source.startswith(NEEDS_TRUTH)}
+    words = f"Needs a known truth, so it is shown from edition {described(find(edition, chapter.name))}."
+    line = f":::{{container}} shown-controls\n{words}\n:::"
+    shown, last = [], ""
+    for cell in cells:
+        if cell.id in marked & theirs.keys():
+            shown += [nbformat.v4.new_markdown_cell(line)] * (last not in marked) + [theirs[cell.id]]
+        else:
+            shown.append(cell)
+        last = cell.id
+    return shown
+
+
+def described(record: Record) -> str:
+    """A run for a line of text: its edition or profile, images, their numbers and seeds."""
+    dataset = record.dataset
+    images = {"planted": "planted images"}.get(dataset, f"images of {literal_code(dataset.removeprefix('folder:'))}")
+    sizes = ", ".join(f"{record.parameters[name]:,} {words}" for name, words in
+                      (("test_size", "to test"), ("attack_size", "under attack")) if name in record.parameters)
+    seeds = counted(record.parameters.get("seeds", 1), "seed")
+    return f"**{literal(record.profile)}** on {images} ({', '.join(filter(None, (sizes, seeds)))})"
+
+
+def head(chapter: Chapter, record: Record) -> str:
+    """The line at the head of a page: which run it shows, and what came out otherwise than the book says."""
+    edition = of_the_book(chapter.name)
+    if not edition or is_the_books({**known(), chapter.name: record}, chapter.name):
+        return f"Shown here: {described(record)}, {record.finished.date()}."
+    book = {entry.claim.id: entry.state for entry in ledger.of_the_book()}
+    other = [f"{{claim}}`{entry.claim.id}` {entry.state}, in the book {book[entry.claim.id]}"
+             for entry in ledger.entries() if entry.claim.chapter == chapter.name and entry.verdict
+             and not entry.claim.setting and entry.state != book[entry.claim.id]]
+    verdicts = f"Verdicts that came out otherwise: {'; '.join(other)}" if other else "All verdicts came out as there"
+    return (f"This page shows another run than the one that the book is about: {described(record)}, "
+            f"{record.finished.date()}. In sentences, numbers marked {MARK} are the book's, from edition "
+            f"{described(find(edition, chapter.name))}. {verdicts}.")
 
 
 def split(text: str) -> tuple[str, str]:

@@ -6,14 +6,16 @@ tabulates what is recorded, ``{claims-beside}`` the verdicts of the editions bes
 """
 
 import os
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 from sphinx.application import Sphinx
 
 from book.press import editions, ledger
+from book.press.chapters import every
 from book.press.pages.templates import HtmlDirective, html
-from nbutils.lab import claims, figures
+from nbutils.lab import claims, figures, results
 
 kept = cache(editions.kept)  # a build reads and checks them once
 
@@ -22,7 +24,25 @@ kept = cache(editions.kept)  # a build reads and checks them once
 def entries() -> list[ledger.Entry]:
     """The ledger of the runs that the pages show; beside an edition, those of the others count for papers' settings."""
     others = kept() if os.environ.get("BOOK_EDITION") else {}
-    return ledger.entries(os.environ.get("BOOK_PROFILE", "quick"), {**others, **ledger.executed()})
+    return ledger.entries(os.environ.get("BOOK_PROFILE", "quick"), {**others, **ledger.executed()}, controls())
+
+
+@cache
+def of_the_book() -> list[ledger.Entry]:
+    """The ledger of the records that the book is about, whatever its pages show."""
+    return ledger.entries(editions.BEST, {**kept(), editions.BEST: _chosen(editions.of_the_book)}, controls())
+
+
+@cache
+def controls() -> dict[str, results.Record]:
+    """Chapter -> the record that controls with a known truth are taken from."""
+    return _chosen(editions.of_the_controls)
+
+
+def _chosen(edition_of: Callable[[str], str | None]) -> dict[str, results.Record]:
+    """Chapter -> its record in the edition that is chosen for it."""
+    chosen = {chapter.name: edition_of(chapter.name) for chapter in every("")}
+    return {name: kept()[edition][name] for name, edition in chosen.items() if edition}
 
 
 class ClaimsLedger(HtmlDirective):
