@@ -6,33 +6,75 @@ tabulates what is recorded, ``{claims-beside}`` the verdicts of the editions bes
 """
 
 import os
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
 from sphinx.application import Sphinx
 
 from book.press import editions, ledger
+from book.press.chapters import every, read
 from book.press.pages.templates import HtmlDirective, html
-from nbutils.lab import claims, figures
+from nbutils.lab import claims, figures, results
 
+WHOSE = {"paper": "Claims of the papers", "own size": "The same at the papers' own size", "control": "Our controls",
+         "sanity": "Sanity checks"}
 kept = cache(editions.kept)  # a build reads and checks them once
 
 
 @cache
-def entries() -> list[ledger.Entry]:
-    """The ledger of the runs that the pages show; beside an edition, those of the others count for papers' settings."""
+def runs() -> ledger.Records:
+    """What the pages show; beside an edition also the others, which count for papers' settings."""
     others = kept() if os.environ.get("BOOK_EDITION") else {}
-    return ledger.entries(os.environ.get("BOOK_PROFILE", "quick"), {**others, **ledger.executed()})
+    return {**others, **ledger.executed()}
+
+
+@cache
+def entries() -> list[ledger.Entry]:
+    """The ledger of the runs that the pages show."""
+    return ledger.entries(os.environ.get("BOOK_PROFILE", "quick"), runs())
 
 
 class ClaimsLedger(HtmlDirective):
-    """``{claims-ledger}``: a table of all claims, chapter by chapter."""
+    """``{claims-ledger}``: all claims, chapter by chapter."""
 
     def html(self) -> str:
-        def page(chapter: str) -> str:
-            return str(self.env.app.builder.get_relative_uri(self.env.docname, f"notebooks/{chapter}"))
+        def uri(page: str) -> str:
+            return str(self.env.app.builder.get_relative_uri(self.env.docname, page))
 
-        return html("ledger", entries=entries(), page=page)
+        return table(entries(), uri)
+
+
+def table(found: Sequence[ledger.Entry], uri: Callable[[str], str]) -> str:
+    """The ledger as HTML; uri: name of a page -> its address."""
+    shown = runs().get(os.environ.get("BOOK_PROFILE", "quick"), {})
+
+    def verdict_at(entry: ledger.Entry) -> str:
+        """Where the chapter's page shows the verdict, if its run has judged the claim."""
+        chapter = entry.claim.chapter
+        judged = chapter in shown and entry.claim.id in [verdict.claim for verdict in shown[chapter].verdicts]
+        return f"{uri(f'notebooks/{chapter}')}#claim-{entry.claim.id}" if judged else ""
+
+    def record_at(entry: ledger.Entry) -> str:
+        """Where what was measured stands, if the book has a page for it."""
+        places = {"": shown, **{f"{edition}/": records for edition, records in kept().items()}}
+        at = next((f"records/{place}{entry.claim.chapter}" for place, records in places.items()
+                   if entry.run and entry.run == records.get(entry.claim.chapter)), None)
+        return f"{uri(at)}#{results.anchor(entry.claim.statistic)}" if at else ""
+
+    chapters = []
+    for chapter in every(""):
+        rows = [(entry, verdict_at(entry), record_at(entry)) for entry in found if entry.claim.chapter == chapter.name]
+        groups = {words: chosen for whose, words in WHOSE.items()
+                  if (chosen := [row for row in rows if whose == _whose(row[0].claim)])}
+        title = read(chapter.source).cells[0].source.partition("\n")[0].lstrip("# ")
+        chapters.append((title, uri(f"notebooks/{chapter.name}"), groups))
+    papers = {entry.claim.paper: claims.paper_name(entry.claim.paper) for entry in found}
+    return html("ledger", chapters=chapters, papers=papers)
+
+
+def _whose(claim: claims.Claim) -> str:
+    return "own size" if claim.setting else claim.role
 
 
 class ClaimsPicture(HtmlDirective):
