@@ -10,27 +10,33 @@ document.addEventListener("DOMContentLoaded", () => {
   document.querySelectorAll(".search-button__button").forEach((button) =>
     button.setAttribute("aria-label", button.innerText.replace(/\s+/g, " ").trim() || "Search"));
 
-  // Formulas and tables of results are set smaller until they fit, down to 70 %. What is wider still scrolls, and what
+  // Formulas and tables of results are set smaller where they then fit, down to 70 %. What is wider scrolls, and what
   // scrolls is a tab stop with a label.
-  const wide = "mjx-container[display], .result-table > table, .result-table, .ledger, .pst-scrollable-table-container, " +
-    ".table-wrapper, .text_html, pre";
-  const kinds = [["mjx-container", "Formula"], ["pre", "Code"], ["*", "Table"]];
+  const fitted = "mjx-container[display], span.math, .result-table";
+  const scrolling = `${fitted}, .ledger, .pst-scrollable-table-container, .text_html, pre`;
+  const kinds = [["mjx-container, span.math", "Formula"], ["pre", "Code"], ["*", "Table"]];
 
+  // Of a formula the drawing counts: the text beside it, for screen readers, is wider.
+  const inside = (box) => (box.matches(".result-table") ? box.querySelector("table") : box.querySelector("svg"));
+  function isWide(box) {
+    if (!box.clientWidth) return false;
+    const drawn = box.matches("mjx-container, span.math") && box.querySelector("svg");
+    return (drawn ? drawn.getBoundingClientRect().width : box.scrollWidth) > box.clientWidth + 1;
+  }
   function fit() {
-    article.querySelectorAll("mjx-container[display], .result-table").forEach((box) => {
-      const inner = box.matches(".result-table") ? box.querySelector("table") : box;
-      inner.style.fontSize = "";
-      const size = parseFloat(getComputedStyle(inner).fontSize);
-      for (let share = 1; box.scrollWidth > box.clientWidth + 1 && share > 0.71; share -= 0.05)
-        inner.style.fontSize = `${size * (share - 0.05)}px`;
+    article.querySelectorAll(fitted).forEach((box) => {
+      const inner = inside(box);
+      if (!inner) return;
+      inner.style.zoom = 1;
+      if (!isWide(box)) return;
+      const share = (0.98 * box.clientWidth) / inner.getBoundingClientRect().width;
+      if (share > 0.7) inner.style.zoom = share;
     });
-    article.querySelectorAll(wide).forEach((box) => {
-      const scrolls = box.clientWidth && box.scrollWidth > box.clientWidth + 1 &&
-        getComputedStyle(box).overflowX !== "visible";
-      if (scrolls) {
-        const what = kinds.find(([selector]) => box.matches(selector))[1];
+    article.querySelectorAll(scrolling).forEach((box) => {
+      if (isWide(box)) {
         box.tabIndex = 0;
         box.setAttribute("role", "group");
+        const what = kinds.find(([selector]) => box.matches(selector))[1];
         box.setAttribute("aria-label", `${what}, scrolls sideways`);
       } else if (box.getAttribute("aria-label")?.endsWith("scrolls sideways")) {
         for (const name of ["tabindex", "role", "aria-label"]) box.removeAttribute(name);

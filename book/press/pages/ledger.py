@@ -1,15 +1,18 @@
 """Sphinx extension: the claims ledger as a table, as a picture and as a file, from the recorded results.
 
 ``{claims-ledger}`` tabulates every claim; ``{claims-picture}`` counts them by paper and verdict. ``{kept-editions}``
-tabulates what is recorded, ``{claims-beside}`` the verdicts of the editions beside each other. Beside the pages stands
+tabulates what is recorded, ``{claims-beside}`` the verdicts of the editions beside each other, and ``{edition-slopes}``
+draws some of their results. Beside the pages stands
 ``ledger.json`` with the same content. The profile is named in BOOK_PROFILE.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import ClassVar
 
+from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
 
 from book.press import editions, ledger
@@ -19,6 +22,7 @@ from nbutils.lab import claims, figures, results
 
 WHOSE = {"paper": "Claims of the papers", "own size": "The same at the papers' own size", "control": "Our controls",
          "sanity": "Sanity checks"}
+NOT_RECORDED = "Not yet recorded in two editions."
 kept = cache(editions.kept)  # a build reads and checks them once
 
 
@@ -42,12 +46,15 @@ class ClaimsLedger(HtmlDirective):
         def uri(page: str) -> str:
             return str(self.env.app.builder.get_relative_uri(self.env.docname, page))
 
-        return table(entries(), uri)
+        return table(entries(), runs().get(os.environ.get("BOOK_PROFILE", "quick"), {}), uri)
 
 
-def table(found: Sequence[ledger.Entry], uri: Callable[[str], str]) -> str:
-    """The ledger as HTML; uri: name of a page -> its address."""
-    shown = runs().get(os.environ.get("BOOK_PROFILE", "quick"), {})
+def table(found: Sequence[ledger.Entry], shown: Mapping[str, results.Record], uri: Callable[[str], str]) -> str:
+    """The ledger as HTML.
+
+    Args:
+        shown: chapter -> record of the run that its page shows. uri: name of a page -> its address.
+    """
 
     def verdict_at(entry: ledger.Entry) -> str:
         """Where the chapter's page shows the verdict, if its run has judged the claim."""
@@ -57,9 +64,10 @@ def table(found: Sequence[ledger.Entry], uri: Callable[[str], str]) -> str:
 
     def record_at(entry: ledger.Entry) -> str:
         """Where what was measured stands, if the book has a page for it."""
+        chapter = entry.claim.chapter
         places = {"": shown, **{f"{edition}/": records for edition, records in kept().items()}}
-        at = next((f"records/{place}{entry.claim.chapter}" for place, records in places.items()
-                   if entry.run and entry.run == records.get(entry.claim.chapter)), None)
+        at = next((f"records/{place}{chapter}" for place, records in places.items() if entry.run
+                   and chapter in records and records[chapter].finished == entry.run.finished), None)
         return f"{uri(at)}#{results.anchor(entry.claim.statistic)}" if at else ""
 
     chapters = []
@@ -105,6 +113,31 @@ class ClaimsBeside(HtmlDirective):
                     root="..")
 
 
+class EditionSlopes(HtmlDirective):
+    """``{edition-slopes} 05_ib_distillation``: results of a chapter as lines from edition to edition.
+
+    A line of its content names a result and what it is called: ``bottleneck.all.pgd = no mask``. Shown are the editions
+    that have all of them.
+    """
+
+    required_arguments = 1
+    has_content = True
+    option_spec: ClassVar = {"ylabel": directives.unchanged_required, "caption": directives.unchanged_required}
+
+    def html(self) -> str:
+        chapter, names = self.arguments[0], dict(line.split(" = ") for line in self.content if line)
+        found = {edition: records[chapter].by_id for edition, records in kept().items()
+                 if chapter in records and names.keys() <= records[chapter].by_id.keys()}
+        if len(found) < 2:
+            return f"<p><em>{NOT_RECORDED}</em></p>"
+        lines = {words: [results[id] for results in found.values()] for id, words in names.items()}
+        told = "; ".join(f"{words}: {', '.join(result.parts[0] for result in line)}" for words, line in lines.items())
+        picture = figures.curves(lines, range(len(found)), xlabel="edition", ylabel=self.options["ylabel"],
+                                 ticks=list(found), alt=f"Lines over the editions {', '.join(found)}. {told}.",
+                                 caption=self.options["caption"])
+        return picture._repr_html_()
+
+
 def write_file(app: Sphinx, error: Exception | None) -> None:
     """On ``build-finished``: the ledger as a file that machines can read."""
     if error is None and app.builder.format == "html":
@@ -117,5 +150,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("claims-picture", ClaimsPicture)
     app.add_directive("kept-editions", KeptEditions)
     app.add_directive("claims-beside", ClaimsBeside)
+    app.add_directive("edition-slopes", EditionSlopes)
     app.connect("build-finished", write_file)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
