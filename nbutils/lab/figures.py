@@ -189,7 +189,9 @@ def drawn(table: Table, *, xlabel: str, columns: Sequence[str] = (), marks: Mapp
     _tell_apart("columns", list(dict.fromkeys(column for cells in groups.values() for column in cells)), SERIES)
     low, high = (f"{cell.parts[0]} ({where})" for cell, where in (f(found, key=lambda one: one[0].value)
                                                                 for f in (min, max)))
-    picture = dots(groups, xlabel=xlabel, marks=marks, caption=table.caption, stamp=table.stamp,
+    hollow = " Hollow: published." * any(isinstance(cell, Published) for cells in groups.values()
+                                         for cell in cells.values())
+    picture = dots(groups, xlabel=xlabel, marks=marks, caption=table.caption + hollow, stamp=table.stamp,
                    alt=f"{table.caption} Dots with intervals. The lowest is {low}, the highest {high}. All numbers "
                        "stand in the table below.")
     return Drawn(picture, table)
