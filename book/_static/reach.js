@@ -84,4 +84,5 @@ document.addEventListener("DOMContentLoaded", () => {
   addEventListener("load", () => window.MathJax?.startup?.promise?.then(fit));
   addEventListener("resize", fit);
   article.addEventListener("toggle", fit, true);
+  addEventListener("beforeprint", () => article.querySelectorAll(".numbers").forEach((box) => (box.open = true)));
 });

@@ -447,7 +447,7 @@ def _tile(image: Tensor, label: str, text: str) -> str:
     """A small image as HTML, with its text below."""
     buffer = io.BytesIO()
     pixels = (255 * image.detach().cpu().permute(1, 2, 0)).round().numpy().astype(np.uint8)
-    imsave(buffer, pixels, format="png", metadata={"Software": None})
+    imsave(buffer, pixels, format="png", metadata={"Software": ""})
     data = base64.b64encode(buffer.getvalue()).decode()
     alt = html.escape(f"{label}: {text}" if text else label)
     return (f'<span class="tile"><img src="data:image/png;base64,{data}" alt="{alt}">'

@@ -173,9 +173,9 @@ def test_clouds_show_each_class_by_its_marker() -> None:
                      caption="c")
     first, second, empty = picture.figure.axes
     assert [axes.get_title() for axes in (first, second, empty)] == ["robust", "rest", ""]
-    for index, drawn in enumerate(first.lines):
-        assert np.array_equal(drawn.get_xydata(), where[labels == index].numpy())
-        assert drawn.get_marker() == MARKERS[index]
+    for index, dotted in enumerate(first.lines):
+        assert np.array_equal(dotted.get_xydata(), where[labels == index].numpy())
+        assert dotted.get_marker() == MARKERS[index]
     assert np.array_equal(second.lines[2].get_xydata(), -where[4:5].numpy())
     assert not empty.lines
     (legend,) = picture.figure.legends

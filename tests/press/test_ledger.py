@@ -139,7 +139,8 @@ def test_the_file_holds_what_the_page_holds(build: Path, tmp_path: Path) -> None
     assert rows[0]["value"] == pytest.approx(0.943333, abs=1e-6)
     assert (rows[0]["n"], rows[0]["values"], rows[0]["state"]) == (1000, [0.94, 0.95, 0.94], "held")
     for entry in found:
-        assert f'<details class="claim verdict-{entry.state.replace(" ", "-")}" id="claim-{entry.claim.id}"' in page(found)
+        state = entry.state.replace(" ", "-")
+        assert f'<details class="claim verdict-{state}" id="claim-{entry.claim.id}"' in page(found)
     assert f'href="../records/{CLAIM.chapter}.html#{CLAIM.statistic}">Its record<' in page(found)
     assert page(found).count("Its record") == 1
     assert f'id="claim-{CLAIM.id}"' in found[0].verdict._repr_html_()  # type: ignore[union-attr]  # where it leads

@@ -31,6 +31,18 @@ def test_figures_and_tables_count_by_chapter() -> None:
     assert finished(numbered_by_sphinx) == numbered_by_sphinx
 
 
+@pytest.mark.parametrize(("attacks", "folded"), [(2, False), (3, True), (7, True)])
+def test_long_notes_below_a_table_are_folded_but_for_the_first(attacks: int, folded: bool) -> None:
+    row = {f"attack {i}": Result.of(f"a{i}", "b", [0.5, 0.25], attack=f"PGD {i}", n=8) for i in range(attacks)}
+    table = Table({"row": row}, "Numbers")
+    page = finished(table._repr_html_())
+    before, _, inside = page.partition("<details")
+    assert ("<details" in page) is folded
+    assert f"<li>{table.notes()[0]}</li>" in before
+    assert [f"<li>{note}</li>" in inside for note in table.notes()[1:]] == [folded] * attacks
+    assert page.count("<li>") == len(table.notes())
+
+
 def test_equations_count_by_chapter_in_their_order() -> None:
     given = {"notebooks/12_three_definitions": {"displaymath": {"eq-b": (7,), "eq-a": (8,)}, "figure": {"f": (1,)}},
              "book/notation": {"displaymath": {"eq-c": (9,)}}}

@@ -1,7 +1,8 @@
 """Sphinx extension: our own numbers, drawings, and the last touches to a written page.
 
 Equations, figures and tables of a chapter are numbered by it, so that none is taken for a paper's: the second figure
-of chapter 03 is figure 3.2, its first equation (3.1). A claim's name becomes a link to its row in the ledger.
+of chapter 03 is figure 3.2, its first equation (3.1). A claim's name becomes a link to its row in the ledger, and long
+notes below a table are folded.
 
 ``{drawing} recipe.svg`` puts a drawing from ``book/_static`` into the page itself, where it takes the page's colours;
 its content is the caption, its option ``alt`` the text alternative.
@@ -23,6 +24,7 @@ from nbutils.machine import ROOT
 from nbutils.messages import read_text
 
 CAPTION = re.compile(r'<figcaption>(?!\s*<p><span class="caption-)|<div class="result-table[^>]*><table><caption>')
+NOTES = re.compile(r'<ul class="table-notes">(<li>.*?</li>)((?:<li>.*?</li>){3,})</ul>', re.DOTALL)
 LABELLED = '<summary aria-label="Toggle hidden content">'  # which hides from a screen reader what the summary says
 
 
@@ -41,9 +43,14 @@ def equations(app: Sphinx, env: BuildEnvironment) -> Iterable[str]:
 
 
 def finish(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: nodes.document) -> None:
-    """On ``html-page-context``: numbers before captions, links to the ledger, and summaries that say what they say."""
+    """On ``html-page-context``: numbers before captions, long notes folded, links to the ledger, and summaries that a
+    screen reader reads."""
+    if "body" not in context:
+        return
+    # The roles that Sphinx gives to a bibliography no longer exist.
+    context["body"] = context["body"].replace('role="doc-biblioentry"', 'role="listitem"')
     chapter = number_of(pagename)
-    if "body" not in context or chapter is None:
+    if chapter is None:
         return
     seen = Counter[str]()
 
@@ -53,6 +60,8 @@ def finish(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any
         return f'{found[0]}<span class="number">{kind} {chapter}.{seen[kind]}</span> '
 
     body = CAPTION.sub(numbered, context["body"]).replace(LABELLED, "<summary>")
+    body = NOTES.sub(r'<ul class="table-notes">\1</ul><details class="numbers"><summary>Attacks and settings</summary>'
+                     r'<ul class="table-notes">\2</ul></details>', body)
     context["body"] = re.sub(r'<span class="claim-id">([\w-]+)</span>',
                              r'<a class="claim-id" href="../book/ledger.html#claim-\1">\1</a>', body)
 
