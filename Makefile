@@ -1,6 +1,7 @@
 # make book    run every chapter and render the book     make test    all checks
 # make serve   look at the book on this machine          make clean   remove everything generated but .venv
 # make oracles compare the learning paradigms with kornia, lightly, timm and diffusers
+# make pages   look at every rendered page in Chromium, with axe-core
 # make stage   list the stages of EDITION, or run STAGE
 #
 # make book PROFILE=smoke CHAPTER=02 SET="eps=4/255 steps=20"
@@ -18,7 +19,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 env := .venv/complete
 python := .venv/bin/python
 
-.PHONY: book stage test oracles serve clean
+.PHONY: book stage test oracles pages serve clean
 
 book serve: $(env)
 	@exec $(python) -m book.press $@
@@ -26,8 +27,8 @@ book serve: $(env)
 stage: $(env)
 	@exec $(python) -m book.press stage -- "$$EDITION" $${STAGE:+"$$STAGE"}
 
-oracles: $(env)
-	@exec $(python) -m tests.oracles
+oracles pages: $(env)
+	@exec $(python) -m tests.$@
 
 test: $(env)
 	@status=0; \

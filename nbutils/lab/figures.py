@@ -21,10 +21,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.image import imsave
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from nbutils.lab.results import Result, address, intervals
+from nbutils.lab.results import Published, Result, Table, address, intervals
 
 if TYPE_CHECKING:  # only its type is needed: pages are made where there is no torch
     from torch import Tensor
@@ -122,34 +123,83 @@ def curves(lines: Mapping[str, Sequence[Result]], x: Sequence[float], *, xlabel:
         return Picture(figure, tuple(chain(*lines.values())), **_described(texts, seen))
 
 
-def dots(groups: Mapping[str, Mapping[str, Result]], *, xlabel: str, marks: Mapping[str, float] | None = None,
-         **texts: str) -> Picture:
+def dots(groups: Mapping[str, Mapping[str, Result | Published]], *, xlabel: str,
+         marks: Mapping[str, float] | None = None, **texts: str) -> Picture:
     """Results as dots with their intervals: one row per group, one colour and marker per series.
 
     Args:
-        groups: row label -> series label -> Result. marks: label -> x position of a vertical line, such as chance.
+        groups: row label -> series label -> Result, or a published number, which is a hollow dot without interval.
+        marks: label -> x position of a vertical line, such as chance.
     """
     series = list(dict.fromkeys(label for group in groups.values() for label in group))
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(6.2, 1.2 + 0.42 * len(groups)))
+        figure = Figure(figsize=(6.2, 1.2 + max(0.42, 0.13 * len(series)) * len(groups)))
         axes, drawn = figure.subplots(), {}
         for index, label in enumerate(series):
             colour, marker, _ = SERIES[index % len(SERIES)]
             shift = 0.16 * (index - (len(series) - 1) / 2)
-            rows = [(row + shift, group[label]) for row, group in enumerate(groups.values()) if label in group]
+            cells = [(row + shift, group[label]) for row, group in enumerate(groups.values()) if label in group]
+            rows = [(height, cell) for height, cell in cells if isinstance(cell, Result)]
             for height, result in rows:
                 if limits := result.limits():
                     axes.plot(limits, [height, height], color=colour, linewidth=1.4)
             (drawn[label],) = axes.plot([result.value for _, result in rows], [height for height, _ in rows], marker,
                                         color=colour)
+            printed = [(height, cell) for height, cell in cells if isinstance(cell, Published)]
+            if printed:
+                axes.plot([cell.value / (100 if cell.unit == "percent" else 1) for _, cell in printed],
+                          [height for height, _ in printed], marker, color=colour, fillstyle="none")
         _mark(axes, marks or {}, 0, (3, 3), "baseline")
-        results = tuple(result for group in groups.values() for result in group.values())
+        results = tuple(cell for group in groups.values() for cell in group.values() if isinstance(cell, Result))
         _rows(axes, groups, xlabel)
         _value_axis(axes.xaxis, axes.set_xlim, results)
         _legend(axes, drawn, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(series))
         rows_told = (_group(row, {name: result.parts[0] for name, result in group.items()})
                      for row, group in groups.items())
         return Picture(figure, results, **_described(texts, [f"{xlabel}, as dots with intervals.", *rows_told]))
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The numbers of a table as a picture, with the table itself folded below it."""
+
+    picture: Picture
+    table: Table
+
+    def _repr_html_(self) -> str:
+        return (f"{self.picture._repr_html_()}<details class=\"numbers\"><summary>The numbers</summary>"
+                f"{self.table._repr_html_()}</details>")
+
+    def __repr__(self) -> str:
+        return f"{self.picture!r}\n{self.table!r}"
+
+
+def drawn(table: Table, *, xlabel: str, columns: Sequence[str] = (), marks: Mapping[str, float] | None = None) -> Drawn:
+    """A table's numbers as dots, a row of it a row of dots; its text alternative names the lowest and the highest.
+
+    Args:
+        columns: those that are drawn, in one unit; all where none is named. Text is not drawn. marks: see `dots`.
+
+    Raises:
+        ValueError: no number to draw, several units, or more columns than can be told apart.
+    """
+    wanted = columns or table.columns
+    groups = {label: {column: cell for column in wanted if not isinstance(cell := cells.get(column, ""), str)}
+              for label, cells in table.rows.items()}
+    groups = {label: cells for label, cells in groups.items() if cells}
+    found = [(cell, f"{label}, {column}") for label, cells in groups.items() for column, cell in cells.items()
+             if isinstance(cell, Result) and not math.isnan(cell.value)]
+    if not found or len({cell.unit for cell, _ in found}) > 1:
+        raise ValueError(f"units {sorted({cell.unit for cell, _ in found})}: expected numbers, all in one unit")
+    _tell_apart("columns", list(dict.fromkeys(column for cells in groups.values() for column in cells)), SERIES)
+    low, high = (f"{cell.parts[0]} ({where})" for cell, where in (f(found, key=lambda one: one[0].value)
+                                                                for f in (min, max)))
+    hollow = " Hollow: published." * any(isinstance(cell, Published) for cells in groups.values()
+                                         for cell in cells.values())
+    picture = dots(groups, xlabel=xlabel, marks=marks, caption=table.caption + hollow, stamp=table.stamp,
+                   alt=f"{table.caption} Dots with intervals. The lowest is {low}, the highest {high}. All numbers "
+                       "stand in the table below.")
+    return Drawn(picture, table)
 
 
 def matrix(cells: Mapping[str, Mapping[str, Result]], *, xlabel: str, ylabel: str, **texts: str) -> Picture:
@@ -405,6 +455,50 @@ def image_grid(rows: Mapping[str, Tensor], *, columns: Sequence[str] = (),
             grid[0, index].set_title(title, fontsize=8)
         figure.subplots_adjust(wspace=0.08, hspace=0.3 if notes else 0.08)
         return Picture(figure, (), **texts)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Rows of small images at each of several settings; a page shows one setting at a time, with a slider for them.
+
+    Without a script, on paper and in JupyterLab all settings stand below each other.
+
+    Attributes:
+        settings: name of a setting -> row label -> (images (n, 3, H, W) with pixels in [0, 1], n short texts).
+        name: what the slider sets, such as "eps". alt, caption, stamp: see `Picture`.
+    """
+
+    settings: Mapping[str, Mapping[str, tuple[Tensor, Sequence[str]]]]
+    name: str
+    _: KW_ONLY
+    alt: str
+    caption: str
+    stamp: str = ""
+
+    def _repr_html_(self) -> str:
+        steps = "".join(
+            f'<div class="step" data-step="{html.escape(setting)}"><p>{html.escape(f"{self.name} = {setting}")}</p>'
+            + "".join(f'<div class="tiles"><span class="tiles-label">{html.escape(label)}</span>'
+                      + "".join(_tile(image, label, text) for image, text in zip(images, words, strict=True)) + "</div>"
+                      for label, (images, words) in rows.items()) + "</div>"
+            for setting, rows in self.settings.items())
+        return (f'<figure class="picture steps mathjax_ignore" data-name="{html.escape(self.name)}" role="group" '
+                f'aria-label="{html.escape(self.alt)}">{steps}<figcaption>{html.escape(self.caption)} '
+                f'<span class="stamp">({html.escape(self.stamp)})</span></figcaption></figure>')
+
+    def __repr__(self) -> str:
+        return f"[figure: {self.alt}]"
+
+
+def _tile(image: Tensor, label: str, text: str) -> str:
+    """A small image as HTML, with its text below."""
+    buffer = io.BytesIO()
+    pixels = (255 * image.detach().cpu().permute(1, 2, 0)).round().numpy().astype(np.uint8)
+    imsave(buffer, pixels, format="png", metadata={"Software": ""})
+    data = base64.b64encode(buffer.getvalue()).decode()
+    alt = html.escape(f"{label}: {text}" if text else label)
+    return (f'<span class="tile"><img src="data:image/png;base64,{data}" alt="{alt}">'
+            f"<span>{html.escape(text)}</span></span>")
 
 
 def magnify(perturbation: Tensor, limit: float) -> Tensor:

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 import warnings
 from collections.abc import Sequence
 
@@ -20,9 +21,11 @@ from nbutils.lab.figures import (
     MARKERS,
     SERIES,
     Picture,
+    Steps,
     clouds,
     curves,
     dots,
+    drawn,
     image_grid,
     magnify,
     matrix,
@@ -30,7 +33,7 @@ from nbutils.lab.figures import (
     scatter,
     stacked,
 )
-from nbutils.lab.results import Result
+from nbutils.lab.results import Result, Table, published
 
 ALT = "Accuracy falls from 97 % to 0 % as eps grows to 8/255."
 TEXTS = {"alt": ALT, "caption": "Accuracy <under> PGD & friends", "stamp": 'profile "smoke", cpu'}
@@ -193,9 +196,9 @@ def test_clouds_show_each_class_by_its_marker() -> None:
                      caption="c")
     first, second, empty = picture.figure.axes
     assert [axes.get_title() for axes in (first, second, empty)] == ["robust", "rest", ""]
-    for index, drawn in enumerate(first.lines):
-        assert np.array_equal(drawn.get_xydata(), where[labels == index].numpy())
-        assert drawn.get_marker() == MARKERS[index]
+    for index, dotted in enumerate(first.lines):
+        assert np.array_equal(dotted.get_xydata(), where[labels == index].numpy())
+        assert dotted.get_marker() == MARKERS[index]
     assert np.array_equal(second.lines[2].get_xydata(), -where[4:5].numpy())
     assert not empty.lines
     (legend,) = picture.figure.legends
@@ -298,3 +301,40 @@ def test_any_name_can_stand_in_a_legend(names: list[str]) -> None:
         picture.figure.draw_without_rendering()
     (legend,) = picture.figure.legends
     assert [text.get_text() for text in legend.get_texts()] == names
+
+
+def test_a_table_is_drawn_with_its_numbers_below() -> None:
+    printed = published("kim2021", "Table 2", "CIFAR-10", "VGG-16", "PGD")
+    rows = {"ours": {"a": share(0.5), "b": share(0.25), "note": "a text"}, "theirs": {"a": printed, "note": "none"},
+            "only text": {"note": "nothing to draw"}}
+    found = drawn(Table(rows, "Shares by way.", "profile x"), xlabel="share")
+    (axes,) = found.picture.figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["ours", "theirs"]
+    (hollow,) = [line for line in axes.lines if line.get_fillstyle() == "none"]
+    assert hollow.get_xdata() == pytest.approx([printed.value / 100])
+    assert "The lowest is 26.0 % (ours, b), the highest 51.0 % (ours, a)." in found.picture.alt
+    assert found.picture.results == (rows["ours"]["a"], rows["ours"]["b"])
+    picture, _, table = found._repr_html_().partition('<details class="numbers">')
+    assert "Hollow: published." in picture
+    assert "nothing to draw" in table
+
+
+@pytest.mark.parametrize(("columns", "message"), [((), r"units \['points', 'share'\]: expected numbers, all in one"),
+                                                  (("note",), r"units \[\]: expected numbers")])
+def test_a_picture_of_a_table_has_one_axis(columns: Sequence[str], message: str) -> None:
+    gap = Result.of("gap", "gap", [0.1, 0.2], unit="points")
+    with pytest.raises(ValueError, match=message):
+        drawn(Table({"row": {"share": share(0.5), "gap": gap, "note": "x"}}, "Two units."), xlabel="x", columns=columns)
+
+
+def test_the_images_of_each_setting_stand_in_the_page() -> None:
+    images = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    html = Steps({"0": {"a & b": (images, ["disc", "ring"])}, "1/255": {"a & b": (1 - images, ["", "star"])}}, "eps",
+                 **TEXTS)._repr_html_()
+    assert re.findall(r'data-step="([^"]+)"', html) == ["0", "1/255"]
+    assert re.findall(r'alt="(a &amp; b[^"]*)"', html) == ["a &amp; b: disc", "a &amp; b: ring", "a &amp; b",
+                                                           "a &amp; b: star"]
+    found = [np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB"))
+             for data in re.findall(r"base64,([^\"]+)", html)]
+    for pixels, expected in zip(found, [*images, *(1 - images)], strict=True):
+        assert np.abs(pixels / 255 - expected.permute(1, 2, 0).numpy()).max() <= 0.5 / 255 + 1e-6

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +16,7 @@ from scipy import stats
 
 from book.press import ledger
 from book.press.files import write
+from book.press.pages.ledger import table
 from book.press.pages.templates import html
 from nbutils.lab import claims, results
 from nbutils.lab.claims import Criterion
@@ -47,6 +49,11 @@ def entries() -> list[ledger.Entry]:
     return ledger.entries("quick", ledger.executed())
 
 
+def page(found: list[ledger.Entry]) -> str:
+    """The ledger's page, beside the chapters that have run."""
+    return table(found, ledger.executed().get("quick", {}), "../{}.html".format)
+
+
 @pytest.fixture
 def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("NBUTILS_BUILD", str(tmp_path))
@@ -67,9 +74,10 @@ def test_claims_that_nobody_has_run_stand_in_the_ledger(build: Path) -> None:
     found = entries()
     assert all(entry.state == ("not tested" if entry.claim.setting else "not run") for entry in found)
     assert all(entry.in_time is None and entry.row["verdict"] == entry.state for entry in found)
-    page = html("ledger", entries=found, page=str)
-    assert page.count("not yet") == len(claims.load())
-    assert "table_networks=vgg16 train_size=73257 table_epochs=60 train_steps=10, n = 1000 and 3 seeds, or" in page
+    assert page(found).count(">not yet<") == len(claims.load())
+    assert "table_networks=vgg16 train_size=73257 table_epochs=60 train_steps=10." in page(found)
+    assert "#claim-" not in page(found)  # no chapter shows a verdict: no link that leads nowhere
+    assert "records/" not in page(found)
     assert {entry.claim.paper for entry in found if entry.state == "not tested"} >= {"ilyas2019", "kim2021"}
 
 
@@ -145,12 +153,29 @@ def test_the_file_holds_what_the_page_holds(build: Path, tmp_path: Path) -> None
     assert len(rows) == len(claims.load())
     assert rows[0]["value"] == pytest.approx(0.943333, abs=1e-6)
     assert (rows[0]["n"], rows[0]["values"], rows[0]["state"]) == (1000, [0.94, 0.95, 0.94], "held")
-    page = html("ledger", entries=found, page="../notebooks/{}.html".format)
     for entry in found:
-        place = "" if entry.claim.setting else f"#claim-{entry.claim.id}"  # no chapter shows a verdict on those
-        assert f'href="../notebooks/{entry.claim.chapter}.html{place}">{entry.claim.id}<' in page
-        assert f'<tr class="verdict-{entry.state.replace(" ", "-")}" id="claim-{entry.claim.id}">' in page
+        state = entry.state.replace(" ", "-")
+        assert f'<details class="claim verdict-{state}" id="claim-{entry.claim.id}"' in page(found)
+    assert f'href="../records/{CLAIM.chapter}.html#{CLAIM.statistic}">Its record<' in page(found)
+    assert page(found).count("Its record") == 1
     assert f'id="claim-{CLAIM.id}"' in found[0].verdict._repr_html_()  # type: ignore[union-attr]  # where it leads
+
+
+def test_controls_and_sanity_checks_stand_apart_from_what_the_papers_claim(build: Path) -> None:
+    parts = re.split(r"<h3>([^<]+)</h3>", page(entries()))
+    roles = {"Claims of the papers": "paper", "The same at the papers&#39; own size": "paper",
+             "Our controls": "control", "Sanity checks": "sanity"}
+    for title, rows in zip(parts[1::2], parts[2::2], strict=True):
+        assert set(re.findall(r'data-role="(\w+)"', rows)) == {roles[title]}
+
+
+def test_a_claim_leads_to_the_verdict_that_its_chapter_shows(build: Path) -> None:
+    record(build, 0.94, 0.95, 0.94)
+    shown = ledger.executed()["quick"]
+    judged = results.RecordedVerdict(claim=CLAIM.id, held="held")
+    shown[CLAIM.chapter] = shown[CLAIM.chapter].model_copy(update={"verdicts": [judged]})
+    written = table(entries(), shown, "../{}.html".format)
+    assert re.findall(r'href="([^"]+#claim-[^"]+)"', written) == [f"../notebooks/{CLAIM.chapter}.html#claim-{CLAIM.id}"]
 
 
 def test_counts_add_up(build: Path) -> None:
@@ -237,22 +262,22 @@ def write_record(build: Path, judged: list[claims.Claim]) -> None:
 
 
 def test_editions_stand_beside_each_other(build: Path) -> None:
-    def page() -> str:
+    def beside() -> str:
         kept = ledger.executed()
         found = {name: ledger.entries(name, kept) for name in ("quick", "planted")}
         return html("beside", editions=found, root="../..")
 
     record(build, 0.94, 0.95, 0.94, profile="quick")
-    assert page().count("<tr") == 2  # the head, and a row for the one claim that an edition judges
-    assert page().count("not yet recorded") == 1
+    assert beside().count("<tr") == 2  # the head, and a row for the one claim that an edition judges
+    assert beside().count("not yet recorded") == 1
     record(build, 0.5, 0.8, 0.99, profile="planted")
-    assert "they differ" not in page()  # undecided contradicts nothing
+    assert "they differ" not in beside()  # undecided contradicts nothing
     record(build, 0.1, 0.1, 0.11, profile="planted")
     for words in ("<strong>they differ</strong>", "✓ held", "✗ not held", "n = 1000, 3 seeds",
                   f'href="../../records/planted/{CLAIM.chapter}.html#{CLAIM.statistic}"',
                   f'href="../../book/ledger.html#claim-{CLAIM.id}"'):
-        assert page().count(words) >= 1
-    assert page().count("<strong>they differ</strong>") == 1
+        assert beside().count(words) >= 1
+    assert beside().count("<strong>they differ</strong>") == 1
 
 
 # --- when a criterion was written ------------------------------------------------------------------------------------
@@ -327,6 +352,5 @@ def test_a_criterion_younger_than_its_result_is_marked(build: Path, monkeypatch:
     monkeypatch.setattr(ledger, "criterion_commits", lambda: commits)
     found = entries()
     assert found[0].in_time is in_time
-    page = html("ledger", entries=found, page=str)
-    assert ("post hoc" in page) is not in_time
-    assert f"{day} 00:00 UTC<pre>- id: x\n  criterion: {{above: &lt;1}}</pre>" in page
+    assert ("Post hoc" in page(found)) is not in_time
+    assert f"{day} 00:00 UTC<pre>- id: x\n  criterion: {{above: &lt;1}}</pre>" in page(found)

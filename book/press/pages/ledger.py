@@ -1,30 +1,42 @@
 """Sphinx extension: the claims ledger as a table, as a picture and as a file, from the recorded results.
 
 ``{claims-ledger}`` tabulates every claim; ``{claims-picture}`` counts them by paper and verdict. ``{kept-editions}``
-tabulates what is recorded, ``{claims-beside}`` the verdicts of the editions beside each other. Beside the pages stands
+tabulates what is recorded, ``{claims-beside}`` the verdicts of the editions beside each other, and ``{edition-slopes}``
+draws some of their results. Beside the pages stands
 ``ledger.json`` with the same content. The profile is named in BOOK_PROFILE.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import ClassVar
 
+from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
 
 from book.press import editions, ledger
-from book.press.chapters import every
+from book.press.chapters import every, read
 from book.press.pages.templates import HtmlDirective, html
 from nbutils.lab import claims, figures, results
 
+WHOSE = {"paper": "Claims of the papers", "own size": "The same at the papers' own size", "control": "Our controls",
+         "sanity": "Sanity checks"}
+NOT_RECORDED = "Not yet recorded in two editions."
 kept = cache(editions.kept)  # a build reads and checks them once
 
 
 @cache
-def entries() -> list[ledger.Entry]:
-    """The ledger of the runs that the pages show; beside an edition, those of the others count for papers' settings."""
+def runs() -> ledger.Records:
+    """What the pages show; beside an edition also the others, which count for papers' settings."""
     others = kept() if os.environ.get("BOOK_EDITION") else {}
-    return ledger.entries(os.environ.get("BOOK_PROFILE", "quick"), {**others, **ledger.executed()}, controls())
+    return {**others, **ledger.executed()}
+
+
+@cache
+def entries() -> list[ledger.Entry]:
+    """The ledger of the runs that the pages show."""
+    return ledger.entries(os.environ.get("BOOK_PROFILE", "quick"), runs(), controls())
 
 
 @cache
@@ -46,13 +58,49 @@ def _chosen(edition_of: Callable[[str], str | None]) -> dict[str, results.Record
 
 
 class ClaimsLedger(HtmlDirective):
-    """``{claims-ledger}``: a table of all claims, chapter by chapter."""
+    """``{claims-ledger}``: all claims, chapter by chapter."""
 
     def html(self) -> str:
-        def page(chapter: str) -> str:
-            return str(self.env.app.builder.get_relative_uri(self.env.docname, f"notebooks/{chapter}"))
+        def uri(page: str) -> str:
+            return str(self.env.app.builder.get_relative_uri(self.env.docname, page))
 
-        return html("ledger", entries=entries(), page=page)
+        return table(entries(), runs().get(os.environ.get("BOOK_PROFILE", "quick"), {}), uri)
+
+
+def table(found: Sequence[ledger.Entry], shown: Mapping[str, results.Record], uri: Callable[[str], str]) -> str:
+    """The ledger as HTML.
+
+    Args:
+        shown: chapter -> record of the run that its page shows. uri: name of a page -> its address.
+    """
+
+    def verdict_at(entry: ledger.Entry) -> str:
+        """Where the chapter's page shows the verdict, if its run has judged the claim."""
+        chapter = entry.claim.chapter
+        judged = chapter in shown and entry.claim.id in [verdict.claim for verdict in shown[chapter].verdicts]
+        return f"{uri(f'notebooks/{chapter}')}#claim-{entry.claim.id}" if judged else ""
+
+    def record_at(entry: ledger.Entry) -> str:
+        """Where what was measured stands, if the book has a page for it."""
+        chapter = entry.claim.chapter
+        places = {"": shown, **{f"{edition}/": records for edition, records in kept().items()}}
+        at = next((f"records/{place}{chapter}" for place, records in places.items() if entry.run
+                   and chapter in records and records[chapter].finished == entry.run.finished), None)
+        return f"{uri(at)}#{results.anchor(entry.claim.statistic)}" if at else ""
+
+    chapters = []
+    for chapter in every(""):
+        rows = [(entry, verdict_at(entry), record_at(entry)) for entry in found if entry.claim.chapter == chapter.name]
+        groups = {words: chosen for whose, words in WHOSE.items()
+                  if (chosen := [row for row in rows if whose == _whose(row[0].claim)])}
+        title = read(chapter.source).cells[0].source.partition("\n")[0].lstrip("# ")
+        chapters.append((title, uri(f"notebooks/{chapter.name}"), groups))
+    papers = {entry.claim.paper: claims.paper_name(entry.claim.paper) for entry in found}
+    return html("ledger", chapters=chapters, papers=papers)
+
+
+def _whose(claim: claims.Claim) -> str:
+    return "own size" if claim.setting else claim.role
 
 
 class ClaimsPicture(HtmlDirective):
@@ -83,6 +131,31 @@ class ClaimsBeside(HtmlDirective):
                     root="..")
 
 
+class EditionSlopes(HtmlDirective):
+    """``{edition-slopes} 05_ib_distillation``: results of a chapter as lines from edition to edition.
+
+    A line of its content names a result and what it is called: ``bottleneck.all.pgd = no mask``. Shown are the editions
+    that have all of them.
+    """
+
+    required_arguments = 1
+    has_content = True
+    option_spec: ClassVar = {"ylabel": directives.unchanged_required, "caption": directives.unchanged_required}
+
+    def html(self) -> str:
+        chapter, names = self.arguments[0], dict(line.split(" = ") for line in self.content if line)
+        found = {edition: records[chapter].by_id for edition, records in kept().items()
+                 if chapter in records and names.keys() <= records[chapter].by_id.keys()}
+        if len(found) < 2:
+            return f"<p><em>{NOT_RECORDED}</em></p>"
+        lines = {words: [results[id] for results in found.values()] for id, words in names.items()}
+        told = "; ".join(f"{words}: {', '.join(result.parts[0] for result in line)}" for words, line in lines.items())
+        picture = figures.curves(lines, range(len(found)), xlabel="edition", ylabel=self.options["ylabel"],
+                                 ticks=list(found), alt=f"Lines over the editions {', '.join(found)}. {told}.",
+                                 caption=self.options["caption"])
+        return picture._repr_html_()
+
+
 def write_file(app: Sphinx, error: Exception | None) -> None:
     """On ``build-finished``: the ledger as a file that machines can read."""
     if error is None and app.builder.format == "html":
@@ -95,5 +168,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("claims-picture", ClaimsPicture)
     app.add_directive("kept-editions", KeptEditions)
     app.add_directive("claims-beside", ClaimsBeside)
+    app.add_directive("edition-slopes", EditionSlopes)
     app.connect("build-finished", write_file)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -12,8 +12,15 @@ from nbutils.messages import counted
 
 _TEMPLATES = Environment(loader=FileSystemLoader(Path(__file__).with_suffix("")), autoescape=True,
                          undefined=StrictUndefined)
-_TEMPLATES.globals |= {"anchor": results.anchor, "counted": counted, "marks": claims.MARKS, "minus": results.MINUS,
-                       "paper_name": claims.paper_name, "zip": zip}
+
+
+def judged(chapter: str, statistic: str) -> list[str]:
+    """The ids of the claims that a chapter judges by this result."""
+    return [claim.id for claim in claims.load().values() if (claim.chapter, claim.statistic) == (chapter, statistic)]
+
+
+_TEMPLATES.globals |= {"anchor": results.anchor, "counted": counted, "dict": dict, "judged": judged,
+                       "marks": claims.MARKS, "minus": results.MINUS, "paper_name": claims.paper_name, "zip": zip}
 
 
 def html(template: str, **values: Any) -> str:

@@ -1,0 +1,88 @@
+"""Sphinx extension: our own numbers, drawings, and the last touches to a written page.
+
+Equations, figures and tables of a chapter are numbered by it, so that none is taken for a paper's: the second figure
+of chapter 03 is figure 3.2, its first equation (3.1). A claim's name becomes a link to its row in the ledger, and long
+notes below a table are folded.
+
+``{drawing} recipe.svg`` puts a drawing from ``book/_static`` into the page itself, where it takes the page's colours;
+its content is the caption, its option ``alt`` the text alternative.
+"""
+
+import html
+import re
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+from docutils import nodes
+from docutils.parsers.rst import directives
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+from sphinx.util.docutils import SphinxDirective
+
+from nbutils.machine import ROOT
+from nbutils.messages import read_text
+
+CAPTION = re.compile(r'<figcaption>(?!\s*<p><span class="caption-)|<div class="result-table[^>]*><table><caption>')
+NOTES = re.compile(r'<ul class="table-notes">(<li>.*?</li>)((?:<li>.*?</li>){3,})</ul>', re.DOTALL)
+LABELLED = '<summary aria-label="Toggle hidden content">'  # which hides from a screen reader what the summary says
+
+
+def number_of(docname: str) -> int | None:
+    """The number of the chapter that a page is, None for others."""
+    found = re.fullmatch(r"notebooks/(\d\d)_\w+", docname)
+    return int(found[1]) if found else None
+
+
+def equations(app: Sphinx, env: BuildEnvironment) -> Iterable[str]:
+    """On ``env-get-updated``: in each chapter equations count from one, after the chapter's number."""
+    for docname, kinds in env.toc_fignumbers.items():
+        if (chapter := number_of(docname)) and "displaymath" in kinds:
+            kinds["displaymath"] = {id: (chapter, i) for i, id in enumerate(kinds["displaymath"], start=1)}
+    return []
+
+
+def finish(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: nodes.document) -> None:
+    """On ``html-page-context``: numbers before captions, long notes folded, links to the ledger, and summaries that a
+    screen reader reads."""
+    if "body" not in context:
+        return
+    # The roles that Sphinx gives to a bibliography no longer exist.
+    context["body"] = context["body"].replace('role="doc-biblioentry"', 'role="listitem"')
+    chapter = number_of(pagename)
+    if chapter is None:
+        return
+    seen = Counter[str]()
+
+    def numbered(found: re.Match[str]) -> str:
+        kind = "Figure" if found[0].startswith("<fig") else "Table"
+        seen[kind] += 1
+        return f'{found[0]}<span class="number">{kind} {chapter}.{seen[kind]}</span> '
+
+    body = CAPTION.sub(numbered, context["body"]).replace(LABELLED, "<summary>")
+    body = NOTES.sub(r'<ul class="table-notes">\1</ul><details class="numbers"><summary>Attacks and settings</summary>'
+                     r'<ul class="table-notes">\2</ul></details>', body)
+    context["body"] = re.sub(r'<span class="claim-id">([\w-]+)</span>',
+                             r'<a class="claim-id" href="../book/ledger.html#claim-\1">\1</a>', body)
+
+
+class Drawing(SphinxDirective):
+    """``{drawing}``: a drawing with its caption."""
+
+    required_arguments = 1
+    has_content = True
+    option_spec: ClassVar = {"alt": directives.unchanged_required}
+
+    def run(self) -> list[nodes.Node]:
+        path = ROOT / "book" / "_static" / self.arguments[0]
+        self.env.note_dependency(str(path))
+        drawn = f'<div role="img" aria-label="{html.escape(self.options["alt"])}">{read_text(path)}</div>'
+        return [nodes.raw("", f'<figure class="picture drawing">{drawn}<figcaption>', format="html"),
+                *self.parse_content_to_nodes(), nodes.raw("", "</figcaption></figure>", format="html")]
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    app.add_directive("drawing", Drawing)
+    app.connect("env-get-updated", equations, priority=900)  # after Sphinx has given its numbers
+    app.connect("html-page-context", finish)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
