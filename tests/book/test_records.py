@@ -198,7 +198,7 @@ def test_the_ledger_leads_to_the_verdicts(pages: dict[str, str]) -> None:
     assert f'href="notebooks/{NAME}.html#claim-tile-is-useful"' in pages["index.html"]
     assert 'id="claim-tile-is-useful"' in pages["index.html"]  # where the names in sentences lead
     assert re.search('href="book/ledger.html#claim-tile-is-useful">tile-is-useful<', pages["index.html"])
-    assert "Ilyas et al. 2019: 1 held" in pages["index.html"]  # the picture's alternative text
+    assert "sanity checks: 1 held" in pages["index.html"]  # the picture's alternative text
     assert '"state": "held"' in pages["ledger.json"]
 
 

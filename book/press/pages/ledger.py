@@ -13,7 +13,11 @@ from sphinx.application import Sphinx
 
 from book.press import editions, ledger
 from book.press.pages.templates import HtmlDirective, html
-from nbutils.lab import claims, figures
+from nbutils.lab import claims
+
+# Colour and hatch of each of the ledger's states, told apart in grey, too.
+FILLS = (("#0072B2", ""), ("#F0E442", "M2 2h1"), ("#D55E00", "M0 8 8 0"), ("#56B4E9", "M0 4h8"), ("#CC79A7", "M2 4h4"),
+         ("#BBBBBB", "M0 8 8 0M0 0l8 8"), ("#FFFFFF", ""), ("#E8E8E8", "M4 0v8"))
 
 kept = cache(editions.kept)  # a build reads and checks them once
 
@@ -42,10 +46,10 @@ class ClaimsPicture(HtmlDirective):
         counts = ledger.counts(entries())
         words = "; ".join(f"{paper}: " + (", ".join(f"{n} {state}" for state, n in row.items() if n) or "no claim yet")
                           for paper, row in counts.items())
-        picture = figures.stacked(counts, xlabel="number of claims", alt=f"Claims by paper and verdict. {words}.",
-                                  caption="Claims by paper and verdict, in the edition shown here. Chapters share "
-                                          "networks, so agreement between their verdicts is not replication.")
-        return picture._repr_html_()
+        return html("counts", counts=counts, most=max(1, *(sum(row.values()) for row in counts.values())), fills=FILLS,
+                    alt=f"Claims by paper and verdict. {words}.",
+                    caption="Claims by paper and verdict, in the edition shown here. Chapters share networks, so "
+                            "agreement between their verdicts is not replication.")
 
 
 class KeptEditions(HtmlDirective):
