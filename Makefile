@@ -1,3 +1,4 @@
+# make read    render our recorded runs, without installing what runs chapters
 # make book    run every chapter and render the book     make test    all checks
 # make serve   look at the book on this machine          make clean   remove everything generated but .venv
 # make oracles compare the learning paradigms with kornia, lightly, timm and diffusers
@@ -18,7 +19,10 @@ export OMP_WAIT_POLICY ?= PASSIVE
 env := .venv/complete
 python := .venv/bin/python
 
-.PHONY: book stage test oracles serve clean
+.PHONY: read book stage test oracles serve clean
+
+read: .venv-read/complete
+	@exec .venv-read/bin/python -m book.press read
 
 book serve: $(env)
 	@exec $(python) -m book.press $@
@@ -41,3 +45,6 @@ clean:
 
 $(env): pyproject.toml constraints.txt
 	@exec "$$PYTHON" -m book.press.environment make
+
+.venv-read/complete: pyproject.toml constraints.txt
+	@exec "$$PYTHON" -m book.press.environment read

@@ -11,7 +11,8 @@ import re
 import signal
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,36 @@ def book() -> int:
             _graph("book")
         chapters.summary(os.environ["PROFILE"])
     return status
+
+
+def read() -> int:
+    """Render what is kept of each chapter, in an environment that can run none; returns the exit status.
+
+    Raises:
+        ValueError: files that cannot be used, in one line.
+    """
+    build = build_dir()
+    take(build)
+    _whole()
+    with alone(build / ".lock", "another `make` is at work in this build folder"):
+        with published():
+            status = render()
+            chapters.summary(editions.BEST)
+    return status
+
+
+@contextmanager
+def published() -> Iterator[Path]:
+    """Within it the best of the editions are what is rendered; gives the build folder of theirs."""
+    editions.show(editions.BEST)
+    before, folder = dict(os.environ), build_dir() / "editions" / editions.BEST
+    os.environ |= {"NBUTILS_BUILD": str(folder), "BOOK_PROFILE": editions.BEST, "BOOK_EDITION": editions.BEST,
+                   "BOOK_INCOMPLETE": "1"}
+    try:
+        yield folder
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _whole() -> None:
