@@ -1,4 +1,5 @@
 # make read    render our recorded runs, without installing what runs chapters
+# make release the same with its notebooks, records and PDF, as one folder and one zip
 # make book    run every chapter and render the book     make test    all checks
 # make serve   look at the book on this machine          make clean   remove everything generated but .venv
 # make oracles compare the learning paradigms with kornia, lightly, timm and diffusers
@@ -19,10 +20,10 @@ export OMP_WAIT_POLICY ?= PASSIVE
 env := .venv/complete
 python := .venv/bin/python
 
-.PHONY: read book stage test oracles serve clean
+.PHONY: read release book stage test oracles serve clean
 
-read: .venv-read/complete
-	@exec .venv-read/bin/python -m book.press read
+read release: .venv-read/complete
+	@exec .venv-read/bin/python -m book.press $@
 
 book serve: $(env)
 	@exec $(python) -m book.press $@

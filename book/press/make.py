@@ -69,10 +69,9 @@ def read() -> int:
     build = build_dir()
     take(build)
     _whole()
-    with alone(build / ".lock", "another `make` is at work in this build folder"):
-        with published():
-            status = render()
-            chapters.summary(editions.BEST)
+    with alone(build / ".lock", "another `make` is at work in this build folder"), published():
+        status = render()
+        chapters.summary(editions.BEST)
     return status
 
 
@@ -149,11 +148,12 @@ def _to_make(target: str) -> list[str]:
         signal.signal(signal.SIGTERM, ends)  # the engine has taken it, and would wait for the end of a chapter
 
 
-def render(strict: bool = False) -> int:
+def render(strict: bool = False, builder: str = "html") -> int:
     """Render the book as jupyter-book does; returns 1 where it has said what is wrong with a page.
 
     Args:
-        strict: warnings are errors, those of missing references too.
+        strict: warnings are errors, those of missing references too. builder: of Sphinx; each has its own folders,
+            since a link is made for one builder when its page is read.
 
     Raises:
         ValueError: it cannot be rendered, in one line.
@@ -170,7 +170,7 @@ def render(strict: bool = False) -> int:
     nocolor()
     try:
         with patch_docutils(), docutils_namespace():
-            app = Sphinx(ROOT, None, folder / "html", folder / ".doctrees", "html", config, status=None,
+            app = Sphinx(ROOT, None, folder / builder, folder / f".doctrees-{builder}", builder, config, status=None,
                          warning=sys.stderr, warningiserror=strict, keep_going=True)
             app.build(force_all=True)  # an incremental build would not repeat the warnings of pages it skips
     except SphinxError as error:
