@@ -23,8 +23,8 @@ OPEN = re.compile(r"(`{3,}|:{3,})\s*\{([\w:-]+)\}\s*(.*)")
 OPTION = re.compile(r":([\w-]+):\s*(.*)")
 TARGET = re.compile(r"^\([\w:.-]+\)=\n", re.MULTILINE)
 HEAD = ("*A chapter of **Robust and Non-Robust Features: a book that runs**. It needs the package `nbutils`: "
-        "`README.txt` of the release says how it is installed. With `profile = \"smoke\"` in the parameters cell a first "
-        "run takes a minute or two, and no number means anything.*")
+        "`README.txt` of the release says how it is installed. With `profile = \"smoke\"` in its parameters cell a "
+        "first run takes a minute or two, and no number means anything.*")
 
 
 def reader_notebook(source: Path, say: Callable[[str, str], str],
