@@ -172,6 +172,8 @@ def render(strict: bool = False, builder: str = "html") -> int:
         with patch_docutils(), docutils_namespace():
             app = Sphinx(ROOT, None, folder / builder, folder / f".doctrees-{builder}", builder, config, status=None,
                          warning=sys.stderr, warningiserror=strict, keep_going=True)
+            handlers = app.registry.translation_handlers  # some extensions name no builder but "html"
+            handlers[builder] = handlers["html"] | handlers.get(builder, {})
             app.build(force_all=True)  # an incremental build would not repeat the warnings of pages it skips
     except SphinxError as error:
         raise ValueError(f"The book was not rendered: {' '.join(str(error).split())}") from None

@@ -5,7 +5,7 @@
     notebooks/    the chapters in plain Markdown, for Jupyter
     records/      what every kept run has found
     weights/      networks that the records show, where the build folder has them
-    package/      the wheel that the notebooks import, where the build folder has it
+    package/      the wheel that the notebooks import
     MANIFEST.json version, commit, and size and SHA-256 of every file
 
 Two runs from one commit give the same bytes: files are sorted, and times are those of nothing.
@@ -13,10 +13,12 @@ Two runs from one commit give the same bytes: files are sorted, and times are th
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -40,7 +42,6 @@ To run a chapter, with Python 3.11 to 3.13:
     env/bin/pip install package/*.whl jupyterlab
     env/bin/jupyter lab notebooks
 
-Where package/ is missing, install a checkout of the book instead: pip install -e CHECKOUT.
 MANIFEST.json has the SHA-256 of every file.
 """
 PRINT = """<style>
@@ -81,9 +82,9 @@ def release() -> int:
             copy = folder / "records" / record.relative_to(editions.EDITIONS)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(record, copy)
-        for extra in ("weights", "package"):
-            if (build / extra).is_dir():
-                shutil.copytree(build / extra, folder / extra)
+        if (build / "weights").is_dir():
+            shutil.copytree(build / "weights", folder / "weights")
+        wheel(folder / "package")
         for name in BESIDE:
             shutil.copy(ROOT / name, folder)
         (folder / "README.txt").write_text(README, encoding="utf-8")
@@ -120,6 +121,24 @@ def pack(folder: Path) -> Path:
             entry.external_attr, entry.create_system, entry.compress_type = 0o644 << 16, 3, zipfile.ZIP_DEFLATED
             archive.writestr(entry, (folder / name).read_bytes())
     return packed
+
+
+def wheel(folder: Path) -> None:
+    """Build the package's wheel into a folder, of the same bytes for the same files; needs no network.
+
+    Raises:
+        ValueError: it was not built; pip has said why.
+    """
+    with tempfile.TemporaryDirectory() as copy:  # what setuptools leaves behind is left there
+        for name in ("nbutils", "book"):
+            shutil.copytree(ROOT / name, Path(copy) / name, ignore=shutil.ignore_patterns("__pycache__", "editions"))
+        for name in ("pyproject.toml", "LICENSE"):
+            shutil.copy(ROOT / name, copy)
+        words = [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", "--no-deps",
+                 "--no-build-isolation", "--no-cache-dir", "--wheel-dir", str(folder), copy]
+        done = subprocess.run(words, env=os.environ | {"SOURCE_DATE_EPOCH": "315532800"})
+    if done.returncode:
+        raise ValueError("The wheel was not built: see above.")
 
 
 def print_pdf(rendered: Path, path: Path) -> bool:

@@ -51,7 +51,7 @@ def buttons(app: Sphinx, pagename: str, templatename: str, context: dict[str, An
     file = f"{pagename.removeprefix('notebooks/')}.ipynb"
 
     def button(url: str, text: str, icon: str) -> dict[str, str]:
-        return {"type": "link", "url": url, "tooltip": text, "text": text, "icon": icon, "label": text}
+        return {"type": "link", "url": url, "tooltip": text, "text": text, "icon": icon, "label": f"take-{icon[4:]}"}
 
     found = [button(file, "Notebook, to download", "fas fa-download")]
     if repository := os.environ.get("BOOK_REPOSITORY"):
