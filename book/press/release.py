@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import nbutils
@@ -30,6 +31,7 @@ from nbutils.lab.history import present_commit
 from nbutils.machine import ROOT, build_dir
 
 NAME = "robust-and-non-robust-features"
+FIRST = "book/intro"  # the page that holds all others, in a single one
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 BESIDE = ("LICENSE", "LICENSE-text.md", "CITATION.cff", "CHANGELOG.md")
 README = """Robust and Non-Robust Features: a book that runs
@@ -144,7 +146,7 @@ def wheel(folder: Path) -> None:
 def print_pdf(rendered: Path, path: Path) -> bool:
     """The whole book as one PDF, printed by Chromium; it is said where there is none. False where it failed.
 
-    Links to records, which are no part of it, are taken out.
+    Chromium gives it bookmarks, from the headings.
     """
     chromium = next(filter(None, map(shutil.which, CHROMIUM)), None)
     if chromium is None:
@@ -152,7 +154,7 @@ def print_pdf(rendered: Path, path: Path) -> bool:
         return True
     if make.render(builder="singlehtml"):
         return False
-    page = rendered / "singlehtml" / "index.html"
+    page = rendered / "singlehtml" / f"{FIRST}.html"
     page.write_text(for_print(page.read_text(encoding="utf-8")), encoding="utf-8")
     words = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
              f"--user-data-dir={rendered / 'chromium'}", "--allow-file-access-from-files",
@@ -168,11 +170,26 @@ def print_pdf(rendered: Path, path: Path) -> bool:
 
 
 def for_print(page: str) -> str:
-    """One page of HTML as it is printed: contents in front, nothing folded, no link that leads out of the document."""
-    page = re.sub(r'<a ([^>]*)href="(?:\.\./)*records/[^"]*"', r"<a \1", page)
+    """One page of HTML as it is printed: contents in front, nothing folded, no link that leads to another file."""
+    seen = Counter[str]()
+
+    def unique(found: re.Match[str]) -> str:  # chapters have sections of the same name
+        seen[found[2]] += 1
+        return f"{found[1]}{found[2]}{f'-{seen[found[2]]}' * (seen[found[2]] > 1)}{found[3]}"
+
+    page = re.sub(r'(<section[^>]* id=")([^"]+)(">)', unique, page)
+    ids = set(re.findall(r' id="([^"]+)"', page))
+
+    def link(found: re.Match[str]) -> str:
+        file, _, anchor = found[2].partition("#")
+        if file.startswith(("http:", "https:", "mailto:")):
+            return found[0]
+        return f'{found[1]}href="#{anchor}"' if anchor in ids else found[1]
+
+    page = re.sub(r'(<a [^>]*?)href="([^"]*)"', link, page)
     page = page.replace("<details", "<details open").replace("</head>", f"{PRINT}</head>", 1)
-    titles = re.findall(r'<section[^>]* id="([^"]+)">\s*(?:<span id="[^"]*"></span>)*<(h[12])>(.*?)'
-                        r'<a class="headerlink"', page, re.DOTALL)
+    titles = re.findall(r'<section[^>]* id="([^"]+)">\s*(?:<span[^>]*></span>)*<(h[12])>(.*?)'
+                        r'<a class="headerlink"', page)
     lines = [f'<p style="margin: 2pt 0 0 {"0" if level == "h1" else "2em"}"><a href="#{id}">'
              f'{re.sub("<[^>]+>", "", title)}</a></p>' for id, level, title in titles]
     contents = f'<section><h2>Contents</h2>{"".join(lines)}</section>'

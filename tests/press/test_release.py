@@ -55,13 +55,16 @@ def test_the_manifest_lists_every_other_file(folder: Path) -> None:
 def test_what_is_printed() -> None:
     page = ('<head></head><section id="t"><h1>Book<a class="headerlink" href="#t">#</a></h1>'
             '<a class="address" href="../records/01_x.html#a">5</a><details class="d"><p>in</p></details>'
+            '<a href="book/intro.html#s">part</a><a href="https://x.org/#s">x</a>'
             '<section id="s">\n<span id="x"></span><h2>Part <em>one</em><a class="headerlink" href="#s">#</a></h2>'
-            '</section></section>')
+            '</section><section id="s"><h2>Two<a class="headerlink" href="#s">#</a></h2></section></section>')
     printed = release.for_print(page)
     assert 'class="address" >5</a>' in printed
-    assert "records/" not in printed
+    assert '<a href="#s">part</a><a href="https://x.org/#s">x</a>' in printed
     assert "<details open" in printed
-    assert re.findall(r'<a href="#(\w)">([^<]+)</a>', printed) == [("t", "Book"), ("s", "Part one")]
+    contents = printed.partition("Contents")[2].partition("</section>")[0]
+    listed = re.findall(r'<a href="#([\w-]+)">([^<]+)</a>', contents)
+    assert listed == [("t", "Book"), ("s", "Part one"), ("s-2", "Two")]
 
 
 def test_no_chromium_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
