@@ -48,7 +48,8 @@ MANIFEST.json has the SHA-256 of every file.
 """
 PRINT = """<style>
 nav, header, footer, .sidebar, .bd-sidebar-primary, .bd-sidebar-secondary, .bd-header-article, .prev-next-footer,
-#pst-skip-link, .headerlink, .copybtn { display: none !important; }
+#pst-skip-link, #pst-back-to-top, #jb-print-docs-body, .search-button__wrapper, .headerlink, .copybtn,
+details > summary { display: none !important; }
 body, html { background: white !important; font-size: 11pt; }
 .bd-page-width, .bd-article-container, .bd-main, .bd-content { max-width: none !important; display: block !important;
   overflow: visible !important; padding: 0 !important; }
@@ -154,8 +155,8 @@ def print_pdf(rendered: Path, path: Path) -> bool:
         return True
     if make.render(builder="singlehtml"):
         return False
-    page = rendered / "singlehtml" / f"{FIRST}.html"
-    page.write_text(for_print(page.read_text(encoding="utf-8")), encoding="utf-8")
+    single, page = rendered / "singlehtml" / f"{FIRST}.html", rendered / "singlehtml" / "print.html"
+    page.write_text(for_print(single.read_text(encoding="utf-8")), encoding="utf-8")  # from here its styles are found
     words = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
              f"--user-data-dir={rendered / 'chromium'}", "--allow-file-access-from-files",
              "--virtual-time-budget=600000", "--generate-pdf-document-outline", "--no-pdf-header-footer",
@@ -193,4 +194,4 @@ def for_print(page: str) -> str:
     lines = [f'<p style="margin: 2pt 0 0 {"0" if level == "h1" else "2em"}"><a href="#{id}">'
              f'{re.sub("<[^>]+>", "", title)}</a></p>' for id, level, title in titles]
     contents = f'<section><h2>Contents</h2>{"".join(lines)}</section>'
-    return re.sub(r"(</h1>)", lambda found: found[1] + contents, page, count=1)
+    return re.sub(r"(<section[^>]*>\s*<h1>.*?</h1>)", lambda found: found[1] + contents, page, count=1)
