@@ -31,10 +31,11 @@ from nbutils.lab.history import present_commit
 from nbutils.machine import ROOT, build_dir
 
 NAME = "robust-and-non-robust-features"
+TITLE = "Robust and Non-Robust Features: a book that runs"
 FIRST = "book/intro"  # the page that holds all others, in a single one
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 BESIDE = ("LICENSE", "LICENSE-text.md", "CITATION.cff", "CHANGELOG.md")
-README = """Robust and Non-Robust Features: a book that runs
+README = f"""{TITLE}
 
 Open html/index.html in a browser: it needs no network and no server. book.pdf, if it is here, holds the same text.
 
@@ -50,10 +51,11 @@ PRINT = """<style>
 nav, header, footer, .sidebar, .bd-sidebar-primary, .bd-sidebar-secondary, .bd-header-article, .prev-next-footer,
 #pst-skip-link, #pst-back-to-top, #jb-print-docs-body, .search-button__wrapper, .headerlink, .copybtn,
 details > summary { display: none !important; }
-body, html { background: white !important; font-size: 11pt; }
+body, html { background: white !important; font-size: 9pt !important; }
 .bd-page-width, .bd-article-container, .bd-main, .bd-content { max-width: none !important; display: block !important;
   overflow: visible !important; padding: 0 !important; }
-h1 { break-before: page; } figure, table, .verdict { break-inside: avoid; } pre { white-space: pre-wrap; }
+.contents { break-after: page; } figure, .verdict { break-inside: avoid; } pre { white-space: pre-wrap; }
+figure img, figure svg { max-height: 200mm; }
 details > * { display: block !important; }
 @page { size: A4; margin: 18mm 16mm; }
 </style>"""
@@ -193,5 +195,5 @@ def for_print(page: str) -> str:
                         r'<a class="headerlink"', page)
     lines = [f'<p style="margin: 2pt 0 0 {"0" if level == "h1" else "2em"}"><a href="#{id}">'
              f'{re.sub("<[^>]+>", "", title)}</a></p>' for id, level, title in titles]
-    contents = f'<section><h2>Contents</h2>{"".join(lines)}</section>'
+    contents = f'<div class="contents"><p style="font-size: 2em">{TITLE}</p>{"".join(lines)}</div>'
     return re.sub(r"(<section[^>]*>\s*<h1>.*?</h1>)", lambda found: found[1] + contents, page, count=1)

@@ -62,7 +62,7 @@ def test_what_is_printed() -> None:
     assert 'class="address" >5</a>' in printed
     assert '<a href="#s">part</a><a href="https://x.org/#s">x</a>' in printed
     assert "<details open" in printed
-    contents = printed.partition("Contents")[2].partition("</section>")[0]
+    contents = printed.partition('class="contents"')[2].partition("</div>")[0]
     listed = re.findall(r'<a href="#([\w-]+)">([^<]+)</a>', contents)
     assert listed == [("t", "Book"), ("s", "Part one"), ("s-2", "Two")]
 
