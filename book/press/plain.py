@@ -51,7 +51,7 @@ def reader_notebook(source: Path, say: Callable[[str, str], str],
 
 def numbered(sources: Mapping[str, Path]) -> dict[str, str]:
     """Label -> number of each equation, counted by chapter. sources: number of a chapter -> its notebook."""
-    found = {}
+    found = dict[str, str]()
     for number, source in sources.items():
         texts = "\n".join(cell.source for cell in read(source).cells if cell.cell_type == "markdown")
         labels = re.findall(r"^```\{math\}\n:label: (\S+)", texts, re.MULTILINE)
@@ -125,11 +125,12 @@ def code(path: Path, name: str) -> str:
         ValueError: it is not there.
     """
     text = read_text(path)
-    found: ast.AST | None = ast.parse(text)
+    found: ast.AST = ast.parse(text)
     for word in name.split("."):
-        found = next((node for node in ast.iter_child_nodes(found) if getattr(node, "name", "") == word), None)
-        if found is None:
+        named = [node for node in ast.iter_child_nodes(found) if getattr(node, "name", "") == word]
+        if not named:
             raise ValueError(f"{path}: no {name}")
+        found = named[0]
     assert isinstance(found, (ast.FunctionDef, ast.ClassDef))
     first = min([found.lineno, *(decorator.lineno for decorator in found.decorator_list)])
     return textwrap.dedent("\n".join(text.splitlines()[first - 1:found.end_lineno]))

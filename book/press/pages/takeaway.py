@@ -22,12 +22,13 @@ BRANCH = "readers"  # of a release's notebooks, in the repository
 
 def said(app: Sphinx, docname: str, name: str, text: str) -> str:
     """The text that a role of the book gives on a page; raises ValueError for one that there is not."""
-    reporter = SimpleNamespace(report_level=5)
-    role, _ = roles.role(name, en, 0, reporter)
+    language: Any = en
+    reporter: Any = SimpleNamespace(report_level=5)
+    role, _ = roles.role(name, language, 0, reporter)
     if role is None:
         raise ValueError(f"{docname}: {{{name}}}: no such role")
     app.env.temp_data["docname"] = docname
-    inliner = SimpleNamespace(document=SimpleNamespace(settings=SimpleNamespace(env=app.env)), reporter=reporter)
+    inliner: Any = SimpleNamespace(document=SimpleNamespace(settings=SimpleNamespace(env=app.env)), reporter=reporter)
     made, _ = role(name, f"{{{name}}}`{text}`", text, 0, inliner, {}, [])
     return "".join(node.astext() for node in made)
 
