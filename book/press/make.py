@@ -167,11 +167,12 @@ def render(strict: bool = False, builder: str = "html") -> int:
     given = {"nitpicky": strict, "latex_individualpages": False}
     config, _ = get_final_config(user_yaml=ROOT / "_config.yml", cli_config=given, sourcedir=ROOT)
     folder = build_dir() / "_build"
+    doctrees = folder / f".doctrees{builder.removeprefix('html')}"
     nocolor()
     try:
         with patch_docutils(), docutils_namespace():
-            app = Sphinx(ROOT, None, folder / builder, folder / f".doctrees-{builder}", builder, config, status=None,
-                         warning=sys.stderr, warningiserror=strict, keep_going=True)
+            app = Sphinx(ROOT, None, folder / builder, doctrees, builder, config, status=None, warning=sys.stderr,
+                         warningiserror=strict, keep_going=True)
             handlers = app.registry.translation_handlers  # some extensions name no builder but "html"
             handlers[builder] = handlers["html"] | handlers.get(builder, {})
             app.build(force_all=True)  # an incremental build would not repeat the warnings of pages it skips
