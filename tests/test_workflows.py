@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+import nbutils
 from nbutils.machine import ROOT
 
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -44,6 +45,12 @@ def test_every_python_that_we_name_is_tested() -> None:
     assert wanted == ">=3.11,<3.14"
     tested = jobs(ROOT / ".github" / "workflows" / "tests.yml")["test"]["strategy"]["matrix"]["python"]
     assert tested == ["3.11", "3.12", "3.13"]
+
+
+def test_one_version_everywhere() -> None:
+    places = {"pyproject.toml": r'^version = "(.+)"', "CITATION.cff": r"^version: (.+)", "CHANGELOG.md": r"^## ([\d.]+)"}
+    found = {name: re.search(pattern, (ROOT / name).read_text(), re.MULTILINE) for name, pattern in places.items()}
+    assert {name: match and match[1] for name, match in found.items()} == dict.fromkeys(places, nbutils.__version__)
 
 
 def test_the_container_makes_the_environment() -> None:
