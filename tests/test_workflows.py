@@ -48,7 +48,8 @@ def test_every_python_that_we_name_is_tested() -> None:
 
 
 def test_one_version_everywhere() -> None:
-    places = {"pyproject.toml": r'^version = "(.+)"', "CITATION.cff": r"^version: (.+)", "CHANGELOG.md": r"^## ([\d.]+)"}
+    places = {"pyproject.toml": r'^version = "(.+)"', "CITATION.cff": r"^version: (.+)",
+              "CHANGELOG.md": r"^## ([\d.]+)"}
     found = {name: re.search(pattern, (ROOT / name).read_text(), re.MULTILINE) for name, pattern in places.items()}
     assert {name: match and match[1] for name, match in found.items()} == dict.fromkeys(places, nbutils.__version__)
 
