@@ -1,3 +1,5 @@
+# make read    render our recorded runs, without installing what runs chapters
+# make release the same with its notebooks, records and PDF, as one folder and one zip
 # make book    run every chapter and render the book     make test    all checks
 # make serve   look at the book on this machine          make clean   remove everything generated but .venv
 # make oracles compare the learning paradigms with kornia, lightly, timm and diffusers
@@ -19,7 +21,10 @@ export OMP_WAIT_POLICY ?= PASSIVE
 env := .venv/complete
 python := .venv/bin/python
 
-.PHONY: book stage test oracles pages serve clean
+.PHONY: read release book stage test oracles pages serve clean
+
+read release: .venv-read/complete
+	@exec .venv-read/bin/python -m book.press $@
 
 book serve: $(env)
 	@exec $(python) -m book.press $@
@@ -42,3 +47,6 @@ clean:
 
 $(env): pyproject.toml constraints.txt
 	@exec "$$PYTHON" -m book.press.environment make
+
+.venv-read/complete: pyproject.toml constraints.txt
+	@exec "$$PYTHON" -m book.press.environment read

@@ -3,9 +3,13 @@
 import os
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]  # of the repository: the package is installed in place
+_PACKAGE = Path(__file__).resolve().parent
+INSTALLED = (_PACKAGE / "book").is_dir()  # a wheel carries the files of book/ that the engine reads
+ROOT = _PACKAGE if INSTALLED else _PACKAGE.parent  # of the repository, or of what stands for it
 
 
 def build_dir() -> Path:
-    """Where everything generated goes: $NBUTILS_BUILD, or build/ in the repository."""
-    return Path(os.path.realpath(os.path.expanduser(os.environ.get("NBUTILS_BUILD") or str(ROOT / "build"))))
+    """Where everything generated goes: $NBUTILS_BUILD, or build/ in the repository; in the present folder where there is
+    none."""
+    usual = (Path.cwd() if INSTALLED else ROOT) / "build"
+    return Path(os.path.realpath(os.path.expanduser(os.environ.get("NBUTILS_BUILD") or str(usual))))

@@ -1,11 +1,12 @@
-"""The code of `nbutils`, module by module: what imports what, and a hash that changes where a value could change."""
+"""The code of `nbutils`, module by module: what imports what, and a hash that changes where a value could change.
+
+All of it is read as text: nothing is imported, so that pages are made where there is no torch."""
 
 from __future__ import annotations
 
 import ast
 import functools
 import hashlib
-import importlib.util
 from pathlib import Path
 
 NO_PART = ("nbutils.lab", "nbutils.store", "nbutils.hashing", "nbutils.versions", "nbutils.console",
@@ -21,7 +22,7 @@ def code_version(module: str) -> str:
         if name in seen:
             continue
         seen.add(name)
-        tree = ast.parse(_source(name))
+        tree = ast.parse(SOURCES[name])
         queue += sorted(imports(tree))
         for node in ast.walk(tree):
             if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node, clean=False):
@@ -42,15 +43,6 @@ def _sources() -> dict[str, str]:
 SOURCES = _sources()
 
 
-def _source(module: str) -> str:
-    if module in SOURCES:
-        return SOURCES[module]
-    spec = importlib.util.find_spec(module)
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(f"{module}: no such module; expected one of nbutils")
-    return Path(spec.origin).read_text(encoding="utf-8")
-
-
 def imports(tree: ast.AST) -> set[str]:
     """The `nbutils` modules outside the laboratory that a syntax tree imports."""
     found = set()
@@ -59,12 +51,5 @@ def imports(tree: ast.AST) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             for name in (f"{node.module}.{alias.name}" for alias in node.names):
-                found.add(name if _is_module(name) else node.module)
+                found.add(name if name in SOURCES else node.module)
     return {name for name in found if name.startswith("nbutils.") and not name.startswith(NO_PART)}
-
-
-def _is_module(name: str) -> bool:
-    try:
-        return name.startswith("nbutils.") and importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:  # its parent is a file, so `name` is something inside that file
-        return False

@@ -11,13 +11,13 @@ from book.press.chapters import every, read
 from nbutils.lab.results import Record, Result
 from nbutils.machine import ROOT
 
-# Code after which `import torch` raises: for what the press does, which needs none.
+# Code after which `import torch` raises, and so does that of all else that only running chapters needs.
 WITHOUT_TORCH = """
 import sys
 
 class NoTorch:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "torch":
+        if name.partition(".")[0] in ("torch", "scipy", "sklearn", "pandas", "matplotlib", "papermill", "snakemake"):
             raise ImportError(f"{name} is imported")
 
 sys.meta_path.insert(0, NoTorch())

@@ -92,26 +92,27 @@ def test_make_runs_nothing_of_what_its_variables_hold(whole: Path, text: str, ho
     assert not list(whole.rglob("x"))
 
 
-def test_two_makes_at_once_make_one_environment(checkout: Path) -> None:
-    """A Python whose venv takes a while: both end well, and it is asked for one venv and one pip."""
+@pytest.mark.parametrize(("name", "goal"), [(".venv", "make"), (".venv-read", "read")])
+def test_makes_at_once_make_one_environment(checkout: Path, name: str, goal: str) -> None:
+    """A Python whose venv takes a while: all end well, and it is asked for one venv and one pip."""
     python = checkout / "slow"
     python.write_text(f'''#!{sys.executable}
 import os, sys
-if sys.argv[2] == "book.press.environment":
+if sys.argv[2:] == ["book.press.environment", "{goal}"]:
     sys.path.insert(0, "")
     from book.press import environment
     environment.sys.executable = os.path.abspath("slow")
-    environment.make()
+    environment.make("{name}")
 else:
     import shutil, time
     open("calls", "a").write(" ".join(sys.argv[1:3]) + "\\n")
     time.sleep(0.5)
     if sys.argv[2] == "venv":
-        os.makedirs(".venv/bin")
-        shutil.copy("slow", ".venv/bin/python")
+        os.makedirs("{name}/bin")
+        shutil.copy("slow", "{name}/bin/python")
 ''')
     python.chmod(0o755)
-    words = ["make", ".venv/complete", "PYTHON=./slow"]
+    words = ["make", f"{name}/complete", "PYTHON=./slow"]
     running = [subprocess.Popen(words, cwd=checkout, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     said = [process.communicate(timeout=60)[0] for process in running]
     assert [process.returncode for process in running] == [0, 0, 0]

@@ -339,6 +339,8 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
         (folder / "__init__.py").write_text("")
         (folder / "outer.py").write_text(outer.replace("{name}", "trial"))
         (folder / "inner.py").write_text(inner)
+        for path in folder.glob("*.py"):
+            monkeypatch.setitem(versions.SOURCES, f"nbutils.trial.{path.stem}", path.read_text())
         importlib.invalidate_caches()
         code_version.cache_clear()
         return code_version("nbutils.trial.outer")
@@ -406,10 +408,11 @@ def test_an_edit_during_a_run_does_not_lend_its_key_to_the_code_that_runs(monkey
 
 
 def test_training_depends_on_attacks_and_not_on_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    source = versions._source
+    source = dict(versions.SOURCES)
 
     def found(changed: str) -> tuple[str, str]:
-        monkeypatch.setattr(versions, "_source", lambda name: source(name) + "\nextra = 1\n" * (name == changed))
+        monkeypatch.setattr(versions, "SOURCES", {name: text + "\nextra = 1\n" * (name == changed)
+                                                  for name, text in source.items()})
         code_version.cache_clear()
         return code_version("nbutils.training"), code_version("nbutils.images.planted")
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from book.press import compare, editions, execute, make, stages
+from book.press import compare, editions, execute, make, release, stages
 
 
 def keep(edition: str) -> int:
@@ -37,6 +37,8 @@ def parser() -> argparse.ArgumentParser:
         return part.add_argument
 
     add("book", make.book, "run what is not up to date and render the book; settings are the variables of make")
+    add("read", make.read, "render our recorded runs; nothing is run")
+    add("release", release.release, "make the folder and the zip that are given away")
     add("serve", make.serve, "show the book on this machine")
     add("render", make.render, "render the book")("--strict", action="store_true", help="warnings are errors")
     argument = add("execute", execute.execute, "run one chapter strictly")

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
 
 from book.press.chapters import aligned, named, recorded
 from book.press.editions import DEFAULT, EDITIONS, find
+from nbutils.lab import student
 from nbutils.lab.parameters import OF_MACHINE, short
 from nbutils.lab.results import Record, Result, counting, wilson
 
@@ -43,7 +43,7 @@ def spread(ours: Result, yours: Result) -> tuple[float, float] | None:
         down, up = math.hypot(ours.value - low, most - yours.value), math.hypot(high - ours.value, yours.value - least)
     else:
         values = ours.values if m > 1 else yours.values
-        deviations = float(stats.t.ppf(0.5 + CONFIDENCE / 2, len(values) - 1)) * math.sqrt(1 / m + 1 / k)
+        deviations = student.half_width(CONFIDENCE, len(values) - 1) * math.sqrt(1 / m + 1 / k)
         half = deviations * float(np.std(values, ddof=1))
         if ours.unit == "share" and ours.n and yours.n:
             both = math.sqrt(1 + m * ours.n / (k * yours.n))  # whose variances are those of m n and of k n images
@@ -119,6 +119,8 @@ class Comparison:
 
         The binomial test takes them as independent. Numbers of one chapter share networks and leave together.
         """
+        from scipy import stats  # here: who only renders pages does without
+
         judged = self.counts[INSIDE] + self.counts[OUTSIDE] + sum(n.mark == IDENTICAL and n.interval is not None
                                                                   for n in self.numbers)
         p = stats.binomtest(self.counts[OUTSIDE], judged, 1 - CONFIDENCE, "greater").pvalue if judged else 1.0

@@ -1,7 +1,8 @@
 """What `make` does before there is an environment: it makes one, takes a build folder for ours, and cleans up.
 
     python3 -m book.press.environment make       make .venv, unless it is there and whole
-    python3 -m book.press.environment clean      remove what was generated, but for .venv
+    python3 -m book.press.environment read       make .venv-read, which renders pages and runs no chapter
+    python3 -m book.press.environment clean      remove what was generated, but for the environments
 
 It uses the standard library only, and words that every Python 3 reads, so that an old one can say what is missing.
 """
@@ -77,8 +78,11 @@ def _remove(path: Path) -> None:
         path.unlink()
 
 
-def make() -> None:
-    """Make .venv from the pins, or wait for who is making it; a half-made one is made again from nothing.
+def make(name: str = ".venv") -> None:
+    """Make an environment from the pins, or wait for who is making one; a half-made one is made again from nothing.
+
+    Args:
+        name: ".venv", for all there is, or ".venv-read", for what pyproject.toml lists under "read" alone.
 
     Raises:
         ValueError: a Python or a system that cannot; in one line.
@@ -96,10 +100,13 @@ def make() -> None:
 
     pins = [ROOT / "pyproject.toml", ROOT / "constraints.txt"]
     try:
-        tomllib.loads(pins[0].read_text(encoding="utf-8"))
+        project = tomllib.loads(pins[0].read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{pins[0]}: {error}") from None
-    venv, whole = ROOT / ".venv", ROOT / ".venv" / "complete"
+    venv, whole = ROOT / name, ROOT / name / "complete"
+    wanted = ["-e", ".[test]"]
+    if name != ".venv":  # without what the engine needs; what is never imported is never compiled
+        wanted = ["--no-compile", *project["project"]["optional-dependencies"]["read"]]
     with open(str(pins[0])) as lock:  # what we start holds it too, so that none deletes what an orphan is writing
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -108,13 +115,14 @@ def make() -> None:
             fcntl.flock(lock, fcntl.LOCK_EX)
         if whole.exists() and all(whole.stat().st_mtime >= path.stat().st_mtime for path in pins):
             return
-        print("Making the environment .venv; this takes a few minutes once.", flush=True)
+        print("Making the environment " + name + "; this takes " + ("a few minutes" if name == ".venv" else "a minute")
+              + " once.", flush=True)
         if not whole.exists():
             _remove(venv)
         else:
             whole.unlink()
         install = [str(venv / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
-                   "-c", "constraints.txt", "-e", ".[test]"]
+                   "-c", "constraints.txt", *wanted]
         for words in ([sys.executable, "-m", "venv", str(venv)], install):
             subprocess.run(words, cwd=str(ROOT), check=True, pass_fds=[lock.fileno()])
         whole.touch()
@@ -122,10 +130,10 @@ def make() -> None:
 
 if __name__ == "__main__":
     try:
-        {"make": make, "clean": clean}[sys.argv[1]]()
+        {"make": make, "read": lambda: make(".venv-read"), "clean": clean}[sys.argv[1]]()
     except KeyboardInterrupt:
         sys.exit("stopped by the user")
     except subprocess.CalledProcessError:
-        sys.exit("The environment .venv was not made: see above; the next make starts again")
+        sys.exit("The environment was not made: see above; the next make starts again")
     except (ValueError, OSError) as failed:
         sys.exit(str(failed))

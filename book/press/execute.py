@@ -16,9 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-import papermill
-from papermill.exceptions import PapermillExecutionError
-from traitlets.config import Config
 
 from book.press.chapters import code_cells, one_line, parse, read, readable
 from book.press.files import alone, write
@@ -71,6 +68,10 @@ def execute(source: Path, output: Path, settings: Mapping[str, str] | Iterable[t
 
 def _run(source: Path, partial: Path, given: Mapping[str, Any], progress: Progress) -> str:
     """Run all cells into ``partial``; returns what went wrong, in one line, or nothing."""
+    import papermill  # here: who only renders pages does without
+    from papermill.exceptions import PapermillExecutionError
+    from traitlets.config import Config
+
     # A kernel of this very environment, whatever else the user has registered as "python3".
     os.environ["JUPYTER_PATH"] = os.path.join(sys.prefix, "share", "jupyter")
     try:

@@ -15,10 +15,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from scipy import optimize, stats
+import numpy as np
 
 from book.press.chapters import recorded
-from nbutils.lab import claims, history, results
+from nbutils.lab import claims, history, results, student
 from nbutils.lab.claims import Claim, Criterion, Verdict
 from nbutils.lab.results import Result
 from nbutils.machine import ROOT, build_dir
@@ -141,7 +141,9 @@ def entries(profile: str, records: Records, controls: Mapping[str, results.Recor
         found.append(Entry(claim, verdict, run, commits.get(claim.id)))
     p = {entry.claim.id: p_value(entry.claim.criterion, entry.verdict.result) for entry in found if entry.verdict
          and entry.state in JUDGED and entry.claim.role != "sanity" and not entry.claim.setting}
-    q = dict(zip(p, map(float, stats.false_discovery_control(list(p.values()))), strict=True)) if p else {}
+    ranked = sorted(p, key=lambda id: p[id])
+    shares = [p[id] * len(p) / place for place, id in enumerate(ranked, start=1)]
+    q = dict(zip(reversed(ranked), np.minimum.accumulate([1.0, *reversed(shares)])[1:].tolist(), strict=True))
     return [replace(entry, q=q.get(entry.claim.id)) for entry in found]
 
 
@@ -160,7 +162,7 @@ def p_value(criterion: Criterion, result: Result) -> float:
         return bound - high if bound > value else low - bound
 
     most = 1 - 1e-9
-    p = 1 - (most if left(most) > 0 else optimize.brentq(left, 0, most))
+    p = 1 - (most if left(most) > 0 else student.root(lambda confidence: -left(confidence), 0, most))
     return p / 2 if criterion.within and abs(value) < criterion.within else p
 
 

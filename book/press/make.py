@@ -11,7 +11,8 @@ import re
 import signal
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,35 @@ def book() -> int:
             _graph("book")
         chapters.summary(os.environ["PROFILE"])
     return status
+
+
+def read() -> int:
+    """Render what is kept of each chapter, in an environment that can run none; returns the exit status.
+
+    Raises:
+        ValueError: files that cannot be used, in one line.
+    """
+    build = build_dir()
+    take(build)
+    _whole()
+    with alone(build / ".lock", "another `make` is at work in this build folder"), published():
+        status = render()
+        chapters.summary(editions.BEST)
+    return status
+
+
+@contextmanager
+def published() -> Iterator[Path]:
+    """Within it the best of the editions are what is rendered; gives the build folder of theirs."""
+    editions.show(editions.BEST)
+    before, folder = dict(os.environ), build_dir() / "editions" / editions.BEST
+    os.environ |= {"NBUTILS_BUILD": str(folder), "BOOK_PROFILE": editions.BEST, "BOOK_EDITION": editions.BEST,
+                   "BOOK_INCOMPLETE": "1"}
+    try:
+        yield folder
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _whole() -> None:
@@ -118,11 +148,12 @@ def _to_make(target: str) -> list[str]:
         signal.signal(signal.SIGTERM, ends)  # the engine has taken it, and would wait for the end of a chapter
 
 
-def render(strict: bool = False) -> int:
+def render(strict: bool = False, builder: str = "html") -> int:
     """Render the book as jupyter-book does; returns 1 where it has said what is wrong with a page.
 
     Args:
-        strict: warnings are errors, those of missing references too.
+        strict: warnings are errors, those of missing references too. builder: of Sphinx; each has its own folders,
+            since a link is made for one builder when its page is read.
 
     Raises:
         ValueError: it cannot be rendered, in one line.
@@ -136,11 +167,14 @@ def render(strict: bool = False) -> int:
     given = {"nitpicky": strict, "latex_individualpages": False}
     config, _ = get_final_config(user_yaml=ROOT / "_config.yml", cli_config=given, sourcedir=ROOT)
     folder = build_dir() / "_build"
+    doctrees = folder / f".doctrees{builder.removeprefix('html')}"
     nocolor()
     try:
         with patch_docutils(), docutils_namespace():
-            app = Sphinx(ROOT, None, folder / "html", folder / ".doctrees", "html", config, status=None,
-                         warning=sys.stderr, warningiserror=strict, keep_going=True)
+            app = Sphinx(ROOT, None, folder / builder, doctrees, builder, config, status=None, warning=sys.stderr,
+                         warningiserror=strict, keep_going=True)
+            handlers = app.registry.translation_handlers  # some extensions name no builder but "html"
+            handlers[builder] = handlers["html"] | handlers.get(builder, {})
             app.build(force_all=True)  # an incremental build would not repeat the warnings of pages it skips
     except SphinxError as error:
         raise ValueError(f"The book was not rendered: {' '.join(str(error).split())}") from None

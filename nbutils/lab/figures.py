@@ -23,7 +23,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 
 from nbutils.lab.results import Published, Result, Table, address, intervals
 
@@ -34,8 +34,6 @@ if TYPE_CHECKING:  # only its type is needed: pages are made where there is no t
 SERIES = (("#000000", "o", "-"), ("#D55E00", "s", "--"), ("#0072B2", "^", "-."), ("#E69F00", "D", ":"),
           ("#56B4E9", "v", (0, (5, 1))), ("#009E73", "P", (0, (3, 1, 1, 1))))
 MARKERS = "os^DvPX*<>"
-FILLS = (("#0072B2", ""), ("#F0E442", ".."), ("#D55E00", "//"), ("#56B4E9", "--"), ("#CC79A7", "oo"),
-         ("#BBBBBB", "xx"), ("#FFFFFF", ""), ("#E8E8E8", "||"))
 STYLE: dict[Any, Any] = {
     "figure.dpi": 110, "savefig.bbox": "tight", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False,
     "axes.grid": True, "grid.alpha": 0.3, "legend.frameon": False, "axes.titlesize": 10, "lines.linewidth": 1.6,
@@ -267,33 +265,6 @@ def scatter(pairs: Mapping[str, tuple[Result, Result]], *, xlabel: str, ylabel: 
         seen = [f"{ylabel} against {xlabel}, one point each.",
                 *(f"{label}: {y.parts[0]} at {x.parts[0]}." for label, (x, y) in pairs.items())]
         return Picture(figure, tuple(chain(*pairs.values())), **_described(texts, seen))
-
-
-def stacked(counts: Mapping[str, Mapping[str, int]], *, xlabel: str, **texts: str) -> Picture:
-    """Counts as stacked bars: one bar per row, one colour and hatch per part; each part shows its count.
-
-    Raises:
-        ValueError: more parts than can be told apart.
-    """
-    parts = list(dict.fromkeys(part for row in counts.values() for part in row))
-    _tell_apart("parts", parts, FILLS)
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(6.2, 1.0 + 0.36 * len(counts)))
-        axes, drawn = figure.subplots(), {}
-        ends = np.zeros(len(counts))
-        for part, (colour, hatch) in zip(parts, FILLS, strict=False):
-            lengths = np.array([row.get(part, 0) for row in counts.values()])
-            bars = drawn[part] = axes.barh(range(len(counts)), lengths, left=ends, color=colour, hatch=hatch,
-                                           edgecolor="0.25", linewidth=0.6)
-            axes.bar_label(bars, [str(n) if n else "" for n in lengths], label_type="center", fontsize=8,
-                           bbox={"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.85})
-            ends += lengths
-        _rows(axes, counts, xlabel)
-        axes.grid(visible=False)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        _legend(axes, drawn, loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=min(4, len(parts)), fontsize=8,
-                columnspacing=1)
-        return Picture(figure, (), **texts)
 
 
 def clouds(panels: Mapping[str, tuple[Tensor, Tensor]], names: Sequence[str], *, caption: str,

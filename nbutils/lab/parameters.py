@@ -49,8 +49,9 @@ def _whole(value: Any) -> Any:
 def _radius(value: Any) -> float:
     if levels := re.fullmatch("([1-9][0-9]?)/255", str(value)):
         return int(levels[1]) / 255
-    if isinstance(value, float) and 0 < value <= 1:
-        return value
+    number = float(value) if isinstance(value, str) and re.fullmatch(DECIMAL, value) else value
+    if isinstance(number, float) and 0 < number <= 1:
+        return number
     from nbutils.robustness.threat import ThreatModel, parse_eps  # here, since it takes torch
 
     eps = ThreatModel("Linf", parse_eps(value if isinstance(value, str) else _whole(value))).eps

@@ -18,18 +18,19 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cache, reduce
 from pathlib import Path
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-import pandas as pd
 from pydantic import AliasPath, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
-from scipy import optimize, stats
 
+from nbutils.lab import student
 from nbutils.lab.parameters import short
 from nbutils.machine import ROOT
 from nbutils.messages import check_choice, did_you_mean, first_fault, read_project_file, read_text, short_repr
 
-if TYPE_CHECKING:  # only their types are needed: records are read where there is no torch
+if TYPE_CHECKING:  # only their types are needed: records are read where there is no torch, and no pandas
+    import pandas as pd
     from torch import Tensor
 
     from nbutils.robustness.evaluate import Outcome
@@ -49,8 +50,10 @@ def wilson(k: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """
     if n < 1 or not 0 <= k <= n:
         raise ValueError(f"k = {k}, n = {n}: expected 0 <= k <= n and n >= 1")
-    interval = stats.binomtest(k, n).proportion_ci(confidence, method="wilson")
-    return float(interval.low), float(interval.high)
+    z, share = NormalDist().inv_cdf(0.5 + confidence / 2), k / n
+    middle, half = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2)
+    low, high = ((middle + side * half) / (1 + z * z / n) for side in (-1, 1))
+    return low if k else 0.0, high if k < n else 1.0
 
 
 def student_t(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
@@ -62,7 +65,7 @@ def student_t(values: Sequence[float], confidence: float = 0.95) -> tuple[float,
     if len(values) < 2:
         raise ValueError(f"{len(values)} value(s): a spread over seeds needs at least 2")
     mean, error = float(np.mean(values)), float(np.std(values, ddof=1) / math.sqrt(len(values)))
-    half = float(stats.t.ppf(0.5 + confidence / 2, len(values) - 1)) * error
+    half = student.half_width(confidence, len(values) - 1) * error
     return mean - half, mean + half
 
 
@@ -75,17 +78,17 @@ def counting(value: float, images: int, confidence: float = 0.95) -> float:
     """
     share = (min(abs(value), 1.0) * images + 2) / (images + 4)
     error = math.sqrt(share * (1 - share) / images) if images else 0.0
-    return float(stats.norm.ppf(0.5 + confidence / 2)) * error
+    return NormalDist().inv_cdf(0.5 + confidence / 2) * error
 
 
 @cache
 def detectable(seeds: int, power: float = 0.8) -> float:
     """How far from a bound a mean must lie to be told from it with this power, in half widths of its 95 % interval.
 
-    Student's t of a mean away from the bound follows the noncentral t distribution (Johnson and Welch 1940).
+    Student's t of a mean away from the bound follows the noncentral t distribution.
     """
-    least = float(stats.t.ppf(0.975, seeds - 1))
-    return float(optimize.brentq(lambda shift: stats.nct.sf(least, seeds - 1, shift) - power, 0, 2 * least)) / least
+    least = student.half_width(0.95, seeds - 1)
+    return student.root(lambda shift: student.power(least, shift, seeds - 1) - power, 0, 2 * least) / least
 
 
 def mcnemar(a: Tensor, b: Tensor) -> float:
@@ -99,6 +102,8 @@ def mcnemar(a: Tensor, b: Tensor) -> float:
     """
     if a.shape != b.shape:
         raise ValueError(f"{tuple(a.shape)} and {tuple(b.shape)} images: expected the same images")
+    from scipy import stats  # here, as below: only who runs a chapter has it
+
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
     return float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
 
@@ -120,6 +125,8 @@ def rank_correlation(a: Sequence[float], b: Sequence[float],
     groups = [None] * len(a) if groups is None else groups
     if not len(a) == len(b) == len(groups) or not 2 <= len(a) <= 9:
         raise ValueError(f"{len(a)} and {len(b)} values, groups of {len(groups)}: expected 2 to 9 pairs")
+    from scipy import stats
+
     members = [[i for i, own in enumerate(groups) if own == group] for group in dict.fromkeys(groups)]
     x, y = ([stats.rankdata([values[i] for i in each]) - (len(each) + 1) / 2 for each in members] for values in (a, b))
     length = math.sqrt(sum(u @ u for u in x) * sum(v @ v for v in y))
@@ -357,6 +364,8 @@ class Table:
     @property
     def frame(self) -> pd.DataFrame:
         """The table as text."""
+        import pandas as pd  # here: only who runs a chapter has it
+
         return pd.DataFrame([[str(cells.get(column, "")) for column in self.columns] for cells in self.rows.values()],
                             index=list(self.rows), columns=list(self.columns))
 

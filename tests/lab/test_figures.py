@@ -31,7 +31,6 @@ from nbutils.lab.figures import (
     matrix,
     points,
     scatter,
-    stacked,
 )
 from nbutils.lab.results import Result, Table, published
 
@@ -181,15 +180,6 @@ def test_a_scatter_shows_points_and_both_intervals() -> None:
         scatter({str(k): (share(0.5), share(0.5)) for k in range(11)}, xlabel="x", ylabel="y", **TEXTS)
 
 
-def test_stacked_bars_follow_each_other_and_show_their_counts() -> None:
-    counts = {"a": {"held": 3, "not held": 2}, "b": {"held": 1, "not held": 0}}
-    (axes,) = stacked(counts, xlabel="claims", alt=ALT, caption="").figure.axes
-    bars = [(bar.get_x(), bar.get_width()) for bar in axes.patches]
-    assert bars == [(0, 3), (0, 1), (3, 2), (1, 0)]
-    assert [text.get_text() for text in axes.texts] == ["3", "1", "2", ""]
-    assert len({(bar.get_facecolor(), bar.get_hatch()) for bar in axes.patches}) == 2
-
-
 def test_clouds_show_each_class_by_its_marker() -> None:
     where, labels = torch.arange(12.0).view(6, 2), torch.tensor([0, 1, 1, 0, 2, 1])
     picture = clouds({"robust": (where, labels), "rest": (-where, labels)}, ["disc", "ring", "L"], alt=ALT,
@@ -209,12 +199,10 @@ def test_clouds_show_each_class_by_its_marker() -> None:
     assert len(many.figure.axes[0].lines) == len(MARKERS)
 
 
-def test_no_group_and_no_part_is_left_out_in_silence() -> None:
+def test_no_group_is_left_out_in_silence() -> None:
     where = torch.arange(2.0)
     with pytest.raises(ValueError, match="^7 groups: expected at most 6 that can be told apart"):
         points({"all": {str(k): (where, where) for k in range(7)}}, xlabel="x", ylabel="y", alt=ALT, caption="c")
-    with pytest.raises(ValueError, match="^9 parts: expected at most 8 that can be told apart"):
-        stacked({"one": {str(k): 1 for k in range(9)}}, xlabel="number", alt=ALT, caption="c")
 
 
 def test_points_stand_where_their_numbers_say_group_by_group() -> None:
@@ -269,7 +257,6 @@ def drawings(names: Sequence[str]) -> dict[str, Picture]:
         "matrix": matrix({name: {other: share(0.2) for other in names} for name in names}, xlabel=names[0],
                          ylabel=names[0], **TEXTS),
         "scatter": scatter(pairs, xlabel=names[0], ylabel=names[0], **TEXTS),
-        "stacked": stacked({name: dict.fromkeys(names, 1) for name in names}, xlabel=names[0], alt=ALT, caption=""),
         "clouds": clouds({names[0]: (where, labels)}, names, alt=ALT, caption=""),
         "points": points({names[0]: dict.fromkeys(names, (where[:, 0], where[:, 1]))}, xlabel=names[0],
                          ylabel=names[0], alt=ALT, caption=""),

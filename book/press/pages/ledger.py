@@ -18,7 +18,11 @@ from sphinx.application import Sphinx
 from book.press import editions, ledger
 from book.press.chapters import every, read
 from book.press.pages.templates import HtmlDirective, html
-from nbutils.lab import claims, figures, results
+from nbutils.lab import claims, results
+
+# Colour and hatch of each of the ledger's states, told apart in grey, too.
+FILLS = (("#0072B2", ""), ("#F0E442", "M2 2h1"), ("#D55E00", "M0 8 8 0"), ("#56B4E9", "M0 4h8"), ("#CC79A7", "M2 4h4"),
+         ("#BBBBBB", "M0 8 8 0M0 0l8 8"), ("#FFFFFF", ""), ("#E8E8E8", "M4 0v8"))
 
 WHOSE = {"paper": "Claims of the papers", "own size": "The same at the papers' own size", "control": "Our controls",
          "sanity": "Sanity checks"}
@@ -110,10 +114,10 @@ class ClaimsPicture(HtmlDirective):
         counts = ledger.counts(entries())
         words = "; ".join(f"{paper}: " + (", ".join(f"{n} {state}" for state, n in row.items() if n) or "no claim yet")
                           for paper, row in counts.items())
-        picture = figures.stacked(counts, xlabel="number of claims", alt=f"Claims by paper and verdict. {words}.",
-                                  caption="Claims by paper and verdict, in the edition shown here. Chapters share "
-                                          "networks, so agreement between their verdicts is not replication.")
-        return picture._repr_html_()
+        return html("counts", counts=counts, most=max(1, *(sum(row.values()) for row in counts.values())), fills=FILLS,
+                    alt=f"Claims by paper and verdict. {words}.",
+                    caption="Claims by paper and verdict, in the edition shown here. Chapters share networks, so "
+                            "agreement between their verdicts is not replication.")
 
 
 class KeptEditions(HtmlDirective):
@@ -150,10 +154,10 @@ class EditionSlopes(HtmlDirective):
             return f"<p><em>{NOT_RECORDED}</em></p>"
         lines = {words: [results[id] for results in found.values()] for id, words in names.items()}
         told = "; ".join(f"{words}: {', '.join(result.parts[0] for result in line)}" for words, line in lines.items())
-        picture = figures.curves(lines, range(len(found)), xlabel="edition", ylabel=self.options["ylabel"],
-                                 ticks=list(found), alt=f"Lines over the editions {', '.join(found)}. {told}.",
-                                 caption=self.options["caption"])
-        return picture._repr_html_()
+        ends = [end for line in lines.values() for result in line for end in (result.value, *(result.limits() or ()))]
+        return html("slopes", lines=lines, names=list(found), low=min(ends), high=max(ends),
+                    ylabel=self.options["ylabel"], caption=self.options["caption"],
+                    alt=f"Lines over the editions {', '.join(found)}. {told}.")
 
 
 def write_file(app: Sphinx, error: Exception | None) -> None:

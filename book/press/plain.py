@@ -1,0 +1,136 @@
+"""Reader's notebooks: a chapter's notebook in plain Markdown, as Jupyter and Colab show it, without the book.
+
+What MyST adds is resolved: numbers and citations are written out, equations numbered, boxes become quotations, code
+shown from the engine is copied in. The checks of the exercises, which the page leaves out, are there.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import textwrap
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import nbformat
+
+from book.press.chapters import read
+from nbutils.lab.claims import paper_name
+from nbutils.messages import read_text
+
+ROLE = re.compile(r"\{([\w:-]+)\}`([^`]+)`")
+OPEN = re.compile(r"(`{3,}|:{3,})\s*\{([\w:-]+)\}\s*(.*)")
+OPTION = re.compile(r":([\w-]+):\s*(.*)")
+TARGET = re.compile(r"^\([\w:.-]+\)=\n", re.MULTILINE)
+HEAD = ("*A chapter of **Robust and Non-Robust Features: a book that runs**. It needs the package `nbutils`: "
+        "`README.txt` of the release says how it is installed. With `profile = \"smoke\"` in its parameters cell a "
+        "first run takes a minute or two, and no number means anything.*")
+
+
+def reader_notebook(source: Path, say: Callable[[str, str], str],
+                    equations: Mapping[str, str]) -> nbformat.NotebookNode:
+    """The chapter's notebook as its reader takes it away.
+
+    Args:
+        source: the chapter's own. say: the text that one of the book's roles gives. equations: of all chapters, the
+            label of each -> its number.
+
+    Raises:
+        ValueError: a box without an end, or code that is not where the text says, in one line.
+    """
+    notebook = read(source)
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = plain(cell.source, source.parent, say, equations)
+        elif cell.metadata.get("tags") == ["remove-cell"]:
+            cell.metadata = nbformat.from_dict({})
+    title, _, rest = notebook.cells[0].source.partition("\n")
+    notebook.cells[0].source = f"{title}\n\n{HEAD}\n{rest}"
+    return notebook
+
+
+def numbered(sources: Mapping[str, Path]) -> dict[str, str]:
+    """Label -> number of each equation, counted by chapter. sources: number of a chapter -> its notebook."""
+    found = dict[str, str]()
+    for number, source in sources.items():
+        texts = "\n".join(cell.source for cell in read(source).cells if cell.cell_type == "markdown")
+        labels = re.findall(r"^```\{math\}\n:label: (\S+)", texts, re.MULTILINE)
+        found |= {label: f"{int(number)}.{place}" for place, label in enumerate(labels, start=1)}
+    return found
+
+
+def plain(text: str, folder: Path, say: Callable[[str, str], str], equations: Mapping[str, str]) -> str:
+    """MyST as plain Markdown; folder: where its paths start."""
+
+    def role(found: re.Match[str]) -> str:
+        name, content = found[1], " ".join(found[2].split())
+        words = re.fullmatch(r"(.+?)\s*<[^<>]+>", content)
+        if name.startswith("cite"):
+            names = "; ".join(paper_name(key.strip()) for key in content.split(","))
+            return f"({names})" if name == "cite:p" else names
+        if name == "eq":
+            return f"({equations[content]})"
+        if name in ("ref", "doc", "term", "numref"):
+            return words[1] if words else content
+        return say(name, content)
+
+    def spoken(lines: list[str]) -> str:
+        return ROLE.sub(role, TARGET.sub("", "\n".join(lines)))
+
+    def made(lines: list[str]) -> str:
+        parts, words, place = [], list[str](), 0
+        while place < len(lines):
+            opened = OPEN.fullmatch(lines[place])
+            if not opened:
+                words.append(lines[place])
+                place += 1
+                continue
+            fence, name, title = opened.groups()
+            if fence not in lines[place:]:
+                raise ValueError(f"{lines[place]}: this box has no end")
+            end = lines.index(fence, place)
+            inner = lines[place + 1:end]
+            options = {}
+            while inner and (option := OPTION.fullmatch(inner[0])):
+                options[option[1]] = option[2]
+                inner.pop(0)
+            parts += [spoken(words), box(name, title, options, inner)]
+            words, place = [], end + 1
+        return "\n\n".join([*parts, spoken(words)])
+
+    def box(name: str, title: str, options: dict[str, str], inner: list[str]) -> str:
+        if name == "math":
+            tag = f"\\tag{{{equations[options['label']]}}}" if "label" in options else ""
+            return "$$\n" + "\n".join(inner).strip() + tag + "\n$$"
+        if name == "literalinclude":
+            return f"```python\n{code(folder / title, options['pyobject'])}\n```"
+        if name == "exercise-start":
+            return f"**Exercise. {title}**"
+        if name == "solution-start":
+            return "**Solution**"
+        if name.endswith("-end"):
+            return ""
+        if name == "solution":
+            return f"<details><summary>Solution</summary>\n\n{made(inner).strip()}\n\n</details>"
+        head = f"Exercise. {title}" if name == "exercise" else spoken([title]) or name.capitalize()
+        return textwrap.indent(f"**{head}**\n\n{made(inner).strip()}", "> ", lambda line: True)
+
+    return re.sub(r"\n{3,}", "\n\n", made(text.splitlines())).strip()
+
+
+def code(path: Path, name: str) -> str:
+    """The source of a function, class or method, "Class.method", with no indentation.
+
+    Raises:
+        ValueError: it is not there.
+    """
+    text = read_text(path)
+    found: ast.AST = ast.parse(text)
+    for word in name.split("."):
+        named = [node for node in ast.iter_child_nodes(found) if getattr(node, "name", "") == word]
+        if not named:
+            raise ValueError(f"{path}: no {name}")
+        found = named[0]
+    assert isinstance(found, (ast.FunctionDef, ast.ClassDef))
+    first = min([found.lineno, *(decorator.lineno for decorator in found.decorator_list)])
+    return textwrap.dedent("\n".join(text.splitlines()[first - 1:found.end_lineno]))

@@ -1,0 +1,199 @@
+"""A release: the book as one folder and one zip, for who has neither a checkout nor a network.
+
+    html/         the pages, which read from file://
+    book.pdf      the same as one document, where there is a Chromium to print it
+    notebooks/    the chapters in plain Markdown, for Jupyter
+    records/      what every kept run has found
+    weights/      networks that the records show, where the build folder has them
+    package/      the wheel that the notebooks import
+    MANIFEST.json version, commit, and size and SHA-256 of every file
+
+Two runs from one commit give the same bytes: files are sorted, and times are those of nothing.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+import nbutils
+from book.press import editions, make
+from book.press.environment import take
+from book.press.files import alone
+from nbutils.lab.history import present_commit
+from nbutils.machine import ROOT, build_dir
+
+NAME = "robust-and-non-robust-features"
+TITLE = "Robust and Non-Robust Features: a book that runs"
+FIRST = "book/intro"  # the page that holds all others, in a single one
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
+BESIDE = ("LICENSE", "LICENSE-text.md", "CITATION.cff", "CHANGELOG.md")
+README = f"""{TITLE}
+
+Open html/index.html in a browser: it needs no network and no server. book.pdf, if it is here, holds the same text.
+
+To run a chapter, with Python 3.11 to 3.13:
+
+    python3 -m venv env
+    env/bin/pip install package/*.whl jupyterlab
+    env/bin/jupyter lab notebooks
+
+MANIFEST.json has the SHA-256 of every file.
+"""
+PRINT = """<style>
+nav, header, footer, .sidebar, .bd-sidebar-primary, .bd-sidebar-secondary, .bd-header-article, .prev-next-footer,
+#pst-skip-link, #pst-back-to-top, #jb-print-docs-body, .search-button__wrapper, .headerlink, .copybtn,
+details > summary { display: none !important; }
+body, html { background: white !important; font-size: 9pt !important; }
+.bd-page-width, .bd-article-container, .bd-main, .bd-content { max-width: none !important; display: block !important;
+  overflow: visible !important; padding: 0 !important; }
+.contents { break-after: page; } figure, .verdict { break-inside: avoid; } pre { white-space: pre-wrap; }
+figure img, figure svg { max-height: 200mm; }
+details > * { display: block !important; }
+@page { size: A4; margin: 18mm 16mm; }
+</style>"""
+
+
+def release() -> int:
+    """Make the folder and the zip, and print where they are; returns the exit status.
+
+    Raises:
+        ValueError: kept runs or pages that cannot be used, in one line.
+    """
+    build = build_dir()
+    take(build)
+    place = build / "release"
+    folder = place / f"{NAME}-{nbutils.__version__}"
+    with alone(build / ".lock", "another `make` is at work in this build folder"):
+        with make.published() as pages:
+            if make.render():
+                return 1
+            rendered = pages / "_build"
+            shutil.rmtree(folder, ignore_errors=True)
+            shutil.copytree(rendered / "html", folder / "html", ignore=shutil.ignore_patterns(".buildinfo*"))
+            if not print_pdf(rendered, folder / "book.pdf"):
+                return 1
+        (folder / "notebooks").mkdir()
+        for notebook in sorted((folder / "html" / "notebooks").glob("*.ipynb")):
+            shutil.copy(notebook, folder / "notebooks")
+        for record in sorted(editions.EDITIONS.glob("*/*.json")):
+            copy = folder / "records" / record.relative_to(editions.EDITIONS)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(record, copy)
+        if (build / "weights").is_dir():
+            shutil.copytree(build / "weights", folder / "weights")
+        wheel(folder / "package")
+        for name in BESIDE:
+            shutil.copy(ROOT / name, folder)
+        (folder / "README.txt").write_text(README, encoding="utf-8")
+        manifest(folder)
+        packed = pack(folder)
+    print(f"The release: {folder}\n{packed}  {packed.stat().st_size / 1e6:.1f} MB\nSHA-256 {sha256(packed)}")
+    return 0
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def files(folder: Path) -> list[str]:
+    """The files in a folder, by their sorted paths from there."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def manifest(folder: Path) -> None:
+    """Write ``MANIFEST.json``, with the size and the SHA-256 of every other file."""
+    listed = {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
+              for name in files(folder) if name != "MANIFEST.json"}
+    whole = {"version": nbutils.__version__, "commit": present_commit(), "files": listed}
+    (folder / "MANIFEST.json").write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+
+
+def pack(folder: Path) -> Path:
+    """The folder as a zip beside it, of the same bytes for the same files."""
+    packed = folder.with_name(f"{folder.name}.zip")
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for name in files(folder):
+            entry = zipfile.ZipInfo(f"{folder.name}/{name}", date_time=(1980, 1, 1, 0, 0, 0))
+            entry.external_attr, entry.create_system, entry.compress_type = 0o644 << 16, 3, zipfile.ZIP_DEFLATED
+            archive.writestr(entry, (folder / name).read_bytes())
+    return packed
+
+
+def wheel(folder: Path) -> None:
+    """Build the package's wheel into a folder, of the same bytes for the same files; needs no network.
+
+    Raises:
+        ValueError: it was not built; pip has said why.
+    """
+    with tempfile.TemporaryDirectory() as copy:  # what setuptools leaves behind is left there
+        for name in ("nbutils", "book"):
+            shutil.copytree(ROOT / name, Path(copy) / name, ignore=shutil.ignore_patterns("__pycache__", "editions"))
+        for name in ("pyproject.toml", "LICENSE"):
+            shutil.copy(ROOT / name, copy)
+        words = [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", "--no-deps",
+                 "--no-build-isolation", "--no-cache-dir", "--wheel-dir", str(folder), copy]
+        done = subprocess.run(words, env=os.environ | {"SOURCE_DATE_EPOCH": "315532800"})
+    if done.returncode:
+        raise ValueError("The wheel was not built: see above.")
+
+
+def print_pdf(rendered: Path, path: Path) -> bool:
+    """The whole book as one PDF, printed by Chromium; it is said where there is none. False where it failed.
+
+    Chromium gives it bookmarks, from the headings.
+    """
+    chromium = next(filter(None, map(shutil.which, CHROMIUM)), None)
+    if chromium is None:
+        print("book.pdf is left out: no Chromium is installed (on Debian: apt install chromium)")
+        return True
+    if make.render(builder="singlehtml"):
+        return False
+    single, page = rendered / "singlehtml" / f"{FIRST}.html", rendered / "singlehtml" / "print.html"
+    page.write_text(for_print(single.read_text(encoding="utf-8")), encoding="utf-8")  # from here its styles are found
+    words = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+             f"--user-data-dir={rendered / 'chromium'}", "--allow-file-access-from-files",
+             "--virtual-time-budget=600000", "--generate-pdf-document-outline", "--no-pdf-header-footer",
+             f"--print-to-pdf={path}", page.as_uri()]
+    done = subprocess.run(words, capture_output=True, text=True)
+    if done.returncode or not path.is_file():
+        print("".join(done.stderr.splitlines(keepends=True)[-3:]) + "book.pdf was not printed", file=sys.stderr)
+        return False
+    dated = re.sub(rb"(/(?:CreationDate|ModDate) \(D:)\d{14}", rb"\g<1>19800101000000", path.read_bytes())
+    path.write_bytes(dated)
+    return True
+
+
+def for_print(page: str) -> str:
+    """One page of HTML as it is printed: contents in front, nothing folded, no link that leads to another file."""
+    seen = Counter[str]()
+
+    def unique(found: re.Match[str]) -> str:  # chapters have sections of the same name
+        seen[found[2]] += 1
+        return f"{found[1]}{found[2]}{f'-{seen[found[2]]}' * (seen[found[2]] > 1)}{found[3]}"
+
+    page = re.sub(r'(<section[^>]* id=")([^"]+)(">)', unique, page)
+    ids = set(re.findall(r' id="([^"]+)"', page))
+
+    def link(found: re.Match[str]) -> str:
+        file, _, anchor = found[2].partition("#")
+        if file.startswith(("http:", "https:", "mailto:")):
+            return found[0]
+        return f'{found[1]}href="#{anchor}"' if anchor in ids else found[1]
+
+    page = re.sub(r'(<a [^>]*?)href="([^"]*)"', link, page)
+    page = page.replace("<details", "<details open").replace("</head>", f"{PRINT}</head>", 1)
+    titles = re.findall(r'<section[^>]* id="([^"]+)">\s*(?:<span[^>]*></span>)*<(h[12])>(.*?)'
+                        r'<a class="headerlink"', page)
+    lines = [f'<p style="margin: 2pt 0 0 {"0" if level == "h1" else "2em"}"><a href="#{id}">'
+             f'{re.sub("<[^>]+>", "", title)}</a></p>' for id, level, title in titles]
+    contents = f'<div class="contents"><p style="font-size: 2em">{TITLE}</p>{"".join(lines)}</div>'
+    return re.sub(r"(<section[^>]*>\s*<h1>.*?</h1>)", lambda found: found[1] + contents, page, count=1)

@@ -1,0 +1,109 @@
+"""A release holds the same bytes whenever it is made, and what it prints leads nowhere outside."""
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from book.press import release
+from nbutils.machine import ROOT
+from tests.helpers import WITHOUT_TORCH
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "book-0"
+    (made / "html").mkdir(parents=True)
+    (made / "html" / "index.html").write_text("<p>x</p>")
+    (made / "a.txt").write_text("a")
+    return made
+
+
+def test_a_zip_depends_on_content_alone(folder: Path) -> None:
+    first = release.sha256(release.pack(folder))
+    for path in reversed(release.files(folder)):
+        text = (folder / path).read_text()
+        (folder / path).unlink()
+        (folder / path).write_text(text)
+        os.utime(folder / path, (10**9, 10**9))
+        (folder / path).chmod(0o600)
+    packed = release.pack(folder)
+    assert release.sha256(packed) == first
+    assert zipfile.ZipFile(packed).namelist() == ["book-0/a.txt", "book-0/html/index.html"]
+    (folder / "a.txt").write_text("b")
+    assert release.sha256(release.pack(folder)) != first
+
+
+def test_the_manifest_lists_every_other_file(folder: Path) -> None:
+    release.manifest(folder)
+    release.manifest(folder)
+    listed = json.loads((folder / "MANIFEST.json").read_text())["files"]
+    assert listed["a.txt"] == {"bytes": 1, "sha256": "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb"}
+    assert set(listed) == {"a.txt", "html/index.html"}
+
+
+def test_what_is_printed() -> None:
+    page = ('<head></head><section id="t"><h1>Book<a class="headerlink" href="#t">#</a></h1>'
+            '<a class="address" href="../records/01_x.html#a">5</a><details class="d"><p>in</p></details>'
+            '<a href="book/intro.html#s">part</a><a href="https://x.org/#s">x</a>'
+            '<section id="s">\n<span id="x"></span><h2>Part <em>one</em><a class="headerlink" href="#s">#</a></h2>'
+            '</section><section id="s"><h2>Two<a class="headerlink" href="#s">#</a></h2></section></section>')
+    printed = release.for_print(page)
+    assert 'class="address" >5</a>' in printed
+    assert '<a href="#s">part</a><a href="https://x.org/#s">x</a>' in printed
+    assert "<details open" in printed
+    contents = printed.partition('class="contents"')[2].partition("</div>")[0]
+    listed = re.findall(r'<a href="#([\w-]+)">([^<]+)</a>', contents)
+    assert listed == [("t", "Book"), ("s", "Part one"), ("s-2", "Two")]
+
+
+def test_no_chromium_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                             capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(release, "CHROMIUM", ("nosuch-chromium",))
+    assert release.print_pdf(tmp_path, tmp_path / "book.pdf")
+    assert capsys.readouterr().out == ("book.pdf is left out: no Chromium is installed (on Debian: apt install "
+                                       "chromium)\n")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_renders_is_in_the_small_environment() -> None:
+    """Every module that our code imports on the way to a page belongs to something that the extra "read" brings."""
+    code = WITHOUT_TORCH + """
+from book.press import __main__
+from book.press.pages import executed, ledger, records, takeaway
+ours = [module.__file__ for name, module in sys.modules.items() if name.startswith(("nbutils", "book.press"))]
+print("\\n".join(filter(None, ours)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    trees = [ast.parse(Path(path).read_text()) for path in done.stdout.split()]
+    lines = [line for tree in trees for line in tree.body if isinstance(line, (ast.Import, ast.ImportFrom))]
+    names = {alias.name if isinstance(line, ast.Import) else str(line.module) for line in lines for alias in line.names}
+    roots = {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"nbutils", "book"}
+    assert roots >= {"numpy", "pydantic", "docutils"}
+    home = metadata.packages_distributions()
+    missing = [root for root in roots if not {canonicalize_name(one) for one in home[root]} & brought()]
+    assert not missing
+
+
+def brought() -> set[str]:
+    """The names of all packages that the extra "read" installs."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked, found = [Requirement(word) for word in project["optional-dependencies"]["read"]], set()
+    while asked:
+        one = asked.pop()
+        name = canonicalize_name(one.name)
+        if name not in found and (not one.marker or one.marker.evaluate({"extra": ""})):
+            found.add(name)
+            asked += map(Requirement, metadata.requires(name) or [])
+    return found
