@@ -21,6 +21,7 @@ from statistics import fmean
 import nbformat
 
 from book.press import chapters, teach
+from book.press.assignments import GRADER, SOURCES, Assignment, notebook, read, sources
 from book.press.files import write
 from nbutils.machine import ROOT
 
@@ -59,11 +60,117 @@ class Graded:
         return sum(found) if len(found) == len(self.points) else None
 
 
-def grade(course: Path, assignment: str, due: str = "", limit: int = 300, folder: Path = teach.SOURCES) -> None:
+@dataclass(frozen=True)
+class Desk:
+    """Where an assignment of a course is graded.
+
+    Attributes:
+        root: nbgrader's folder. one: the assignment. source: its file. key: the salt.
+        due: when it was due, or "". limit: seconds that a cell may run.
+    """
+
+    root: Path
+    one: Assignment
+    source: Path
+    key: bytes
+    due: str
+    limit: int
+
+    def nbgrader(self, *words: str, **variables: str) -> str:
+        """Run a command of nbgrader's; returns what it said if it failed, or ""."""
+        own, seconds = Path(sys.prefix), self.limit * (2 + len(self.one.cells))
+        environment = {"PYTHONPATH": str(ROOT), "JUPYTER_PATH": str(own / "share" / "jupyter"),
+                       "PATH": f"{own / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"}  # it calls alembic
+        try:
+            done = subprocess.run([sys.executable, "-m", "nbgrader", *words], cwd=self.root, capture_output=True,
+                                  env=os.environ | environment | variables, text=True, timeout=seconds)
+        except subprocess.TimeoutExpired:
+            return "TimeoutExpired"
+        return (done.stderr or "failed") if done.returncode else ""
+
+    def prepare(self) -> None:
+        """Lay out the assignment, anew each time: nbgrader would go on with cells that have changed since.
+
+        Raises:
+            ValueError: nbgrader does not take it; with the last line that it said.
+        """
+        name = self.one.name
+        write({self.root / "nbgrader_config.py": CONFIG.format(limit=self.limit),
+               self.root / "source" / name / f"{name}.ipynb": nbformat.writes(notebook(self.one, "grader"))})
+        if told := self.nbgrader("generate_assignment", name, "--force", "--create"):
+            raise ValueError(f"nbgrader could not read {name}: {told.strip().splitlines()[-1]}")
+
+    def marks(self, student: str, forget: bool = False) -> dict[str, float]:
+        """Question -> points in the gradebook; nothing after the submission was taken out of it."""
+        from nbgrader.api import Gradebook, MissingEntry
+
+        name = self.one.name
+        with Gradebook(f"sqlite:///{self.root / 'gradebook.db'}", "course") as book:
+            try:
+                if forget:
+                    book.remove_submission(name, student)
+                    return {}
+                grades = book.find_submission_notebook(name, name, student).grades
+                return {grade.name.partition("-")[0]: grade.auto_score or 0.0 for grade in grades}
+            except MissingEntry:
+                return {}
+
+    def graded(self, student: str, handed_in: Path) -> Graded:
+        """Grade what a student handed in, in the student's own world."""
+        name, graded = self.one.name, Graded(student, dict.fromkeys(self.one.points))
+        files = sorted(handed_in.rglob(f"{name}.ipynb"))
+        if not files:
+            graded.fault = f"not graded: there is no {name}.ipynb"
+            return graded
+        try:
+            work = chapters.read(files[-1])
+        except ValueError as error:
+            graded.fault = f"not graded: {str(error).removeprefix(f'{files[-1]}: ')}"
+            return graded
+        if GRADER in nbformat.writes(work):
+            graded.fault = f"not graded: it reads {GRADER}, which tells its world"
+            return graded
+        missing = _compared(graded, work, notebook(self.one, "student"))
+        if self.due and (stamp := files[-1].with_name("timestamp.txt")).exists():
+            late = (_moment(stamp.read_text(), stamp) - _moment(self.due, "due")).total_seconds() / 3600
+            graded.notes += [f"late by {late:.1f} hours"] * (late > 0)
+        if not graded.fault:
+            self._run(graded, work, missing)
+        return graded
+
+    def _run(self, graded: Graded, work: nbformat.NotebookNode, missing: set[str]) -> None:
+        from book.press.worlds import World, own_seed  # here, since the images of a world need torch
+
+        name, world = self.one.name, World(own_seed(self.key, graded.student))
+        place = Path(graded.student) / name / f"{name}.ipynb"
+        write({self.root / "submitted" / place: nbformat.writes(work)})
+        (self.root / "submitted" / place.with_name("world.safetensors")).write_bytes(world.file())
+        told = json.dumps({"seed": world.seed, "source": str(self.source)})
+        failed = self.nbgrader("autograde", name, "--student", graded.student, "--force", **{GRADER: told})
+        if failed:
+            last = failed.strip().splitlines()[-1]
+            reason = next((words for error, words in REASONS.items() if error in failed), last)
+            graded.fault = "not graded: " + reason.format(limit=self.limit)
+            self.marks(graded.student, forget=True)  # else the gradebook would show a silent 0
+            return
+        marks = self.marks(graded.student)
+        for cell in chapters.read(self.root / "autograded" / place).cells:
+            question, _, check = cell.metadata.get("nbgrader", {}).get("grade_id", "").partition("-")
+            if check != "check" or question not in marks or question in missing:
+                continue
+            error = next((output.ename for output in cell.outputs if output.output_type == "error"), "")
+            if error:  # ours, or made by what the student did to Python: a check tells a wrong answer in words
+                graded.notes.append(f"{question} not graded: its check ended in {error}")
+                continue
+            graded.points[question] = marks[question]
+            graded.said[question] = "".join(output.text for output in cell.outputs if output.output_type == "stream")
+
+
+def grade(course: Path, assignment: str, due: str = "", limit: int = 300, folder: Path = SOURCES) -> None:
     """Grade all submissions of an assignment; write a report for each student and a summary.
 
     Args:
-        due: when it was due, such as "2026-12-01 12:00"; the note tells who was late, the marks are as they are.
+        due: when it was due, such as "2026-12-01 12:00"; a note tells who was late, the marks are as they are.
         limit: seconds that a cell may run.
 
     Raises:
@@ -71,86 +178,17 @@ def grade(course: Path, assignment: str, due: str = "", limit: int = 300, folder
     """
     if not find_spec("nbgrader"):
         raise ValueError("nbgrader is not installed; expected: .venv/bin/pip install -c constraints.txt -e '.[teach]'")
-    known = teach.sources(folder)
+    known = sources(folder)
     if assignment not in known:
         raise ValueError(f"{assignment!r}: no such assignment{chapters.nearest(assignment, list(known))}")
-    one, key = teach.read(known[assignment]), teach.salt(course)
-    desk = course.resolve() / "private" / "gradebook"
-    original = teach.notebook(one, "grader")
-    write({desk / "nbgrader_config.py": CONFIG.format(limit=limit),
-           desk / "source" / assignment / f"{assignment}.ipynb": nbformat.writes(original)})
-    told = _nbgrader(desk, "generate_assignment", assignment, "--force", "--create")
-    if told:
-        raise ValueError(f"nbgrader could not read {assignment}: {told.strip().splitlines()[-1]}")
+    root, path = course.resolve() / "private" / "gradebook", known[assignment]
+    desk = Desk(root, read(path), path, teach.salt(course), due, limit)
+    desk.prepare()
     found = []
     for name in teach.students(course):
-        found.append(_graded(course, desk, one, original, name, key, known[assignment], due, limit))
+        found.append(desk.graded(name, course / "submitted" / name))
         print(f"{name:20} {found[-1].fault or _shown(found[-1].total)}", flush=True)
-    _report(course / "graded" / assignment, one, found)
-
-
-def _nbgrader(desk: Path, *words: str, seconds: int | None = None, **variables: str) -> str:
-    """Run a command of nbgrader's; returns what it said if it failed, or ""."""
-    own = Path(sys.prefix)
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "JUPYTER_PATH": str(own / "share" / "jupyter"),
-                                "PATH": f"{own / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"}  # it calls alembic
-    try:
-        done = subprocess.run([sys.executable, "-m", "nbgrader", *words], cwd=desk, env=environment | variables,
-                              capture_output=True, text=True, timeout=seconds)
-    except subprocess.TimeoutExpired:
-        return "TimeoutExpired"
-    return (done.stderr or "failed") if done.returncode else ""
-
-
-def _graded(course: Path, desk: Path, one: teach.Assignment, original: nbformat.NotebookNode, name: str, key: bytes,
-            source: Path, due: str, limit: int) -> Graded:
-    """Grade one student."""
-    from book.press.worlds import GRADER, World, own_seed
-
-    graded = Graded(name, dict.fromkeys(one.points))
-    files = sorted((course / "submitted" / name).rglob(f"{one.name}.ipynb"))
-    if not files:
-        graded.fault = f"not graded: there is no {one.name}.ipynb"
-        return graded
-    try:
-        work = chapters.read(files[-1])
-    except ValueError as error:
-        graded.fault = f"not graded: {str(error).removeprefix(f'{files[-1]}: ')}"
-        return graded
-    if GRADER in nbformat.writes(work):
-        graded.fault = f"not graded: it reads {GRADER}, which tells its world"
-        return graded
-    missing = _compared(graded, work, original)
-    if graded.fault:
-        return graded
-    if due and (stamp := files[-1].with_name("timestamp.txt")).exists():
-        late = (_moment(stamp.read_text(), stamp) - _moment(due, "due")).total_seconds() / 3600
-        graded.notes += [f"late by {late:.1f} hours"] * (late > 0)
-    desk_file = desk / "submitted" / name / one.name / files[-1].name
-    world = World(own_seed(key, name))
-    write({desk_file: nbformat.writes(work)})
-    desk_file.with_name("world.safetensors").write_bytes(world.file())
-    told = json.dumps({"seed": world.seed, "source": str(source)})
-    failed = _nbgrader(desk, "autograde", one.name, "--student", name, "--force",
-                       seconds=limit * (1 + len(work.cells)), **{GRADER: told})
-    if failed:
-        reason = next((words for error, words in REASONS.items() if error in failed), failed.strip().splitlines()[-1])
-        graded.fault = "not graded: " + reason.format(limit=limit)
-        _marks(desk, one.name, name, forget=True)
-        return graded
-    ran = chapters.read(desk / "autograded" / name / one.name / files[-1].name)
-    marks = _marks(desk, one.name, name)
-    for cell in ran.cells:
-        question, _, check = cell.metadata.get("nbgrader", {}).get("grade_id", "").partition("-")
-        if check != "check" or question not in marks or question in missing:
-            continue
-        error = next((output.ename for output in cell.outputs if output.output_type == "error"), "")
-        if error:  # ours, or made by what the student did to Python: a check tells a wrong answer in words
-            graded.notes.append(f"{question} not graded: its check ended in {error}")
-            continue
-        graded.points[question] = marks[question]
-        graded.said[question] = "".join(output.text for output in cell.outputs if output.output_type == "stream")
-    return graded
+    _report(course / "graded" / assignment, desk.one, found)
 
 
 def _moment(text: str, place: object) -> datetime:
@@ -183,26 +221,11 @@ def _compared(graded: Graded, work: nbformat.NotebookNode, original: nbformat.No
     return missing
 
 
-def _marks(desk: Path, assignment: str, student: str, forget: bool = False) -> dict[str, float]:
-    """Question -> points in nbgrader's gradebook, or nothing after the submission was taken out of it."""
-    from nbgrader.api import Gradebook, MissingEntry
-
-    with Gradebook(f"sqlite:///{desk / 'gradebook.db'}", "course") as book:
-        try:
-            if forget:
-                book.remove_submission(assignment, student)
-                return {}
-            grades = book.find_submission_notebook(assignment, assignment, student).grades
-            return {grade.name.partition("-")[0]: grade.auto_score or 0.0 for grade in grades}
-        except MissingEntry:
-            return {}
-
-
 def _shown(points: float | None) -> str:
     return "not graded" if points is None else f"{points:g}"
 
 
-def _report(folder: Path, one: teach.Assignment, found: list[Graded]) -> None:
+def _report(folder: Path, one: Assignment, found: list[Graded]) -> None:
     """A report for each student, and for the teacher a table of all points and how they are distributed."""
     whole = sum(one.points.values())
     texts = {}

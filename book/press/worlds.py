@@ -21,11 +21,10 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from book.press.teach import read
+from book.press.assignments import GRADER, read
 from nbutils.images import ImageSet, PlantedSet, PlantedWorld
 
 SIZES = {"train": 1200, "test": 300}
-GRADER = "BOOK_TEACH_GRADER"  # the variable that tells a kernel which world and which checks are meant
 
 
 def own_seed(salt: bytes, student: str) -> int:
@@ -42,7 +41,8 @@ class World:
     @cached_property
     def law(self) -> PlantedWorld:
         draw = Random(self.seed)
-        return PlantedWorld(seed=self.seed, rho=draw.choice((0.75, 0.8, 0.85, 0.9)), amplitude=draw.choice((4, 5, 6)) / 255)
+        rho, height = draw.choice((0.75, 0.8, 0.85, 0.9)), draw.choice((4, 5, 6))
+        return PlantedWorld(seed=self.seed, rho=rho, amplitude=height / 255)
 
     @cached_property
     def train(self) -> PlantedSet:
