@@ -64,12 +64,15 @@ def syllabi(folder: Path = SOURCES) -> dict[str, str]:
         boxes = []
         for number, row in enumerate(rows, start=1):
             if row.assignment and row.assignment not in known:
-                raise ValueError(f"{path}: {row.assignment!r}: no such assignment{chapters.nearest(row.assignment, known)}")
-            title, box = _title_and_box(chapter[chapters.named(row.chapter, f"{path}: {row.chapter!r}: no such chapter")])
+                near = chapters.nearest(row.assignment, known)
+                raise ValueError(f"{path}: {row.assignment!r}: no such assignment{near}")
+            name = chapters.named(row.chapter, f"{path}: {row.chapter!r}: no such chapter")
+            title, box = _title_and_box(chapter[name])
             table.append(f"| {number} | {row.objective} | {title} | {row.minutes} | {row.assignment or 'none'} | "
-                         f"slides/{row.chapter}.slides.html |")
+                         f"slides/{name}.slides.html |")
             boxes.append(f"**{number}. {title}.** {box}")
-        head = f"# A plan for {sessions} session{'s' * (sessions > 1)}, {sum(row.minutes for row in rows)} minutes in all"
+        minutes = sum(row.minutes for row in rows)
+        head = f"# A plan for {sessions} session{'s' * (sessions > 1)}, {minutes} minutes in all"
         pages[f"syllabus-{sessions}.md"] = "\n\n".join(
             [head, "\n".join(table), "## Ask before each session", *boxes]) + "\n"
     return pages

@@ -51,16 +51,19 @@ def q1(mine, world):
     import torch
 
     seen, eps = world.seen("test").take(20), 8 / 255
-    weight = torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(world.seed))
-    known = lambda z: torch.stack([torch.zeros(len(z)), (z * weight).sum((1, 2, 3)) / 100], 1)
+    slope = torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(world.seed))
+    known = lambda z: torch.stack([torch.zeros(len(z)), (z * slope).sum((1, 2, 3)) / 100], 1)
     none = torch.zeros(20, dtype=torch.int64)
     found = mine.pgd(known, seen.x, none, eps, 20).detach()
     inside = (found - seen.x).abs().max() <= eps + 1e-6 and found.min() >= 0 and found.max() <= 1
     yield 1, inside, "all images stay in the ball and in [0, 1]"
-    best = (seen.x + eps * weight.sign()).clamp(0, 1)
+    best = (seen.x + eps * slope.sign()).clamp(0, 1)
     yield 1, inside and (found - best).abs().max() < 1e-4, "on a linear network it finds the best corner of the ball"
     same = mine.pgd(known, seen.x, none, 0.0, 3).detach()
     yield 0.5, torch.equal(same, seen.x), "a radius of 0 changes nothing"
+    for weight in mine.model.parameters():
+        weight.grad = None
+    mine.pgd(mine.model, seen.x, seen.y, eps, 2)
     clean = all(weight.grad is None for weight in mine.model.parameters()) and not mine.model.training
     yield 0.5, clean, "the network is left as it was: no gradients in its weights, evaluation mode"
 
