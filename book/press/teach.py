@@ -141,6 +141,7 @@ def make(course: Path, folder: Path = SOURCES) -> None:
     """Write what is handed out and what the teacher keeps; the same course gives the same files."""
     from book.press.worlds import own_seed
 
+    course = course.expanduser()
     names, key = students(course), salt(course)
     found = [read(path) for path in sources(folder).values()]
     texts = {f"{one.name}.ipynb": recorded(nbformat.writes(notebook(one, "teacher"))) for one in found}
