@@ -6,7 +6,7 @@ A course is a folder outside of the repository:
     private/               the salt of the worlds, nbgrader's gradebook
     handout/NAME.zip       what student NAME gets: all assignments, and a world of one's own
     handout/practice.zip   the same with a world that everybody may have
-    teacher/               solutions, rubrics and checks; syllabi
+    teacher/               solutions, rubrics and checks; plans; slides
     submitted/NAME/        what student NAME hands in
     graded/                reports and summaries, see `book.press.grade`
 """
@@ -29,6 +29,7 @@ from nbutils.messages import read_project_file, read_text
 
 STUDENT = re.compile(r"[a-z0-9][a-z0-9._-]{0,60}")
 PRACTICE = "practice"
+PREDICT = re.compile(r"\{admonition\} Predict first\n:class: predict\n\n(.*?)\n\n`{3,}\{admonition\}", re.DOTALL)
 
 
 def recorded(text: str) -> str:
@@ -69,7 +70,7 @@ def syllabi(folder: Path = SOURCES) -> dict[str, str]:
             name = chapters.named(row.chapter, f"{path}: {row.chapter!r}: no such chapter")
             title, box = _title_and_box(chapter[name])
             table.append(f"| {number} | {row.objective} | {title} | {row.minutes} | {row.assignment or 'none'} | "
-                         f"slides/{name}.slides.html |")
+                         f"slides/{name}.html |")
             boxes.append(f"**{number}. {title}.** {box}")
         minutes = sum(row.minutes for row in rows)
         head = f"# A plan for {sessions} session{'s' * (sessions > 1)}, {minutes} minutes in all"
@@ -81,7 +82,7 @@ def syllabi(folder: Path = SOURCES) -> dict[str, str]:
 def _title_and_box(chapter: Path) -> tuple[str, str]:
     """A chapter's title and the question of its box "Predict first"."""
     text = "\n\n".join(cell.source for cell in chapters.read(chapter).cells if cell.cell_type == "markdown")
-    box = re.search(r"\{admonition\} Predict first\n:class: predict\n\n(.*?)\n\n`{3,}\{admonition\}", text, re.DOTALL)
+    box = PREDICT.search(text)
     return text.partition("\n")[0].lstrip("# "), box[1] if box else ""
 
 
@@ -139,6 +140,7 @@ def handout(found: Iterable[Assignment], seed: int) -> bytes:
 
 def make(course: Path, folder: Path = SOURCES) -> None:
     """Write what is handed out and what the teacher keeps; the same course gives the same files."""
+    from book.press import slides  # here, since they need Sphinx
     from book.press.worlds import own_seed
 
     course = course.expanduser()
@@ -146,6 +148,7 @@ def make(course: Path, folder: Path = SOURCES) -> None:
     found = [read(path) for path in sources(folder).values()]
     texts = {f"{one.name}.ipynb": recorded(nbformat.writes(notebook(one, "teacher"))) for one in found}
     write({course / "teacher" / name: text for name, text in (texts | syllabi(folder)).items()})
+    slides.make(course / "teacher" / "slides")
     (course / "handout").mkdir(exist_ok=True)
     for name in [*names, PRACTICE]:
         seed = 0 if name == PRACTICE else own_seed(key, name)
@@ -153,3 +156,5 @@ def make(course: Path, folder: Path = SOURCES) -> None:
     print(f"{len(names)} students: hand out {course / 'handout'}/NAME.zip, each to its student alone\n"
           f"everybody: {course / 'handout' / PRACTICE}.zip\n"
           f"for you: {course / 'teacher'}; never hand out {course / 'private'}")
+    if not (course / "teacher" / "node_modules").exists():
+        print(f"slides need, once: npm install --prefix {course / 'teacher'} reveal.js@{slides.REVEAL}")
