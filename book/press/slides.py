@@ -112,7 +112,7 @@ def words(text: str, chapter: str) -> str:
             named = re.fullmatch(r"(?:([\w-]+)/)?(\d\d_\w+):(.+)", content)
             edition, where, id = named.groups() if named else (None, chapter, content)
             record = editions.find(edition or editions.DEFAULT, where).by_id
-            return str(record[id]) if id in record else "a number"
+            return str(record[id]) if id in record else "(not yet recorded)"
         if role == "published":
             return str(results.published(*content.split("; ")))
         return "" if role.startswith("cite") else "the formula" if role == "eq" else content.partition(" <")[0]
