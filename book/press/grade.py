@@ -127,9 +127,10 @@ class Desk:
         except ValueError as error:
             graded.fault = f"not graded: {str(error).removeprefix(f'{files[-1]}: ')}"
             return graded
-        if GRADER in nbformat.writes(work):
-            graded.fault = f"not graded: it reads {GRADER}, which tells its world"
-            return graded
+        for word in (GRADER, "book.press"):
+            if word in nbformat.writes(work):
+                graded.fault = f"not graded: it names {word}, which could tell its world"
+                return graded
         missing = _compared(graded, work, notebook(self.one, "student"))
         if self.due and (stamp := files[-1].with_name("timestamp.txt")).exists():
             late = (_moment(stamp.read_text(), stamp) - _moment(self.due, "due")).total_seconds() / 3600

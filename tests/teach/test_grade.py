@@ -122,8 +122,9 @@ def test_what_cannot_be_graded_is_told_without_a_run(tmp_path: Path) -> None:
     desk = grade.Desk(tmp_path / "desk", ONE, TINY / "01_tiny.py", b"", "", 60)
     assert desk.graded("ada", tmp_path / "ada").fault == "not graded: there is no 01_tiny.ipynb"
     (tmp_path / "ada").mkdir()
-    nbformat.write(solved(q1=f"import os; os.environ['{assignments.GRADER}']"), tmp_path / "ada" / "01_tiny.ipynb")
-    assert "tells its world" in desk.graded("ada", tmp_path / "ada").fault
+    for code in (f"import os; os.environ['{assignments.GRADER}']", "from book.press import worlds"):
+        nbformat.write(solved(q1=code), tmp_path / "ada" / "01_tiny.ipynb")
+        assert "could tell its world" in desk.graded("ada", tmp_path / "ada").fault
     assert not desk.root.exists()
 
 
