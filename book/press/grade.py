@@ -132,6 +132,7 @@ class Desk:
                 graded.fault = f"not graded: it names {word}, which could tell its world"
                 return graded
         missing = _compared(graded, work, notebook(self.one, "student"))
+        _single(work)
         if self.due and (stamp := files[-1].with_name("timestamp.txt")).exists():
             late = (_moment(stamp.read_text(), stamp) - _moment(self.due, "due")).total_seconds() / 3600
             graded.notes += [f"late by {late:.1f} hours"] * (late > 0)
@@ -204,7 +205,7 @@ def _moment(text: str, place: object) -> datetime:
 def _compared(graded: Graded, work: nbformat.NotebookNode, original: nbformat.NotebookNode) -> set[str]:
     """The questions whose answer or check was deleted; notes them, and what stands twice.
 
-    Of cells that stand twice nbgrader takes the last one: so does Python.
+    Of cells that stand twice the last one counts: so it does in Python.
     """
     ids = Counter(cell.metadata.get("nbgrader", {}).get("grade_id", "") for cell in work.cells)
     missing = set()
@@ -220,6 +221,17 @@ def _compared(graded: Graded, work: nbformat.NotebookNode, original: nbformat.No
         elif id and ids[id] > 1:
             graded.notes.append(f"{question}: a cell stands {ids[id]} times; the last one counts")
     return missing
+
+
+def _single(work: nbformat.NotebookNode) -> None:
+    """Take what nbgrader stored out of cells that stand again further down: it stops at them."""
+    seen = set()
+    for cell in reversed(work.cells):
+        id = cell.metadata.get("nbgrader", {}).get("grade_id")
+        if id in seen:
+            del cell.metadata["nbgrader"]
+        elif id:
+            seen.add(id)
 
 
 def _shown(points: float | None) -> str:
