@@ -63,10 +63,9 @@ def read(path: Path) -> Assignment:
     first, *others = _cells(path)
     opening = _cells(path.with_name("opening.py")) if path.with_name("opening.py").exists() else ()
     found = Assignment(path.stem, (first, *opening, *others))
-    for kind in ("answer", "check"):
-        asked = [cell.question for cell in found.cells if cell.kind == kind]
-        if asked != sorted(set(asked)) or asked != list(found.points):
-            raise ValueError(f"{path}: the cells of kind {kind!r} are for {asked}; expected one for each question")
+    answers, checks = ([cell.question for cell in found.cells if cell.kind == kind] for kind in ("answer", "check"))
+    if answers != checks or answers != sorted(set(answers)):
+        raise ValueError(f"{path}: answers for {answers}, checks for {checks}; expected one of each, in order")
     return found
 
 

@@ -71,7 +71,7 @@ def syllabi(folder: Path = SOURCES) -> dict[str, str]:
             title, box = _title_and_box(chapter[name])
             table.append(f"| {number} | {row.objective} | {title} | {row.minutes} | {row.assignment or 'none'} | "
                          f"slides/{name}.html |")
-            boxes.append(f"**{number}. {title}.** {box}")
+            boxes.append(f"**Before session {number}.** {box}")
         minutes = sum(row.minutes for row in rows)
         head = f"# A plan for {sessions} session{'s' * (sessions > 1)}, {minutes} minutes in all"
         pages[f"syllabus-{sessions}.md"] = "\n\n".join(

@@ -13,10 +13,8 @@
 # ## Question 1: usefulness (2 points)
 #
 # Take one class against the rest. Of a feature you know a number for each image, and whether the image is of the
-# class.
-# Scale the numbers to mean 0 and variance 1, *where the class and the rest have half of the weight each*, and return
-# the
-# mean of $y f(x)$ under the same weights, with $y = +1$ for the class and $-1$ for the rest.
+# class. Scale the numbers to mean 0 and variance 1, *where the class and the rest have half of the weight each*, and
+# return the mean of $y f(x)$ under the same weights, with $y = +1$ for the class and $-1$ for the rest.
 #
 # <details><summary>Hint 1</summary>Start with the mean of each side; the weighted mean is the middle of the
 # two.</details>
@@ -87,8 +85,8 @@ def q2(mine, world):
 # %% text
 # ## Question 3: how often, and how high (3 points)
 #
-# (a) In which share of your *test* images does the tile belong to the class of the shape? Store it as `share`, between
-# 0 and 1. (b) By how many grey levels of 255 does the tile move a pixel? Store it as `height`.
+# (a) In which share of your *test* images does the tile belong to the class of the shape? Store it as `share`,
+# between 0 and 1. (b) By how many grey levels of 255 does the tile move a pixel? Store it as `height`.
 #
 # <details><summary>Hint 1</summary>Your ten tiles are ten matched filters: multiply an image with each of them,
 # repeated over the image. The largest product tells which one it carries.</details>
@@ -114,8 +112,7 @@ def q3(mine, world):
 #
 # Take the matched filter of class 0's tile: $a$ is the tile repeated over the image, divided by the number of pixels
 # and channels. At which $L_\infty$ radius, in grey levels of 255, does its robust usefulness on your test images
-# reach 0?
-# Store it as `radius`. No search: the closed form says it.
+# reach 0? Store it as `radius`. No search: the closed form says it.
 #
 # <details><summary>Hint 1</summary>An adversary of radius eps changes the filter's answer by at most eps times the
 # sum of |a|. What is this sum here?</details>
@@ -138,13 +135,9 @@ def q4(mine, world):
 
 # %% rubric
 # **For the discussion.** *Half of the height*, a little less: the feature has mean 0 between an image with the tile
-# and
-# one without, so half of the way is enough. A guess of the height itself, or of its double (what it takes to put
-# another
-# tile in its place), with a reason is a good answer before the lesson. Expected: `share` .75 to .92, `height` 4, 5 or
-# 6,
-# `radius` .35 to .5 of the height, all by the student's own world. In the book's world a tile's usefulness is
-# {result}`planted/01_known_features:known.tile.usefulness`.
-# Usual mistakes: the plain mean over all images (nine tenths of the weight on the rest); tiles looked for without
-# removing the smooth part; the radius at which an image changes class instead of the one at which the feature is worth
-# nothing.
+# and one without, so half of the way is enough. A guess of the height itself, or of its double (what it takes to put
+# another tile in its place), with a reason is a good answer before the lesson. Expected: `share` .7 to .95, `height`
+# 4, 5 or 6, `radius` .35 to .5 of the height, all by the student's own world. In the book's world a tile's usefulness
+# is {result}`planted/01_known_features:known.tile.usefulness`. Usual mistakes: the plain mean over all images (nine
+# tenths of the weight on the rest); tiles looked for without removing the smooth part; the radius at which an image
+# changes class instead of the one at which the feature is worth nothing.

@@ -4,12 +4,10 @@
 # Chapter 2: *Adversarial training, and how to judge it*. About 60 minutes; a minute of computing.
 #
 # **Objectives.** You can (1) write projected gradient descent, (2) report a robust accuracy with all that belongs to
-# it,
-# (3) recognise an attack that has failed, and mend it.
+# it, (3) recognise an attack that has failed, and mend it.
 #
 # **Predict first.** A colleague multiplies the logits of a network by 1000. Every decision stays what it was. What
-# will
-# happen to the accuracy under PGD? Write a guess and a reason here:
+# will happen to the accuracy under PGD? Write a guess and a reason here:
 
 # %% code
 from nbutils import networks, training
@@ -22,8 +20,7 @@ x, y = test.x[:100], test.y[:100]  # the images of all questions
 # ## Question 1: PGD (3 points)
 #
 # Write $x_{k+1} = \Pi(x_k + \alpha\,\mathrm{sign}\,\nabla_x \mathrm{CE}(f(x_k), y))$, where $\Pi$ goes back into the
-# ball
-# $\|x' - x\|_\infty \le \varepsilon$ and into $[0, 1]$. Choose $\alpha$ so that the search can cross the ball.
+# ball $\|x' - x\|_\infty \le \varepsilon$ and into $[0, 1]$. Choose $\alpha$ so that the search can cross the ball.
 #
 # <details><summary>Hint 1</summary>`torch.autograd.grad(loss, x_adv)` gives the gradient in the pixels and leaves
 # those of the weights alone.</details>
@@ -70,8 +67,8 @@ def q1(mine, world):
 # %% text
 # ## Question 2: a number, and what belongs to it (2 points)
 #
-# The accuracy of `model` on the 100 images `x`, clean and under your PGD at $L_\infty$ 2/255 with 20 steps. Store them
-# as `clean` and `robust`, between 0 and 1.
+# The accuracy of `model` on the 100 images `x`, clean and under your PGD at $L_\infty$ 2/255 with 20 steps. Store
+# them as `clean` and `robust`, between 0 and 1.
 
 # %% answer q2
 ### BEGIN SOLUTION
@@ -98,9 +95,8 @@ def q2(mine, world):
 # ## Question 3: a defence (2 points)
 #
 # Here is the colleague's network. Attack it with your PGD at 8/255 and look at the accuracy. Then find the reason:
-# store
-# as `zero_share` the share of the 100 clean images for which the gradient of *its* cross-entropy is exactly 0 in
-# every pixel.
+# store as `zero_share` the share of the 100 clean images for which the gradient of *its* cross-entropy is exactly 0
+# in every pixel.
 #
 # <details><summary>Hint</summary>`(gradient == 0).flatten(1).all(1)` says it for each image.</details>
 
@@ -181,11 +177,11 @@ def q4(mine, world):
     yield 2, inside and left < 0.1, "it leaves less than 10 % of them"
 
 # %% rubric
-# **For the discussion.** Nothing about the network has changed, so the truth is 0 robustness at 8/255, as before; what
-# the attack finds has changed, since a softmax of such logits is exactly 0 and 1 and its cross-entropy has no slope.
-# A prediction that reasons from the decisions deserves more praise than one that happens to be right.
+# **For the discussion.** Nothing about the network has changed, so the truth is 0 robustness at 8/255, as before;
+# what the attack finds has changed, since a softmax of such logits is exactly 0 and 1 and its cross-entropy has no
+# slope. A prediction that reasons from the decisions deserves more praise than one that happens to be right.
 # Expected: `clean` about .9, `robust` .2 to .6 by the student's own world, `zero_share` close to `clean`, the defence
 # under PGD nearly as right as on clean images, 0 to 5 % left in question 4. In the book a standard network keeps
-# {result}`planted/02_adversarial_training:training.standard.PGD` at that chapter's radius.
-# Usual mistakes: no projection after the step; `loss.backward()`, which fills the gradients of the weights; steps so
-# short that the search cannot cross the ball; calling the defence robust because the attack ended without an error.
+# {result}`planted/02_adversarial_training:training.standard.PGD` at that chapter's radius. Usual mistakes: no
+# projection after the step; `loss.backward()`, which fills the gradients of the weights; steps so short that the
+# search cannot cross the ball; calling the defence robust because the attack ended without an error.

@@ -4,13 +4,12 @@
 # Chapter 3: *Constructed data sets*. About 60 minutes; two minutes of computing.
 #
 # **Objectives.** You can (1) build $D_{\mathrm{det}}$ from a teacher, (2) say what a network that learns from it has
-# seen,
-# (3) run the control without which the result would mean nothing.
+# seen, (3) run the control without which the result would mean nothing.
 #
 # **Predict first.** In $D_{\mathrm{det}}$ each image is moved a little towards the next class and gets the next class
-# as its
-# label: to the eye, every label is wrong. A new network learns from it. On natural test images, how often will it say
-# the true class, and how often the next one? And if the little change is random instead? Write three guesses here:
+# as its label: to the eye, every label is wrong. A new network learns from it. On natural test images, how often will
+# it say the true class, and how often the next one? And if the little change is random instead? Write three guesses
+# here:
 
 # %% code
 from nbutils import networks, training
@@ -77,8 +76,7 @@ def q1(mine, world):
 #
 # Make the set from all your training images with `eps` 1 and 10 steps (in parts of 200 images, it needs less memory).
 # Store the images as `made`, their labels as `new_labels`, and as `seen_as` the share that the teacher calls by the
-# new
-# label.
+# new label.
 
 # %% answer q2
 ### BEGIN SOLUTION
@@ -133,9 +131,9 @@ def q3(mine, world):
 # %% text
 # ## Question 4: the control (2 points)
 #
-# Perhaps any change under these labels would do. Give each training image a *random* change that is as long as that of
-# your set, let a network learn it with the same labels (seed 1), and store it as `control`. Store `control_true` and
-# `control_next` as above.
+# Perhaps any change under these labels would do. Give each training image a *random* change that is as long as that
+# of your set, let a network learn it with the same labels (seed 1), and store it as `control`. Store `control_true`
+# and `control_next` as above.
 
 # %% answer q4
 ### BEGIN SOLUTION
@@ -160,9 +158,8 @@ def q4(mine, world):
 # %% rubric
 # **For the discussion.** Under random changes the shape and the tile both say "next class", and that is learned. In
 # D_det the attack has put the next class's tile in: tile and label agree, shape and label agree, too. On natural
-# images
-# the two part, and a network that goes by tiles says the truth. So the answer depends on which of the two it prefers:
-# that is what is measured. Expected: `seen_as` above .9, `says_true` .3 to .7, `says_next` below .2; of the control
-# `control_true` below .05, `control_next` above .8. In the book, with longer training: D_det
-# {result}`planted/03_constructed_datasets:constructed.d_det.natural`.
-# Usual mistakes: lengths over the whole batch; t without the modulus; the control without the same labels or lengths.
+# images the two part, and a network that goes by tiles says the truth. So the answer depends on which of the two it
+# prefers: that is what is measured. Expected: `seen_as` above .9, `says_true` .3 to .8, `says_next` below .2; of the
+# control `control_true` below .05, `control_next` above .8. In the book, with longer training: D_det
+# {result}`planted/03_constructed_datasets:constructed.d_det.natural`. Usual mistakes: lengths over the whole batch; t
+# without the modulus; the control without the same labels or lengths.

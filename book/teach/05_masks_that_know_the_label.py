@@ -28,8 +28,7 @@ def scales(labels):
 # ## Question 1: the mask (3 points)
 #
 # A channel of an image is called robust where the noise that it stands is louder than the loudest channel of that
-# image:
-# $\sigma^2 > T$, where $T$ is the largest variance among the channels *of the image*.
+# image: $\sigma^2 > T$, where $T$ is the largest variance among the channels *of the image*.
 #
 # <details><summary>Hint</summary>`amax(1, keepdim=True)` is a maximum for each row that can be compared with the
 # row.</details>
@@ -83,8 +82,8 @@ def q2(mine, world):
 # %% text
 # ## Question 3: told the truth (3 points)
 #
-# Tell the bottleneck the true labels of `few`. How often does the network say the true label from the robust part, and
-# how often from the non-robust part? Store the shares as `robust_true` and `rest_true`.
+# Tell the bottleneck the true labels of `few`. How often does the network say the true label from the robust part,
+# and how often from the non-robust part? Store the shares as `robust_true` and `rest_true`.
 #
 # <details><summary>Hint</summary>`model.features(few.x, cut)` gives the features, `model.logits_from(z, cut)` goes on
 # from them.</details>
@@ -142,9 +141,8 @@ def q4(mine, world):
 
 # %% rubric
 # **For the discussion.** The mask is made *for* a label: it keeps what speaks for it. So a high share of the robust
-# part
-# shows what the mask was told, not what is robust. In the book the robust part says a wrong label in
+# part shows what the mask was told, not what is robust. In the book the robust part says a wrong label in
 # {result}`planted/05_ib_distillation:bottleneck.wrong.robust_predicts_it`. Expected here: `robust_true` .7 to 1,
-# `rest_true` below it, `robust_wrong` far above `whole_wrong`, which is below .1.
-# Usual mistakes: a threshold over the whole batch; the variance of the noise instead of its scale; the share of true
-# labels in question 4, where the wrong label is asked for.
+# `rest_true` a little below, `robust_wrong` far above `whole_wrong`, which is below .1. Usual mistakes: a threshold
+# over the whole batch; the variance of the noise instead of its scale; the share of true labels in question 4, where
+# the wrong label is asked for.

@@ -6,9 +6,9 @@
 # **Objectives.** You can (1) say why two attacks without a radius cannot be compared by accuracy, (2) compare them at
 # one length of the change, (3) test a difference on the same images.
 #
-# **Predict first.** Neither attack has a radius: each goes as far as it likes. Bring the changes of both to one length.
-# Which of the two will break more images then, the one with the longer changes or the other? Write a guess and a reason
-# here:
+# **Predict first.** Neither attack has a radius: each goes as far as it likes. Bring the changes of both to one
+# length. Which of the two will break more images then, the one with the longer changes or the other? Write a guess
+# and a reason here:
 
 # %% code
 from nbutils import features, networks, training
@@ -24,8 +24,7 @@ changed = {name: attack(model, few.x, few.y) for name, attack in attacks.items()
 # ## Question 1: what they look like as they come (3 points)
 #
 # For each attack the share of images that are still right, and the median $L_2$ length of the change over *all* 60
-# images.
-# Store two dictionaries, `left` and `length`, with the keys "CW" and "NRF".
+# images. Store two dictionaries, `left` and `length`, with the keys "CW" and "NRF".
 
 # %% answer q1
 ### BEGIN SOLUTION
@@ -56,8 +55,7 @@ def q1(mine, world):
 # ## Question 2: one length (3 points)
 #
 # Bring each change to a given $L_2$ length, and the image into $[0, 1]$ afterwards. A change of length 0 has no
-# direction:
-# leave it 0.
+# direction: leave it 0.
 #
 # <details><summary>Hint</summary>Divide by the length of each change, bounded from below by 1e-12; 0 divided by that
 # is still 0.</details>
@@ -113,11 +111,9 @@ def q3(mine, world):
 # ## Question 4: is it a difference? (2 points)
 #
 # Both attacks were tried on the same images, so only those count on which the two disagree. Store as `only_cw` how
-# many
-# images only CW breaks at length $.5$, as `only_nrf` how many only NRF breaks, and as `p_value` the exact two-sided p
-# value
-# that each of the two is equally likely (McNemar's test; `scipy.stats.binomtest` helps). If they never disagree it is
-# 1.
+# many images only CW breaks at length $.5$, as `only_nrf` how many only NRF breaks, and as `p_value` the exact
+# two-sided p value that each of the two is equally likely (McNemar's test; `scipy.stats.binomtest` helps). If they
+# never disagree it is 1.
 
 # %% answer q4
 ### BEGIN SOLUTION
@@ -142,8 +138,7 @@ def q4(mine, world):
 # %% rubric
 # **For the discussion.** An attack without a radius may spend what it likes; the one that spends more breaks more. At
 # one length the question is about the *direction*, and there CW, which looks for the nearest image, is hard to beat.
-# Expected: `left` 0 or nearly so for both, `length` about .4 (CW) and .7 (NRF), `left_at_half` far lower for CW, and a
-# p value far below .05. In a world where the two are close, a p value above .05 is an answer, not a failure.
-# Usual mistakes: medians over the broken images only, which differ between the attacks; a mean over the batch instead
-# of
-# a length for each image; a test for two independent samples on the same images.
+# Expected: `left` 0 or nearly so for both, `length` about .4 (CW) and .7 (NRF), `left_at_half` far lower for CW, and
+# a p value far below .05. In a world where the two are close, a p value above .05 is an answer, not a failure. Usual
+# mistakes: medians over the broken images only, which differ between the attacks; a mean over the batch instead of a
+# length for each image; a test for two independent samples on the same images.

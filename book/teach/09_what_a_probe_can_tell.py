@@ -4,12 +4,10 @@
 # Chapter 9: *Usefulness across learning paradigms*. About 60 minutes; a minute of computing.
 #
 # **Objectives.** You can (1) fit a linear probe that sees no test image, (2) say how much of its accuracy the encoder
-# has
-# learned, (3) tell what a probe learns from what it remembers.
+# has learned, (3) tell what a probe learns from what it remembers.
 #
 # **Predict first.** A linear probe on a network with *random* weights: how often will it be right, of ten classes?
-# Write a
-# guess and a reason here:
+# Write a guess and a reason here:
 
 # %% code
 from sklearn.linear_model import LogisticRegression
@@ -30,8 +28,8 @@ y, y_test = train.y.numpy(), test.y.numpy()
 # %% text
 # ## Question 1: a probe (3 points)
 #
-# Scale the features to mean 0 and variance 1, fit a `LogisticRegression(max_iter=1000)` and return its accuracy on the
-# test features. Nothing about the test features may enter the fit, not even their mean.
+# Scale the features to mean 0 and variance 1, fit a `LogisticRegression(max_iter=1000)` and return its accuracy on
+# the test features. Nothing about the test features may enter the fit, not even their mean.
 #
 # <details><summary>Hint 1</summary>Which features' mean and deviation does the scaling use, for both?</details>
 # <details><summary>Hint 2</summary>A feature that is constant has deviation 0: divide by 1 there.</details>
@@ -64,9 +62,9 @@ def q1(mine, world):
 # %% text
 # ## Question 2: how much has been learned? (3 points)
 #
-# The accuracy of a probe on the trained network's features and on those of the same network before training, fitted to
-# your training images and tested on your test images. Store them as `after` and `before`, and as `gain` what training
-# has added.
+# The accuracy of a probe on the trained network's features and on those of the same network before training, fitted
+# to your training images and tested on your test images. Store them as `after` and `before`, and as `gain` what
+# training has added.
 
 # %% answer q2
 ### BEGIN SOLUTION
@@ -114,10 +112,10 @@ def q3(mine, world):
 # %% text
 # ## Question 4: what a random network shows (2 points)
 #
-# A probe can also be fitted to the pixels themselves. Average each image over blocks of 4 x 4 pixels (192 numbers) and
-# store as `coarse` the accuracy of a probe on them. Then store as `reading` what explains the accuracy before
-# training:
-# "shape" if coarse pixels do at least as well as the untrained network, "fine" if the untrained network does better.
+# A probe can also be fitted to the pixels themselves. Average each image over blocks of 4 x 4 pixels (192 numbers)
+# and store as `coarse` the accuracy of a probe on them. Then store as `reading` what explains the accuracy before
+# training: "shape" if coarse pixels do at least as well as the untrained network, "fine" if the untrained network
+# does better.
 
 # %% answer q4
 ### BEGIN SOLUTION
@@ -145,10 +143,8 @@ def q4(mine, world):
 
 # %% rubric
 # **For the discussion.** A probe on random weights is far above one in ten: the features of a random network still
-# hold
-# much of the image. In the book it reaches
+# hold much of the image. In the book it reaches
 # {result}`planted/09_cross_paradigm_usefulness:usefulness.control.untrained.natural.SL` on an untrained encoder. So
 # the accuracy of a probe says what is *there*, not what was *learned*; only the difference to the same encoder before
-# training says that. Averages over 4 x 4 pixels hold no tile at all.
-# Usual mistakes: scaling the test features by themselves; a control with another architecture; accuracy on the images
-# that the probe was fitted to.
+# training says that. Averages over 4 x 4 pixels hold no tile at all. Usual mistakes: scaling the test features by
+# themselves; a control with another architecture; accuracy on the images that the probe was fitted to.

@@ -5,8 +5,7 @@
 #
 # **Rules.** Write between the dots. Leave the other cells as they are and where they are, and do not copy cells: your
 # answers are found by what is stored in them. A cell may run for five minutes. *Restart and run all* before you hand
-# in.
-# Numbers count, not names of helpers: organise your code as you like.
+# in. Numbers count, not names of helpers: organise your code as you like.
 
 # %% code
 import torch
