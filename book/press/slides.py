@@ -32,7 +32,9 @@ PAGE = """<!doctype html>
 <link rel="stylesheet" href="../node_modules/reveal.js/dist/theme/white.css">
 <style>
 .reveal {{ font-size: 26px }} .reveal h1 {{ font-size: 2em }} .reveal h2 {{ font-size: 1.5em }}
-.reveal table {{ font-size: 18px }} .reveal caption, .reveal figcaption, .reveal .interval {{ font-size: 16px }}
+.reveal h1, .reveal h2 {{ text-transform: none }} .reveal table {{ font-size: 20px }}
+.reveal caption, .reveal figcaption, .reveal .verdict {{ font-size: 16px }} .reveal .table-notes {{ font-size: 13px }}
+.reveal .result-table {{ max-height: 660px; overflow: auto }}
 .reveal figure {{ margin: 0 }} .reveal figure img {{ max-width: 100%; max-height: 560px; margin: 0 }}
 </style>
 <script>MathJax = {{ tex: {{ inlineMath: [["$", "$"]], tags: "none" }} }};</script>
