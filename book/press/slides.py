@@ -76,13 +76,13 @@ def _sections(cells: list[nbformat.NotebookNode], chapter: str) -> Iterator[tupl
             if head:
                 parts.append((head[1], [], []))
             parts[-1][1].append(block.partition("\n")[2] if head else block)
-    for number, (head, texts, shown) in enumerate(parts):
-        if head in PASSED_OVER:
+    for number, (title, texts, shown) in enumerate(parts):
+        if title in PASSED_OVER:
             continue
         text = "\n\n".join(texts)
         formulas = re.findall(r"^```\{math\}\n(?::label:[^\n]*\n)?(.*?)^```", text, re.DOTALL | re.MULTILINE)
         body = "".join(f"<p>$${escape(formula.strip())}$$</p>" for formula in formulas)
-        yield "h1" if number == 0 else "h2", head, body, words(text, chapter), "\n".join(shown)
+        yield "h1" if number == 0 else "h2", title, body, words(text, chapter), "\n".join(shown)
         if box := PREDICT.search(text):
             yield "h2", "Predict first", f"<p>{_inline(words(box[1], chapter))}</p>", "Ask; show hands; then go on.", ""
 
