@@ -5,7 +5,7 @@ A source, `book/teach/NN_name.py`, is a Python file in cells. The line above a c
     # %% text              Markdown for all, behind comment signs
     # %% code              code for all
     # %% answer q1         what the student writes; what stands between BEGIN and END SOLUTION is the solution
-    # %% check q1 3        what q1 must have for its 3 points: a generator, see `book.press.worlds.points`
+    # %% check q1 3        what q1 must have for its 3 points: a generator, see `book.teach.worlds.points`
     # %% rubric            Markdown for the teacher
 
 It imports little, since each student's kernel imports it.
@@ -26,7 +26,7 @@ HEADER = re.compile(r"# %% (text|code|answer|check|rubric)(?: (q\d+))?(?: (\d+))
 SOLUTION = re.compile(r"^( *)### BEGIN SOLUTION\n.*?### END SOLUTION$", re.DOTALL | re.MULTILINE)
 GRADER = "BOOK_TEACH_GRADER"  # the variable that tells a kernel which world and which checks are meant
 HIDDEN = """### BEGIN HIDDEN TESTS
-from book.press.worlds import check
+from book.teach.worlds import check
 check("{}", globals())
 ### END HIDDEN TESTS"""
 

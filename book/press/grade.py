@@ -127,7 +127,7 @@ class Desk:
         except ValueError as error:
             graded.fault = f"not graded: {str(error).removeprefix(f'{files[-1]}: ')}"
             return graded
-        for word in (GRADER, "book.press"):
+        for word in (GRADER, "book.teach", "book.press"):
             if word in nbformat.writes(work):
                 graded.fault = f"not graded: it names {word}, which could tell its world"
                 return graded
@@ -141,7 +141,7 @@ class Desk:
         return graded
 
     def _run(self, graded: Graded, work: nbformat.NotebookNode, missing: set[str]) -> None:
-        from book.press.worlds import World, own_seed  # here, since the images of a world need torch
+        from book.teach.worlds import World, own_seed  # here, since the images of a world need torch
 
         name, world = self.one.name, World(own_seed(self.key, graded.student))
         place = Path(graded.student) / name / f"{name}.ipynb"

@@ -132,7 +132,7 @@ def salt(course: Path) -> bytes:
 
 def handout(found: Iterable[Assignment], seed: int) -> bytes:
     """The zip that one student gets: each assignment without solutions and checks, and the images of the world."""
-    from book.press.worlds import World  # here, since the images of a world need torch
+    from book.teach.worlds import World  # here, since the images of a world need torch
 
     files = {f"{one.name}.ipynb": nbformat.writes(notebook(one, "student")).encode() for one in found}
     return packed(files | {"world.safetensors": World(seed).file()})
@@ -141,7 +141,7 @@ def handout(found: Iterable[Assignment], seed: int) -> bytes:
 def make(course: Path, folder: Path = SOURCES) -> None:
     """Write what is handed out and what the teacher keeps; the same course gives the same files."""
     from book.press import slides  # here, since they need Sphinx
-    from book.press.worlds import own_seed
+    from book.teach.worlds import own_seed
 
     course = course.expanduser()
     names, key = students(course), salt(course)

@@ -7,9 +7,10 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from book.press import assignments, grade, teach, worlds
+from book.press import assignments, grade, teach
 from book.press.grade import Graded, _compared, _moment
-from book.press.worlds import World, own_seed
+from book.teach import worlds
+from book.teach.worlds import World, own_seed
 from tests.helpers import assert_one_line
 
 TINY = Path(__file__).with_name("tiny")
@@ -92,7 +93,7 @@ def test_ten_students_get_the_marks_they_should(tmp_path: Path, monkeypatch: pyt
     reports = {path.stem: path.read_text() for path in (graded / "reports").iterdir()}
     assert reports.keys() == set(STUDENTS)
     check = [line.strip() for cell in ONE.cells if cell.kind == "check" for line in cell.source.splitlines()]
-    assert not [line for text in reports.values() for line in [*check, "book.press", "Traceback"] if line in text]
+    assert not [line for text in reports.values() for line in [*check, "book.teach", "Traceback"] if line in text]
     assert "1 of 1: twice 3 is 6\n0 of 1: twice -2 is -4" in reports["wrong"]
     assert max(map(len, reports.values())) < 1000
     desk = tmp_path / "private" / "gradebook"
@@ -122,7 +123,7 @@ def test_what_cannot_be_graded_is_told_without_a_run(tmp_path: Path) -> None:
     desk = grade.Desk(tmp_path / "desk", ONE, TINY / "01_tiny.py", b"", "", 60)
     assert desk.graded("ada", tmp_path / "ada").fault == "not graded: there is no 01_tiny.ipynb"
     (tmp_path / "ada").mkdir()
-    for code in (f"import os; os.environ['{assignments.GRADER}']", "from book.press import worlds"):
+    for code in (f"import os; os.environ['{assignments.GRADER}']", "from book.teach import worlds"):
         nbformat.write(solved(q1=code), tmp_path / "ada" / "01_tiny.ipynb")
         assert "could tell its world" in desk.graded("ada", tmp_path / "ada").fault
     assert not desk.root.exists()
