@@ -3,7 +3,7 @@
 # shapes; over each image lies a faint tile of 4 x 4 pixels, repeated. Each class has its own tile, each image carries
 # the tile of its class or, now and then, another one. How faint, how often, and which tiles: that is yours alone.
 #
-# **Rules.** Write between the dots. Leave the other cells as they are and where they are, and do not copy cells: your
+# **Rules.** Write where the dots are. Leave the other cells as they are and where they are, and do not copy cells: your
 # answers are found by what is stored in them. A cell may run for five minutes. *Restart and run all* before you hand
 # in. Numbers count, not names of helpers: organise your code as you like.
 
