@@ -4,6 +4,7 @@
 # make serve   look at the book on this machine          make clean   remove everything generated but .venv
 # make oracles compare the learning paradigms with kornia, lightly, timm and diffusers
 # make pages   look at every rendered page in Chromium, with axe-core
+# make teach   make the course kit in the folder COURSE, see book/teach.md
 # make stage   list the stages of EDITION, or run STAGE
 #
 # make book PROFILE=smoke CHAPTER=02 SET="eps=4/255 steps=20"
@@ -12,7 +13,7 @@
 PROFILE ?= quick
 PYTHON ?= python3
 # What a user sets reaches the shell as it is, in the environment; make itself expands none of it.
-variables := PROFILE CHAPTER SET EDITION STAGE PORT PYTHON NBUTILS_BUILD
+variables := PROFILE CHAPTER SET EDITION STAGE COURSE PORT PYTHON NBUTILS_BUILD
 $(foreach name,$(variables),$(eval override $(name) := $$(value $(name))))
 export $(variables)
 # Threads that wait should sleep: on a machine with other work, spinning ones made a chapter six times slower.
@@ -21,7 +22,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 env := .venv/complete
 python := .venv/bin/python
 
-.PHONY: read release book stage test oracles pages serve clean
+.PHONY: read release book stage teach test oracles pages serve clean
 
 read release: .venv-read/complete
 	@exec .venv-read/bin/python -m book.press $@
@@ -31,6 +32,9 @@ book serve: $(env)
 
 stage: $(env)
 	@exec $(python) -m book.press stage -- "$$EDITION" $${STAGE:+"$$STAGE"}
+
+teach: $(env)
+	@exec $(python) -m book.press teach -- "$$COURSE"
 
 oracles pages: $(env)
 	@exec $(python) -m tests.$@

@@ -26,7 +26,7 @@ from tests.helpers import assert_one_line
 
 HOSTILE = ['"; touch x; "', "'; touch x; '", "`touch x`", "$(touch x)", "$$(touch x)", "$(shell touch x)",
            "; touch x #"]
-VARIABLES = ["PROFILE", "CHAPTER", "SET", "EDITION", "STAGE", "PORT", "NBUTILS_BUILD", "PYTHON"]
+VARIABLES = ["PROFILE", "CHAPTER", "SET", "EDITION", "STAGE", "COURSE", "PORT", "NBUTILS_BUILD", "PYTHON"]
 
 
 def test_every_pin_serves_the_oldest_and_the_newest_python_we_name() -> None:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from book.press import compare, editions, execute, make, release, stages
+from book.press import compare, editions, execute, grade, make, release, stages, teach
 
 
 def keep(edition: str) -> int:
@@ -54,6 +54,12 @@ def parser() -> argparse.ArgumentParser:
     argument = add("compare", beside_ours, "your run against ours")
     argument("run", type=Path, help="executed notebook, or a record of an edition")
     argument("--all", dest="every", action="store_true", help="list every number, not only those outside")
+    add("teach", teach.make, "make a course kit")("course", type=Path, help="folder with the file students.txt")
+    argument = add("grade", grade.grade, "grade an assignment")
+    argument("course", type=Path, help="folder of the course")
+    argument("assignment", help="for example 01_useful_features")
+    argument("--due", default="", help="when it was due, for example '2026-12-01 12:00'")
+    argument("--limit", type=int, default=300, help="seconds that a cell may run")
     return whole
 
 

@@ -1,0 +1,268 @@
+"""Grade what a course's students handed in: `python -m book.press grade COURSE ASSIGNMENT`.
+
+nbgrader runs each submission in the student's own world, drawn anew, and keeps the marks in its gradebook. What could
+not be graded is told apart from what is wrong. Students' code runs with your rights: use an account or a container that
+holds nothing else.
+"""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import fmean
+
+import nbformat
+
+from book.press import chapters, teach
+from book.press.assignments import GRADER, SOURCES, Assignment, notebook, read, sources
+from book.press.files import write
+from nbutils.machine import ROOT
+
+CONFIG = """c = get_config()
+c.CourseDirectory.course_id = "course"
+c.Execute.timeout = {limit}
+c.Execute.interrupt_on_timeout = False  # a loop ends the run: else its questions would count as wrong
+c.Execute.error_on_timeout = {{}}
+c.Execute.shutdown_kernel = "immediate"
+c.LimitOutput.max_lines = 100
+"""
+REASONS = {"DeadKernelError": "the kernel died", "CellTimeoutError": "a cell ran for more than {limit} seconds",
+           "TimeoutExpired": "the notebook did not end"}
+
+
+@dataclass
+class Graded:
+    """What became of a student's work.
+
+    Attributes:
+        points: question -> its points; None where it was not graded.
+        fault: why nothing was graded, or "".
+        notes: what the teacher should know. said: question -> the lines that its check printed.
+    """
+
+    student: str
+    points: dict[str, float | None]
+    fault: str = ""
+    notes: list[str] = field(default_factory=list)
+    said: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def total(self) -> float | None:
+        """The sum, or None if any question was not graded."""
+        found = [points for points in self.points.values() if points is not None]
+        return sum(found) if len(found) == len(self.points) else None
+
+
+@dataclass(frozen=True)
+class Desk:
+    """Where an assignment of a course is graded.
+
+    Attributes:
+        root: nbgrader's folder. one: the assignment. source: its file. key: the salt.
+        due: when it was due, or "". limit: seconds that a cell may run.
+    """
+
+    root: Path
+    one: Assignment
+    source: Path
+    key: bytes
+    due: str
+    limit: int
+
+    def nbgrader(self, *words: str, **variables: str) -> str:
+        """Run a command of nbgrader's; returns what it said if it failed, or ""."""
+        own, seconds = Path(sys.prefix), self.limit * (2 + len(self.one.cells))
+        environment = {"PYTHONPATH": str(ROOT), "JUPYTER_PATH": str(own / "share" / "jupyter"),
+                       "PATH": f"{own / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"}  # it calls alembic
+        try:
+            done = subprocess.run([sys.executable, "-m", "nbgrader", *words], cwd=self.root, capture_output=True,
+                                  env=os.environ | environment | variables, text=True, timeout=seconds)
+        except subprocess.TimeoutExpired:
+            return "TimeoutExpired"
+        return (done.stderr or "failed") if done.returncode else ""
+
+    def prepare(self) -> None:
+        """Lay out the assignment, anew each time: nbgrader would go on with cells that have changed since.
+
+        Raises:
+            ValueError: nbgrader does not take it; with the last line that it said.
+        """
+        name = self.one.name
+        write({self.root / "nbgrader_config.py": CONFIG.format(limit=self.limit),
+               self.root / "source" / name / f"{name}.ipynb": nbformat.writes(notebook(self.one, "grader"))})
+        if told := self.nbgrader("generate_assignment", name, "--force", "--create"):
+            raise ValueError(f"nbgrader could not read {name}: {told.strip().splitlines()[-1]}")
+
+    def marks(self, student: str, forget: bool = False) -> dict[str, float]:
+        """Question -> points in the gradebook; nothing after the submission was taken out of it."""
+        from nbgrader.api import Gradebook, MissingEntry
+
+        name = self.one.name
+        with Gradebook(f"sqlite:///{self.root / 'gradebook.db'}", "course") as book:
+            try:
+                if forget:
+                    book.remove_submission(name, student)
+                    return {}
+                grades = book.find_submission_notebook(name, name, student).grades
+                return {grade.name.partition("-")[0]: grade.auto_score or 0.0 for grade in grades}
+            except MissingEntry:
+                return {}
+
+    def graded(self, student: str, handed_in: Path) -> Graded:
+        """Grade what a student handed in, in the student's own world."""
+        name, graded = self.one.name, Graded(student, dict.fromkeys(self.one.points))
+        files = sorted(handed_in.rglob(f"{name}.ipynb"))
+        if not files:
+            graded.fault = f"not graded: there is no {name}.ipynb"
+            return graded
+        try:
+            work = chapters.read(files[-1])
+        except ValueError as error:
+            graded.fault = f"not graded: {str(error).removeprefix(f'{files[-1]}: ')}"
+            return graded
+        for word in (GRADER, "book.teach", "book.press"):
+            if word in nbformat.writes(work):
+                graded.fault = f"not graded: it names {word}, which could tell its world"
+                return graded
+        missing = _compared(graded, work, notebook(self.one, "student"))
+        _single(work)
+        if self.due and (stamp := files[-1].with_name("timestamp.txt")).exists():
+            late = (_moment(stamp.read_text(), stamp) - _moment(self.due, "due")).total_seconds() / 3600
+            graded.notes += [f"late by {late:.1f} hours"] * (late > 0)
+        if not graded.fault:
+            self._run(graded, work, missing)
+        return graded
+
+    def _run(self, graded: Graded, work: nbformat.NotebookNode, missing: set[str]) -> None:
+        from book.teach.worlds import World, own_seed  # here, since the images of a world need torch
+
+        name, world = self.one.name, World(own_seed(self.key, graded.student))
+        place = Path(graded.student) / name / f"{name}.ipynb"
+        write({self.root / "submitted" / place: nbformat.writes(work)})
+        (self.root / "submitted" / place.with_name("world.safetensors")).write_bytes(world.file())
+        told = json.dumps({"seed": world.seed, "source": str(self.source)})
+        failed = self.nbgrader("autograde", name, "--student", graded.student, "--force", **{GRADER: told})
+        if failed:
+            last = failed.strip().splitlines()[-1]
+            reason = next((words for error, words in REASONS.items() if error in failed), last)
+            graded.fault = "not graded: " + reason.format(limit=self.limit)
+            self.marks(graded.student, forget=True)  # else the gradebook would show a silent 0
+            return
+        marks = self.marks(graded.student)
+        for cell in chapters.read(self.root / "autograded" / place).cells:
+            question, _, check = cell.metadata.get("nbgrader", {}).get("grade_id", "").partition("-")
+            if check != "check" or question not in marks or question in missing:
+                continue
+            error = next((output.ename for output in cell.outputs if output.output_type == "error"), "")
+            if error:  # ours, or made by what the student did to Python: a check tells a wrong answer in words
+                graded.notes.append(f"{question} not graded: its check ended in {error}")
+                continue
+            graded.points[question] = marks[question]
+            graded.said[question] = "".join(output.text for output in cell.outputs if output.output_type == "stream")
+
+
+def grade(course: Path, assignment: str, due: str = "", limit: int = 300, folder: Path = SOURCES) -> None:
+    """Grade all submissions of an assignment; write a report for each student and a summary.
+
+    Args:
+        due: when it was due, such as "2026-12-01 12:00"; a note tells who was late, the marks are as they are.
+        limit: seconds that a cell may run.
+
+    Raises:
+        ValueError: nbgrader is not installed, no such assignment, no students; in one line.
+    """
+    if not find_spec("nbgrader"):
+        raise ValueError("nbgrader is not installed; expected: .venv/bin/pip install -c constraints.txt -e '.[teach]'")
+    course, known = course.expanduser(), sources(folder)
+    if assignment not in known:
+        raise ValueError(f"{assignment!r}: no such assignment{chapters.nearest(assignment, list(known))}")
+    root, path = course.resolve() / "private" / "gradebook", known[assignment]
+    desk = Desk(root, read(path), path, teach.salt(course), due, limit)
+    desk.prepare()
+    found = []
+    for name in teach.students(course):
+        found.append(desk.graded(name, course / "submitted" / name))
+        print(f"{name:20} {found[-1].fault or _shown(found[-1].total)}", flush=True)
+    _report(course / "graded" / assignment, desk.one, found)
+
+
+def _moment(text: str, place: object) -> datetime:
+    """A time as written; without a zone it is UTC. Raises ValueError, in one line."""
+    try:
+        found = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise ValueError(f"{place}: {text.strip()!r}; expected a time such as '2026-12-01 12:00'") from None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def _compared(graded: Graded, work: nbformat.NotebookNode, original: nbformat.NotebookNode) -> set[str]:
+    """The questions whose answer or check was deleted; notes them, and what stands twice.
+
+    Of cells that stand twice the last one counts: so it does in Python.
+    """
+    ids = Counter(cell.metadata.get("nbgrader", {}).get("grade_id", "") for cell in work.cells)
+    missing = set()
+    for cell in original.cells:
+        id = cell.metadata.get("nbgrader", {}).get("grade_id", "")
+        question = id.partition("-")[0]
+        if id and not ids[id]:
+            if question not in graded.points:
+                graded.fault = "not graded: a cell with given code was deleted"
+            elif question not in missing:
+                graded.notes.append(f"{question} not graded: a cell of it was deleted")
+                missing.add(question)
+        elif id and ids[id] > 1:
+            graded.notes.append(f"{question}: a cell stands {ids[id]} times; the last one counts")
+    return missing
+
+
+def _single(work: nbformat.NotebookNode) -> None:
+    """Take what nbgrader stored out of cells that stand again further down: it stops at them."""
+    seen = set()
+    for cell in reversed(work.cells):
+        id = cell.metadata.get("nbgrader", {}).get("grade_id")
+        if id in seen:
+            del cell.metadata["nbgrader"]
+        elif id:
+            seen.add(id)
+
+
+def _shown(points: float | None) -> str:
+    return "not graded" if points is None else f"{points:g}"
+
+
+def _report(folder: Path, one: Assignment, found: list[Graded]) -> None:
+    """A report for each student, and for the teacher a table of all points and how they are distributed."""
+    whole = sum(one.points.values())
+    texts = {}
+    for graded in found:
+        lines = [f"# {one.name}: {graded.student}", "",
+                 graded.fault or f"{_shown(graded.total)} of {whole} points", *[f"- {note}" for note in graded.notes]]
+        for question, points in graded.points.items():
+            if not graded.fault:
+                lines += ["", f"## {question}: {_shown(points)} of {one.points[question]}", "",
+                          f"```text\n{graded.said.get(question, '').strip()}\n```"]
+        texts[folder / "reports" / f"{graded.student}.md"] = "\n".join(lines) + "\n"
+    table = io.StringIO()
+    rows = csv.writer(table, lineterminator="\n")
+    rows.writerow(["student", *one.points, "total", "fault", "notes"])
+    for graded in found:
+        rows.writerow([graded.student, *map(_shown, graded.points.values()), _shown(graded.total), graded.fault,
+                       "; ".join(graded.notes)])
+    summary = ["question,points,graded,mean,all points,some,none,not graded"]
+    for question, most in one.points.items():
+        given = [points for graded in found if (points := graded.points[question]) is not None]
+        full, none = sum(points == most for points in given), sum(points == 0 for points in given)
+        summary.append(f"{question},{most},{len(given)},{fmean(given) if given else 0:.2f},{full},"
+                       f"{len(given) - full - none},{none},{len(found) - len(given)}")
+    texts |= {folder / "marks.csv": table.getvalue(), folder / "questions.csv": "\n".join(summary) + "\n"}
+    write(texts)
+    print(chapters.aligned([line.split(",") for line in summary]))
+    print(f"marks and notes: {folder / 'marks.csv'}; a report for each student: {folder / 'reports'}")

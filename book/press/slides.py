@@ -1,0 +1,124 @@
+"""Slides of a chapter: its headings, formulas, figures and tables; what is said beside them stands in the notes.
+
+They need no network: MathJax and all figures lie beside them, and reveal.js, which `npm install --prefix TEACHER
+reveal.js@5.2.1` puts into the folder above. Press S for the speaker's view.
+"""
+
+import re
+import shutil
+from collections.abc import Iterator
+from html import escape
+from pathlib import Path
+
+import nbformat
+
+from book.press import editions
+from book.press.chapters import every, read
+from book.press.files import write
+from book.press.pages.executed import merged
+from book.press.stages import EDITIONS
+from book.press.teach import PREDICT
+from nbutils.lab import results
+from nbutils.machine import ROOT
+
+REVEAL = "5.2.1"
+RUNS = EDITIONS / "planted"
+SHOWN = ('<figure class="picture"', '<div class="result-table"', '<div class="verdict')
+PASSED_OVER = ("Parameters", "Exercises", "Run card")
+HIDDEN = r"^(`{3,})\{(?:literalinclude|math|exercise|solution)[^\n]*\n.*?^\1$"  # directives whose content is no prose
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
+<link rel="stylesheet" href="../node_modules/reveal.js/dist/reveal.css">
+<link rel="stylesheet" href="../node_modules/reveal.js/dist/theme/white.css">
+<style>
+.reveal {{ font-size: 26px }} .reveal h1 {{ font-size: 2em }} .reveal h2 {{ font-size: 1.5em }}
+.reveal h1, .reveal h2 {{ text-transform: none }} .reveal table {{ font-size: 20px }}
+.reveal caption, .reveal figcaption, .reveal .verdict {{ font-size: 16px }} .reveal .table-notes {{ font-size: 13px }}
+.reveal .result-table {{ max-height: 660px; overflow: auto }}
+.reveal figure {{ margin: 0 }} .reveal figure img {{ max-width: 100%; max-height: 560px; margin: 0 }}
+</style>
+<script>MathJax = {{ tex: {{ inlineMath: [["$", "$"]], tags: "none" }} }};</script>
+<script defer src="mathjax/tex-svg-full.js"></script></head>
+<body><div class="reveal"><div class="slides">
+{slides}
+</div></div>
+<script src="../node_modules/reveal.js/dist/reveal.js"></script>
+<script src="../node_modules/reveal.js/plugin/notes/notes.js"></script>
+<script>Reveal.initialize({{ hash: true, width: 1100, height: 700, plugins: [RevealNotes] }});</script>
+</body></html>
+"""
+
+
+def make(folder: Path) -> None:
+    """Write the slides of all recorded chapters into a folder."""
+    write({folder / f"{chapter.name}.html": deck(chapter.source, run) for chapter in every("")
+           if (run := RUNS / chapter.source.name).exists()})
+    shutil.copytree(ROOT / "book" / "_static" / "mathjax", folder / "mathjax", dirs_exist_ok=True)
+
+
+def deck(source: Path, run: Path) -> str:
+    """The slides of a chapter, of its text and of a recorded run."""
+    slides = [_slide(f"<{level}>{_inline(head)}</{level}>{body}", text) + shown
+              for level, head, body, text, shown in _sections(merged(read(source), read(run)), source.stem)]
+    title = read(source).cells[0].source.partition("\n")[0].lstrip("# ")
+    return PAGE.format(title=escape(title), slides="\n".join(f"<section>{slide}</section>" for slide in slides))
+
+
+def _sections(cells: list[nbformat.NotebookNode], chapter: str) -> Iterator[tuple[str, str, str, str, str]]:
+    """For each slide of words: level of its heading, heading, formulas, notes, and the slides below it."""
+    parts: list[tuple[str, list[str], list[str]]] = []
+    for cell in cells:
+        if cell.cell_type != "markdown":
+            parts[-1][2].extend(_slide(html, alt) for html, alt in _outputs(cell))
+            continue
+        for block in filter(str.strip, re.split(r"^(?=##? )", cell.source, flags=re.MULTILINE)):
+            head = re.match(r"##? (.*)", block)
+            if head:
+                parts.append((head[1], [], []))
+            parts[-1][1].append(block.partition("\n")[2] if head else block)
+    for number, (title, texts, shown) in enumerate(parts):
+        if title in PASSED_OVER:
+            continue
+        text = "\n\n".join(texts)
+        formulas = re.findall(r"^```\{math\}\n(?::label:[^\n]*\n)?(.*?)^```", text, re.DOTALL | re.MULTILINE)
+        body = "".join(f"<p>$${escape(formula.strip())}$$</p>" for formula in formulas)
+        yield "h1" if number == 0 else "h2", title, body, words(text, chapter), "\n".join(shown)
+        if box := PREDICT.search(text):
+            yield "h2", "Predict first", f"<p>{_inline(words(box[1], chapter))}</p>", "Ask; show hands; then go on.", ""
+
+
+def _outputs(cell: nbformat.NotebookNode) -> Iterator[tuple[str, str]]:
+    """What a cell shows: HTML of figures, tables and verdicts, and the same in words."""
+    for output in cell.outputs:
+        html, plain = ("".join(output.get("data", {}).get(kind, "")) for kind in ("text/html", "text/plain"))
+        if html.startswith(SHOWN):
+            yield re.sub(r"</?a\b[^>]*>", "", html), plain if html.startswith(SHOWN[0]) else ""
+
+
+def _slide(html: str, notes: str) -> str:
+    said = "".join(f"<p>{_inline(part)}</p>" for part in notes.split("\n\n") if part.strip())
+    return f'<section>{html}<aside class="notes">{said}</aside></section>'
+
+
+def _inline(text: str) -> str:
+    """Words as HTML; formulas stay for MathJax."""
+    emphatic = re.sub(r"\*+([^*\n]+)\*+", r"<em>\1</em>", escape(text, quote=False))
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", emphatic)
+
+
+def words(text: str, chapter: str) -> str:
+    """Text without directives, with the words or numbers that its roles stand for."""
+    def said(found: re.Match[str]) -> str:
+        role, content = found[1], found[2]
+        if role in ("result", "interval"):
+            named = re.fullmatch(r"(?:([\w-]+)/)?(\d\d_\w+):(.+)", content)
+            edition, where, id = named.groups() if named else (None, chapter, content)
+            record = editions.find(edition or editions.DEFAULT, where).by_id
+            return str(record[id]) if id in record else "(not yet recorded)"
+        if role == "published":
+            return str(results.published(*content.split("; ")))
+        return "" if role.startswith("cite") else "the formula" if role == "eq" else content.partition(" <")[0]
+
+    text = re.sub(HIDDEN, "", text, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"^(?:[`:]{3,}.*|:\w+:.*|\(.*\)=|---+)$", "", text, flags=re.MULTILINE)
+    return re.sub(r"\{([\w:]+)\}`([^`]+)`", said, text).strip()

@@ -1,0 +1,160 @@
+"""The course kit: `python -m book.press teach COURSE`.
+
+A course is a folder outside of the repository:
+
+    students.txt           a name on each line, which the teacher writes
+    private/               the salt of the worlds, nbgrader's gradebook
+    handout/NAME.zip       what student NAME gets: all assignments, and a world of one's own
+    handout/practice.zip   the same with a world that everybody may have
+    teacher/               solutions, rubrics and checks; plans; slides
+    submitted/NAME/        what student NAME hands in
+    graded/                reports and summaries, see `book.press.grade`
+"""
+
+import io
+import re
+import secrets
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import nbformat
+from pydantic import BaseModel
+
+from book.press import chapters, editions
+from book.press.assignments import SOURCES, Assignment, notebook, read, sources
+from book.press.files import write
+from nbutils.machine import ROOT, build_dir
+from nbutils.messages import read_project_file, read_text
+
+STUDENT = re.compile(r"[a-z0-9][a-z0-9._-]{0,60}")
+PRACTICE = "practice"
+PREDICT = re.compile(r"\{admonition\} Predict first\n:class: predict\n\n(.*?)\n\n`{3,}\{admonition\}", re.DOTALL)
+
+
+def recorded(text: str) -> str:
+    """Text with what stands as {result}`edition/chapter:id` in place: the number on record, with its interval."""
+    def shown(found: re.Match[str]) -> str:
+        result = editions.find(found[1], found[2]).by_id[found[3]]
+        return f"{result} ({result.interval}, edition {found[1]})"
+
+    return re.sub(r"\{result\}`(\w[\w-]*)/(\w+):([^`]+)`", shown, text)
+
+
+class Session(BaseModel):
+    """A row of a syllabus: what is learned, from which chapter, in how many minutes, and what is handed out."""
+
+    objective: str
+    chapter: str
+    minutes: int
+    assignment: str = ""
+
+
+def syllabi(folder: Path = SOURCES) -> dict[str, str]:
+    """File name -> text of the plans in syllabi.yml: a table, and what to ask before each session.
+
+    Raises:
+        ValueError: a plan that cannot be read, a chapter or an assignment that there is not; in one line.
+    """
+    path = folder / "syllabi.yml"
+    plans, known = read_project_file(path, dict[int, list[Session]]), list(sources(folder))
+    chapter = {one.name: one.source for one in chapters.every("")}
+    pages = {}
+    for sessions, rows in plans.items():
+        table = ["| | Objective | Pages | Minutes | Assignment | Slides |", "|---|---|---|---|---|---|"]
+        boxes = []
+        for number, row in enumerate(rows, start=1):
+            if row.assignment and row.assignment not in known:
+                near = chapters.nearest(row.assignment, known)
+                raise ValueError(f"{path}: {row.assignment!r}: no such assignment{near}")
+            name = chapters.named(row.chapter, f"{path}: {row.chapter!r}: no such chapter")
+            title, box = _title_and_box(chapter[name])
+            table.append(f"| {number} | {row.objective} | {title} | {row.minutes} | {row.assignment or 'none'} | "
+                         f"slides/{name}.html |")
+            boxes.append(f"**Before session {number}.** {box}")
+        minutes = sum(row.minutes for row in rows)
+        head = f"# A plan for {sessions} session{'s' * (sessions > 1)}, {minutes} minutes in all"
+        pages[f"syllabus-{sessions}.md"] = "\n\n".join(
+            [head, "\n".join(table), "## Ask before each session", *boxes]) + "\n"
+    return pages
+
+
+def _title_and_box(chapter: Path) -> tuple[str, str]:
+    """A chapter's title and the question of its box "Predict first"."""
+    text = "\n\n".join(cell.source for cell in chapters.read(chapter).cells if cell.cell_type == "markdown")
+    box = PREDICT.search(text)
+    return text.partition("\n")[0].lstrip("# "), box[1] if box else ""
+
+
+def packed(files: dict[str, bytes]) -> bytes:
+    """A zip of these files that is the same whenever it is made."""
+    packet = io.BytesIO()
+    with zipfile.ZipFile(packet, "w") as archive:
+        for name, content in sorted(files.items()):
+            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
+    return packet.getvalue()
+
+
+def students(course: Path) -> list[str]:
+    """The names in students.txt.
+
+    Raises:
+        ValueError: there is none, or a name that is used twice or cannot be that of a folder; in one line.
+    """
+    path = course / "students.txt"
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; expected one with a student's name on each line")
+    names = read_text(path).split("\n")
+    names = [name.strip() for name in names if name.strip()]
+    for name in names:
+        if not STUDENT.fullmatch(name) or name == PRACTICE or names.count(name) > 1:
+            raise ValueError(f"{path}: {name!r}; expected names that differ, of a-z, 0-9, '.', '_' and '-', and not "
+                             f"{PRACTICE!r}")
+    return names
+
+
+def salt(course: Path) -> bytes:
+    """The salt of a course, drawn at the first call. Without it nobody can make its worlds again: keep it.
+
+    Raises:
+        ValueError: a course inside the repository, where the salt could be committed.
+    """
+    course = course.resolve()
+    if course.is_relative_to(ROOT) and not course.is_relative_to(build_dir()):
+        raise ValueError(f"{course}: lies in the repository; expected a folder outside, for it holds a salt and marks")
+    path = course / "private" / "salt"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.chmod(0o700)
+        write({path: secrets.token_hex(32)})
+    return bytes.fromhex(read_text(path))
+
+
+def handout(found: Iterable[Assignment], seed: int) -> bytes:
+    """The zip that one student gets: each assignment without solutions and checks, and the images of the world."""
+    from book.teach.worlds import World  # here, since the images of a world need torch
+
+    files = {f"{one.name}.ipynb": nbformat.writes(notebook(one, "student")).encode() for one in found}
+    return packed(files | {"world.safetensors": World(seed).file()})
+
+
+def make(course: Path, folder: Path = SOURCES) -> None:
+    """Write what is handed out and what the teacher keeps; the same course gives the same files."""
+    from book.press import slides  # here, since they need Sphinx
+    from book.teach.worlds import own_seed
+
+    course = course.expanduser()
+    names, key = students(course), salt(course)
+    found = [read(path) for path in sources(folder).values()]
+    texts = {f"{one.name}.ipynb": recorded(nbformat.writes(notebook(one, "teacher"))) for one in found}
+    write({course / "teacher" / name: text for name, text in (texts | syllabi(folder)).items()})
+    slides.make(course / "teacher" / "slides")
+    (course / "handout").mkdir(exist_ok=True)
+    for name in [*names, PRACTICE]:
+        seed = 0 if name == PRACTICE else own_seed(key, name)
+        (course / "handout" / f"{name}.zip").write_bytes(handout(found, seed))
+    print(f"{len(names)} students: hand out {course / 'handout'}/NAME.zip, each to its student alone\n"
+          f"everybody: {course / 'handout' / PRACTICE}.zip\n"
+          f"for you: {course / 'teacher'}; never hand out {course / 'private'}")
+    if not (course / "teacher" / "node_modules").exists():
+        print(f"slides need, once: npm install --prefix {course / 'teacher'} reveal.js@{slides.REVEAL}")

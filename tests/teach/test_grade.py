@@ -1,0 +1,142 @@
+"""Grading with nbgrader: ten students who were made up get the marks they should."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from book.press import assignments, grade, teach
+from book.press.grade import Graded, _compared, _moment
+from book.teach import worlds
+from book.teach.worlds import World, own_seed
+from tests.helpers import assert_one_line
+
+TINY = Path(__file__).with_name("tiny")
+ONE = assignments.read(TINY / "01_tiny.py")
+STUDENTS = ("right", "wrong", "loop", "dead", "duplicated", "deleted", "otherseed", "huge", "late", "empty",
+            "untouched")
+
+
+def solved(**answers: str) -> nbformat.NotebookNode:
+    """What a student hands in: the handout with these answers, otherwise with the solutions."""
+    work = assignments.notebook(ONE, "student")
+    right = {cell.question: cell.source for cell in ONE.cells if cell.kind == "answer"}
+    for cell in work.cells:
+        id = cell.metadata.get("nbgrader", {}).get("grade_id")
+        cell.source = (right | answers).get(id, cell.source)
+    return work
+
+
+def place(work: nbformat.NotebookNode, id: str) -> int:
+    return next(n for n, cell in enumerate(work.cells) if cell.metadata.get("nbgrader", {}).get("grade_id") == id)
+
+
+def without(work: nbformat.NotebookNode, id: str) -> nbformat.NotebookNode:
+    del work.cells[place(work, id)]
+    return work
+
+
+def with_copy(work: nbformat.NotebookNode, id: str) -> nbformat.NotebookNode:
+    """The cell copied below itself, as Jupyter does it: with what nbgrader stored in it. The first one is wrong."""
+    number = place(work, id)
+    work.cells.insert(number, nbformat.from_dict({**work.cells[number], "id": "copied", "source": "total = 0"}))
+    return work
+
+
+@pytest.mark.skipif(not grade.find_spec("nbgrader"), reason="nbgrader is not installed: it is in the extra [teach]")
+def test_ten_students_get_the_marks_they_should(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worlds, "SIZES", {"test": worlds.SIZES["test"]})  # all that this assignment reads
+    (tmp_path / "students.txt").write_text("\n".join(STUDENTS))
+    key = teach.salt(tmp_path)
+    copied = sum(number * int(label) for number, label in enumerate(World(own_seed(key, "right")).test.shape))
+    works = {
+        "right": solved(),
+        "wrong": solved(q1="def double(x):\n    return 6", q2="total = labels.undefined"),
+        "loop": solved(q2="import time\nwhile True:\n    time.sleep(1)"),
+        "dead": solved(q2="import os\nos._exit(1)"),
+        "duplicated": with_copy(solved(), "q2"),
+        "deleted": without(solved(), "q1-check"),
+        "otherseed": solved(q2=f"total = {copied}  # what a friend found"),
+        "huge": solved(q1="def double(x):\n    return x + x\n\nfor _ in range(100_000):\n    print('-' * 60)"),
+        "late": solved(),
+        "untouched": assignments.notebook(ONE, "student"),
+    }
+    for name, work in works.items():
+        folder = tmp_path / "submitted" / name
+        folder.mkdir(parents=True)
+        nbformat.write(work, folder / "01_tiny.ipynb")
+    (tmp_path / "submitted" / "empty").mkdir()
+    (tmp_path / "submitted" / "empty" / "01_tiny.ipynb").touch()
+    (tmp_path / "submitted" / "late" / "timestamp.txt").write_text("2030-01-02 14:30:00")
+
+    grade.grade(tmp_path, "01_tiny", due="2030-01-02 12:00", limit=60, folder=TINY)
+    graded = tmp_path / "graded" / "01_tiny"
+    rows = {row["student"]: row for row in csv.DictReader((graded / "marks.csv").read_text().splitlines())}
+    marks = {name: (row["q1"], row["q2"], row["total"]) for name, row in rows.items()}
+    nothing = ("not graded",) * 3
+    assert marks == {
+        "right": ("2", "3", "5"), "wrong": ("1", "0", "1"), "loop": nothing, "dead": nothing,
+        "duplicated": ("2", "3", "5"), "deleted": ("not graded", "3", "not graded"), "otherseed": ("2", "0", "2"),
+        "huge": ("2", "3", "5"), "late": ("2", "3", "5"), "empty": nothing, "untouched": ("0", "0", "0")}
+    assert "ran for more than 60 seconds" in rows["loop"]["fault"]
+    assert "the kernel died" in rows["dead"]["fault"]
+    assert "not a notebook" in rows["empty"]["fault"]
+    assert rows["duplicated"]["notes"] == "q2: a cell stands 2 times; the last one counts"
+    assert rows["deleted"]["notes"] == "q1 not graded: a cell of it was deleted"
+    assert rows["late"]["notes"] == "late by 2.5 hours"
+    assert not any(rows[name]["fault"] or rows[name]["notes"] for name in ("right", "wrong", "otherseed", "untouched"))
+    questions = list(csv.DictReader((graded / "questions.csv").read_text().splitlines()))
+    assert [list(row.values()) for row in questions] == [
+        ["q1", "2", "7", "1.57", "5", "1", "1", "4"], ["q2", "3", "8", "1.88", "5", "0", "3", "3"]]
+    reports = {path.stem: path.read_text() for path in (graded / "reports").iterdir()}
+    assert reports.keys() == set(STUDENTS)
+    check = [line.strip() for cell in ONE.cells if cell.kind == "check" for line in cell.source.splitlines()]
+    assert not [line for text in reports.values() for line in [*check, "book.teach", "Traceback"] if line in text]
+    assert "1 of 1: twice 3 is 6\n0 of 1: twice -2 is -4" in reports["wrong"]
+    assert max(map(len, reports.values())) < 1000
+    desk = tmp_path / "private" / "gradebook"
+    assert (desk / "autograded" / "huge" / "01_tiny" / "01_tiny.ipynb").stat().st_size < 50_000
+    one = grade.Desk(desk, ONE, TINY / "01_tiny.py", key, "", 60)
+    assert one.marks("right") == {"q1": 2, "q2": 3}
+    assert one.marks("dead") == {}  # not a silent 0
+    shutil.rmtree(desk)
+
+
+def test_what_was_deleted_or_stands_twice_is_noted() -> None:
+    original = assignments.notebook(ONE, "student")
+
+    def told(work: nbformat.NotebookNode) -> tuple[str, list[str], set[str]]:
+        graded = Graded("ada", dict.fromkeys(ONE.points))
+        missing = _compared(graded, work, original)
+        return graded.fault, graded.notes, missing
+
+    assert told(solved()) == ("", [], set())
+    gone = without(without(solved(), "q1"), "q1-check")
+    assert told(gone) == ("", ["q1 not graded: a cell of it was deleted"], {"q1"})
+    assert told(with_copy(solved(), "q2"))[1:] == (["q2: a cell stands 2 times; the last one counts"], set())
+    assert told(without(solved(), original.cells[1].id))[0] == "not graded: a cell with given code was deleted"
+
+
+def test_what_cannot_be_graded_is_told_without_a_run(tmp_path: Path) -> None:
+    desk = grade.Desk(tmp_path / "desk", ONE, TINY / "01_tiny.py", b"", "", 60)
+    assert desk.graded("ada", tmp_path / "ada").fault == "not graded: there is no 01_tiny.ipynb"
+    (tmp_path / "ada").mkdir()
+    for code in (f"import os; os.environ['{assignments.GRADER}']", "from book.teach import worlds"):
+        nbformat.write(solved(q1=code), tmp_path / "ada" / "01_tiny.ipynb")
+        assert "could tell its world" in desk.graded("ada", tmp_path / "ada").fault
+    assert not desk.root.exists()
+
+
+def test_a_time_is_read_with_and_without_a_zone() -> None:
+    assert (_moment("2030-01-01 12:00+02:00", "due") - _moment("2030-01-01 09:00\n", "due")).total_seconds() == 3600
+    assert_one_line(lambda: _moment("soon", "due"), ["due", "'soon'", "expected a time"])
+
+
+def test_an_unknown_assignment_or_a_missing_nbgrader_is_one_line(tmp_path: Path,
+                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grade, "find_spec", lambda name: True)
+    assert_one_line(lambda: grade.grade(tmp_path, "01_tine", folder=TINY), ["did you mean '01_tiny'?"])
+    monkeypatch.setattr(grade, "find_spec", lambda name: None)
+    assert_one_line(lambda: grade.grade(tmp_path, "01_tiny", folder=TINY), ["nbgrader is not installed", "[teach]"])

@@ -1,0 +1,37 @@
+"""Slides: what a chapter shows is on them, what it says is in the notes, and nothing of them needs a network."""
+
+import re
+
+import pytest
+
+from book.press import slides
+from book.press.chapters import Chapter, every, read
+
+CHAPTERS = [chapter for chapter in every("") if (slides.RUNS / chapter.source.name).exists()]
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS[:3], ids=lambda chapter: chapter.name)
+def test_slides_show_headings_formulas_and_figures_and_say_the_rest(chapter: Chapter) -> None:
+    page = slides.deck(chapter.source, slides.RUNS / chapter.source.name)
+    cells = read(chapter.source).cells
+    text = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    heads = re.findall(r"^## (.+)", text, re.MULTILINE)
+    shown = re.findall(r"<h2>(.*?)</h2>", page)
+    assert [head for head in shown if head != "Predict first"] == [
+        slides._inline(head) for head in heads if head not in slides.PASSED_OVER]
+    assert shown.count("Predict first") == 1
+    assert page.count("<p>$$") == len(re.findall(r"^```\{math\}", text, re.MULTILINE))
+    assert page.count('<figure class="picture"') >= 2
+    assert page.count("<section>") == page.count("</section>")
+    notes = re.findall(r'<aside class="notes">(.*?)</aside>', page, re.DOTALL)
+    assert len(" ".join(notes).split()) > 300
+    assert not re.search(r"\{[a-z:]+\}`|^:class:", " ".join(notes), re.MULTILINE)
+    assert not re.search(r"""(?:src|href)=["']?(?:https?:)?//""", page)
+    assert "BEGIN SOLUTION" not in page
+
+
+def test_words_stand_for_directives_and_roles() -> None:
+    chapter = "01_known_features"
+    text = ("(label)=\n```{literalinclude} x.py\n:pyobject: f\n```\n````{admonition} A box\n:class: note\nSee "
+            "{eq}`a` in {doc}`reading`{cite:p}`b`: {result}`known.tile.usefulness`.\n````\n")
+    assert re.fullmatch(r"See the formula in reading: 0\.\d+.*\.", slides.words(text, chapter))

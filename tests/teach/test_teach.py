@@ -1,0 +1,206 @@
+"""The course kit: nothing hidden reaches a student, and the same course gives the same files."""
+
+import hashlib
+import io
+import json
+import re
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load
+
+from book.press import assignments, teach
+from book.teach import worlds
+from book.teach.worlds import World, own_seed
+from nbutils.machine import ROOT
+from tests.helpers import assert_one_line
+
+TINY = Path(__file__).with_name("tiny")
+SOURCES = sorted([*assignments.SOURCES.glob("[0-9o]*.py"), *TINY.glob("*.py")])
+
+
+@pytest.fixture
+def small_worlds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worlds, "SIZES", {"train": 20, "test": 10})
+
+
+@pytest.fixture
+def course(tmp_path: Path) -> Path:
+    (tmp_path / "students.txt").write_text("ada\nbob\n")
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private" / "salt").write_text("00" * 32)
+    return tmp_path
+
+
+def hidden_and_given(path: Path) -> tuple[set[str], set[str]]:
+    """The lines of a source that no student may see, and those that all see; read without the press."""
+    hidden, given, kind, inside = set(), set(), "text", False
+    for line in path.read_text().splitlines():
+        words = line.strip()
+        if line.startswith("# %% "):
+            kind = words.split()[2]
+        elif words == "### BEGIN SOLUTION":
+            inside = True
+        elif words == "### END SOLUTION":
+            inside = False
+        elif words.strip("# "):
+            (hidden if inside or kind in ("check", "rubric") else given).add(words.removeprefix("# "))
+    return hidden, given
+
+
+def unpacked(content: bytes) -> dict[str, bytes]:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_no_line_of_a_solution_check_or_rubric_is_in_a_file_for_students(path: Path, small_worlds: None) -> None:
+    hidden, given = hidden_and_given(path)
+    if path.stem == "opening":  # it is given whole
+        assert not hidden
+        return
+    if (opening := path.with_name("opening.py")).exists():
+        given |= hidden_and_given(opening)[1]
+    files = unpacked(teach.handout([assignments.read(path)], seed=1))
+    assert files.keys() == {f"{path.stem}.ipynb", "world.safetensors"}
+    cells = json.loads(files[f"{path.stem}.ipynb"])["cells"]
+    text = "\n".join("".join(cell["source"]) for cell in cells)
+    lines = {form for line in text.splitlines() for form in (line.strip(), line.strip().removeprefix("# "))}
+    assert given <= lines
+    assert len(hidden - given) > 5
+    assert not (hidden - given) & lines
+    assert not [line for line in hidden - given if len(line) > 30 and line in text]
+    assert not re.search("BEGIN|HIDDEN|book[.]", files[f"{path.stem}.ipynb"].decode())
+
+
+def test_no_source_of_an_assignment_is_a_page_of_the_book() -> None:
+    assert "book/teach/" not in (ROOT / "_toc.yml").read_text()
+    config = (ROOT / "_config.yml").read_text()
+    assert "only_build_toc_files: true" in config
+    assert "html_copy_source: false" in config
+    pages = "\n".join(path.read_text() for path in (ROOT / "book").glob("*.md"))
+    for path in SOURCES:
+        assert not [line for line in hidden_and_given(path)[0] if len(line) > 20 and line in pages]
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_two_generations_are_the_same_to_the_last_byte(course: Path, small_worlds: None) -> None:
+    teach.make(course)
+    first = digests(course)
+    teach.make(course)
+    assert digests(course) == first
+    assert {"handout/ada.zip", "handout/practice.zip", "teacher/syllabus-1.md"} <= first.keys()
+    assert {f"teacher/{name}.ipynb" for name in assignments.sources()} <= first.keys()
+    assert first["handout/ada.zip"] != first["handout/bob.zip"]
+    assert "{result}" not in "".join(path.read_text() for path in (course / "teacher").glob("*.*"))
+
+
+def test_the_plans_have_as_many_rows_as_sessions_and_each_row_its_question() -> None:
+    plans = teach.syllabi()
+    assert {"syllabus-1.md", "syllabus-3.md", "syllabus-12.md"} == plans.keys()
+    for name, text in plans.items():
+        sessions = int(re.findall(r"\d+", name)[0])
+        rows = [line for line in text.splitlines() if re.match(r"\| \d+ \|", line)]
+        assert len(rows) == sessions == len(re.findall(r"^\*\*Before session \d+\.\*\* .{20,}", text, re.MULTILINE))
+    assert all(name in plans["syllabus-12.md"] for name in assignments.sources())
+
+
+def test_a_world_is_of_one_name_and_one_salt(small_worlds: None) -> None:
+    seed = own_seed(b"salt", "ada")
+    assert seed == own_seed(b"salt", "ada")
+    assert len({seed, own_seed(b"salt", "bob"), own_seed(b"pepper", "ada")}) == 3
+    assert 0 <= seed < 2**48
+    world = World(seed)
+    given = load(world.file())
+    assert given.keys() == {"train.x", "train.y", "test.x", "test.y"}  # and nothing of the truth
+    assert torch.equal(given["test.y"], world.test.shape)
+    assert (given["train.x"].float() / 255 - world.train.x).abs().max() <= 0.5 / 255 + 1e-6
+    assert torch.equal(world.seen("test").x, given["test.x"].float() / 255)
+    assert world.file() == World(seed).file()
+    assert len({World(other).law.rho for other in range(20)}) == 4
+
+
+def test_points_are_those_of_the_properties_that_hold_up_to_the_first_error(capsys: pytest.CaptureFixture[str]) -> None:
+    def check():
+        yield 1, torch.tensor(True), "first"
+        yield 2, False, "second"
+        yield 1, SimpleNamespace().radius, "third"
+
+    assert worlds.points(check()) == 1
+    assert capsys.readouterr().out == "1 of 1: first\n0 of 2: second\nstopped: AttributeError: there is no 'radius'\n"
+
+
+@pytest.mark.parametrize("name", ["01_useful_features"])
+def test_the_solution_has_all_points_in_two_worlds_and_the_handout_none(
+        name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    one = assignments.read(assignments.sources()[name])
+
+    def earned(seed: int, solved: bool) -> dict[str, float]:
+        world, names, found = World(seed), {}, {}
+        Path("world.safetensors").write_bytes(world.file())
+        for cell in one.cells:
+            if cell.kind in ("code", "answer"):
+                exec(cell.source if solved or cell.kind == "code" else assignments.stubbed(cell.source), names)
+            elif cell.kind == "check":
+                exec(cell.source, check := {})
+                found[cell.question] = worlds.points(check[cell.question](SimpleNamespace(**names), world))
+        return found
+
+    for seed in (3, own_seed(b"salt", "ada")):
+        assert earned(seed, solved=True) == one.points
+    assert sum(earned(3, solved=False).values()) == 0
+
+
+@pytest.mark.parametrize(("old", "new", "words"), [
+    ("# %% check q1 2", "# %% check q1", ["'# %% check q1' is no kind of cell"]),
+    ("# %% answer q1", "# %% anser q1", ["'# %% anser q1' is no kind of cell"]),
+    ("# %% check q2 3", "# %% check q1 3", ["checks for ['q1', 'q1']; expected one of each"]),
+    ("# %% answer q2", "# %% answer q3", ["answers for ['q1', 'q3'], checks for ['q1', 'q2']"]),
+])
+def test_a_source_with_a_fault_is_named_in_one_line(old: str, new: str, words: list[str], tmp_path: Path) -> None:
+    text = (TINY / "01_tiny.py").read_text()
+    assert old in text
+    (tmp_path / "01_tiny.py").write_text(text.replace(old, new))
+    assert_one_line(lambda: assignments.read(tmp_path / "01_tiny.py"), ["01_tiny.py", *words])
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("ada\nada\n", ["'ada'", "names that differ"]), ("Ada L\n", ["'Ada L'"]), ("../x\n", ["'../x'"]),
+    ("practice\n", ["not 'practice'"]),
+])
+def test_a_name_that_cannot_be_a_folder_is_named(text: str, words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "students.txt").write_text(text)
+    assert_one_line(lambda: teach.students(tmp_path), ["students.txt", *words])
+
+
+def test_a_course_without_names_or_inside_the_repository_is_refused(tmp_path: Path) -> None:
+    assert_one_line(lambda: teach.students(tmp_path), ["students.txt: no such file"])
+    assert_one_line(lambda: teach.salt(ROOT / "course"), ["lies in the repository"])
+    assert not (ROOT / "course").exists()
+
+
+def test_a_salt_is_drawn_once(tmp_path: Path) -> None:
+    key = teach.salt(tmp_path / "course")
+    assert len(key) == 32
+    assert teach.salt(tmp_path / "course") == key
+    assert (tmp_path / "course" / "private").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize(("old", "new", "words"), [
+    ("01_known_features", "01_known_featurs", ["no such chapter", "did you mean '01_known_features'?"]),
+    ("01_tiny", "01_tine", ["no such assignment", "did you mean '01_tiny'?"]),
+    ("minutes: 10", "minutes: ten", ["syllabi.yml", "minutes"]),
+])
+def test_a_plan_with_a_fault_is_named_in_one_line(old: str, new: str, words: list[str], tmp_path: Path) -> None:
+    for path in TINY.iterdir():
+        text = path.read_text()
+        (tmp_path / path.name).write_text(text.replace(old, new) if path.suffix == ".yml" else text)
+    assert_one_line(lambda: teach.syllabi(tmp_path), words)
