@@ -10,7 +10,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from book.press import compare, editions, execute, make, stages
+from book.press import compare, editions, execute, files, make, pool, stages
+from nbutils.lab import results
 
 
 def keep(edition: str) -> int:
@@ -24,6 +25,13 @@ def beside_ours(run: Path, every: bool) -> int:
     comparison = compare.beside_ours(run)
     print(comparison.text(every))
     return int(comparison.differs)
+
+
+def pooled(runs: list[Path], output: Path | None) -> None:
+    found = pool.pooled(runs)
+    print(found.text())
+    if output is not None:
+        files.write({output: results.dumps(found.record)})
 
 
 def parser() -> argparse.ArgumentParser:
@@ -52,6 +60,9 @@ def parser() -> argparse.ArgumentParser:
     argument = add("compare", beside_ours, "your run against ours")
     argument("run", type=Path, help="executed notebook, or a record of an edition")
     argument("--all", dest="every", action="store_true", help="list every number, not only those outside")
+    argument = add("pool", pooled, "runs with different seeds as one, and the verdicts over all of them")
+    argument("runs", type=Path, nargs="+", metavar="run", help="executed notebook, or a record; one alone goes with ours")
+    argument("-o", dest="output", type=Path, help="where the pooled record goes")
     return whole
 
 
