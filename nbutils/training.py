@@ -292,8 +292,8 @@ def fitted_once(model: Model, objective: Any, images: ImageSet, schedule: Schedu
     model.load_state_dict(artifact.tensors)
     model.key = artifact.key  # type: ignore[assignment]
     if (kept := len(model.losses)) < schedule.epochs:
-        print(f"{model.name}, seed {seed}: in pass {kept + 1} of {schedule.epochs} all accuracy under several steps was "
-              f"lost (catastrophic overfitting); these are the weights of pass {kept}")
+        print(f"{model.name}, seed {seed}: in pass {kept + 1} of {schedule.epochs} all accuracy under several steps "
+              f"was lost (catastrophic overfitting); these are the weights of pass {kept}")
     return model.eval()
 
 

@@ -61,7 +61,8 @@ def parser() -> argparse.ArgumentParser:
     argument("run", type=Path, help="executed notebook, or a record of an edition")
     argument("--all", dest="every", action="store_true", help="list every number, not only those outside")
     argument = add("pool", pooled, "runs with different seeds as one, and the verdicts over all of them")
-    argument("runs", type=Path, nargs="+", metavar="run", help="executed notebook, or a record; one alone goes with ours")
+    argument("runs", type=Path, nargs="+", metavar="run",
+             help="executed notebook, or a record; one alone goes with ours")
     argument("-o", dest="output", type=Path, help="where the pooled record goes")
     return whole
 

@@ -1,10 +1,10 @@
-"""Runs of one chapter that differ in their seeds, pooled: which seeds came from whom, and the verdicts over all of them.
+"""Runs of one chapter that differ in their seeds, pooled: which seeds came from whom, and the verdicts over them all.
 
     python -m book.press pool mine.ipynb                     with ours of the same profile
     python -m book.press pool mine.ipynb hers.ipynb -o all.json
 
-Runs are executed notebooks, records of an edition, and pooled records. A parameter of every chapter, `first_seed`, makes
-runs with seeds that nobody has: with first_seed = 3 and seeds = 2 they are 3 and 4.
+Runs are executed notebooks, records of an edition, and pooled records. A parameter of every chapter, `first_seed`,
+makes runs with seeds that nobody has: with first_seed = 3 and seeds = 2 they are 3 and 4.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def spans(seeds: Sequence[int]) -> list[str]:
 def _check_alike(first: str, reference: Record, name: str, run: Record) -> None:
     """Raise a ValueError unless two runs differ in nothing that matters but their seeds."""
     if run.chapter != reference.chapter:
-        raise ValueError(f"{name}: chapter {run.chapter}, {first} has {reference.chapter}; expected runs of one chapter")
+        raise ValueError(f"{name}: chapter {run.chapter}, {first} has {reference.chapter}; expected one chapter")
     named(run.chapter, f"{name}: of chapter {run.chapter!r}, which this book does not have")
     known = next(chapter for chapter in every("") if chapter.name == run.chapter).parameters
     for parameter in known:
