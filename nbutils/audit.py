@@ -370,13 +370,13 @@ def check_pixels(network: nn.Module, normalisation: str, data: ImageSet, device:
     logits, accuracy = answers(normalisation)
     others = {other: answers(other)[1] for other in USUAL if other != normalisation}
     best = max(others, key=lambda other: others[other])
-    hint = f"; with normalisation = {best} it would be right on {others[best]:.0%}"
+    better = others[best] > accuracy + 2 * NEAR
+    hint = f"; with normalisation = {best} it would be right on {others[best]:.0%}" * better
     if not (logits - logits[0]).abs().max() > 1e-4 * logits.abs().max():
         raise ValueError(f"the logits do not move from image to image: the network expects other pixels than "
                          f"normalisation = {normalisation} gives{hint}")
     most = data.y.bincount().max().item() / len(data)
     if wilson(round(accuracy * len(data)), len(data))[0] > most:
-        better = others[best] > accuracy + 2 * NEAR
         return f"note: it is right on {accuracy:.0%}{hint}; is the one that was given the right one?" * better
     table = torch.zeros(data.num_classes, data.num_classes).index_put_(
         (data.y, logits.argmax(1)), torch.ones(len(data)), accumulate=True)
@@ -387,6 +387,44 @@ def check_pixels(network: nn.Module, normalisation: str, data: ImageSet, device:
                 f"{', '.join(data.classes)[:100]}")
     raise ValueError(f"the network is right on {accuracy:.0%} of {len(data)} images, where always the same class is "
                      f"right on {most:.0%}: it expects other pixels or other classes, or has learned nothing{hint}")
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A network as it is audited.
+
+    Attributes:
+        model: what is attacked; layers that mask their gradient have that of the identity, where they can.
+        as_it_is: the same without such help. masks: these layers, named. reached: the share of images whose pixels have
+            a gradient as it is.
+    """
+
+    model: SplitClassifier
+    as_it_is: SplitClassifier
+    masks: tuple[str, ...]
+    reached: float
+
+    @classmethod
+    def of(cls, network: nn.Module, normalise: Normalise, few: ImageSet, device: torch.device) -> Suspect:
+        """Raises ValueError: a layer that lets no gradient pass and cannot be taken for the identity; see `masked_by`.
+        """
+        masks, shown, shares = list[str](), network, list[float]()
+        for _ in range(5):
+            name, share = masked_by(shown, normalise, few.x, few.y)
+            shares.append(share)
+            if not name:
+                break
+            masks.append(name)
+            if (through := straight_through(shown, name, normalise, few.x)) is None:
+                break
+            shown = through
+        with frozen(shown), torch.enable_grad():
+            if not shown(normalise(few.x.clone().requires_grad_())).requires_grad:
+                raise ValueError(f"gradient masking: no gradient passes {masks[-1]}, and it cannot be taken for the "
+                                 "identity; expected a network with gradients, give that part one of your own")
+        model = split(shown, normalise, few.x, YOURS).to(device)
+        as_it_is = model if shown is network else split(network, normalise, few.x, YOURS).to(device)
+        return cls(model, as_it_is, tuple(masks), shares[0])
 
 
 # --- what it is worth ---------------------------------------------------------------------------------------------
@@ -434,41 +472,23 @@ def audit(network: str, weights: str, normalisation: str, **given: Any) -> Audit
     few = test.take(FEW)
     check_mechanics(model, normalise, few.x, test.num_classes)
     note = check_pixels(model, normalisation, test, device)
-    model, normalise = model.to("cpu"), normalise.to("cpu")
-    masks, shown, reached = [], model, 1.0
-    for _ in range(5):  # layers that mask
-        name, share = masked_by(shown, normalise, few.x, few.y)
-        reached = min(reached, share)
-        if not name:
-            break
-        masks.append(name)
-        if (through := straight_through(shown, name, normalise, few.x)) is None:
-            break
-        shown = through
-    with frozen(shown), torch.enable_grad():
-        if not shown(normalise(few.x.clone().requires_grad_())).requires_grad:
-            raise ValueError(f"gradient masking: no gradient passes {masks[-1]}, and it cannot be taken for the "
-                             "identity; expected a network with gradients, give that part one of your own")
-    judged = split(shown, normalise, few.x, YOURS).to(device)
+    suspect = Suspect.of(model.to("cpu"), normalise.to("cpu"), few, device)
     try:
-        store.fingerprint(judged)
+        store.fingerprint(suspect.model)
     except TypeError as error:
         raise ValueError(f"network = {network!r}: {error}") from None
-    as_it_is = split(model, normalise, few.x, YOURS).to(device) if masks else judged
-    notes = [note, f"{YOURS!r} has the gradient of the identity in {', '.join(masks)}; its answers are as they were."
-                   * (as_it_is is not judged)]
-    found = _measured(p, device, train, test, judged, as_it_is, masks, reached)
-    return replace(found, notes=[note for note in notes if note])
+    notes = [note, f"{YOURS!r} has the gradient of the identity in {', '.join(suspect.masks)}; its answers are as they "
+                   "were." * (suspect.as_it_is is not suspect.model)]
+    return replace(_measured(p, device, train, test, suspect), notes=[note for note in notes if note])
 
 
-def _measured(p: Parameters, device: torch.device, train: ImageSet, test: ImageSet, model: SplitClassifier,
-              as_it_is: SplitClassifier, masks: Sequence[str], reached: float) -> Audit:
+def _measured(p: Parameters, device: torch.device, train: ImageSet, test: ImageSet, suspect: Suspect) -> Audit:
     threat = ThreatModel("Linf", p.eps)
     precision = fastest(device) if p.precision == "auto" else p.precision
     ours = {name: training.trained("small", train, goal, training.Schedule(p.epochs), 0, device, name, precision)
             for name, goal in (("ours, standard", training.Standard()),
                                ("ours, adversarial", training.pgd_adversarial(threat, p.train_steps)))}
-    models, target, costly = {YOURS: model, **ours}, test.take(p.attack_size), test.take(p.costly_size)
+    models, target, costly = {YOURS: suspect.model, **ours}, test.take(p.attack_size), test.take(p.costly_size)
     pgd, survey = PGD(threat, p.steps), PGD(threat, p.curve_steps, loss="margin")
     strongest = AutoAttack(threat, p.autoattack, classes=test.num_classes)
     found = {name: {"clean": evaluate(one, test), "noise": evaluate(one, target, Noise(threat)),
@@ -490,8 +510,8 @@ def _measured(p: Parameters, device: torch.device, train: ImageSet, test: ImageS
             "weights, its normalisation and the true label, wants any other class (untargeted), and attacks each image "
             f"by itself. n = {len(test)} clean images, {len(target)} attacked, {len(costly)} under costly attacks; one "
             "network, so intervals are over its images.")
-    checks = [*_own_checks(model, as_it_is, target, pgd, found[YOURS], masks, reached),
-              *robustness.health_checks(model, target, pgd, transfer_from=ours["ours, standard"])]
+    checks = [*masking_checks(suspect, target, pgd),
+              *robustness.health_checks(suspect.model, target, pgd, transfer_from=ours["ours, standard"])]
     return Audit(said, [table for table in tables if table.rows], checks)
 
 
@@ -500,10 +520,10 @@ def _results(found: Mapping[str, Mapping[str, Outcome]]) -> dict[str, dict[str, 
             for name, row in found.items()}
 
 
-def _own_checks(model: SplitClassifier, as_it_is: SplitClassifier, data: ImageSet, pgd: PGD,
-                found: Mapping[str, Outcome], masks: Sequence[str], reached: float) -> list[Check]:
+def masking_checks(suspect: Suspect, data: ImageSet, pgd: PGD) -> list[Check]:
     """Signs of a masked gradient beside those of `health_checks` (Athalye et al. 2018; Carlini et al. 2019)."""
-    longest, size = found["PGD"].accuracy, pgd.step_size or 0
+    model, masks = suspect.model, ", ".join(suspect.masks)
+    longest, size = evaluate(model, data, pgd).accuracy, pgd.step_size or 0
     x_adv = robustness.attacked(model, data, replace(pgd, loss="margin")).x
     before, after = (_margins(model, x, data.y) for x in (data.x, x_adv))
     moved = (after > before).double().mean().item()
@@ -514,7 +534,7 @@ def _own_checks(model: SplitClassifier, as_it_is: SplitClassifier, data: ImageSe
     slope = _slope(model, data)
     checks = [
         Check("Does a gradient reach the pixels?", "yes, of all images",
-              f"of {reached:.0%}" + f"; gradient masking, it ends in {', '.join(masks)}" * bool(masks), not masks),
+              f"of {suspect.reached:.0%}" + f"; gradient masking, it ends in {masks}" * bool(masks), not masks),
         Check("Does the attack move the loss?", "yes, on all images", f"on {moved:.1%}", moved > 0.99),
         Check("Does a small step along the gradient do what the gradient says?", "yes: 1 times as much, within a half",
               f"{slope:.2g} times (median)", 0.5 < slope < 1.5),
@@ -522,9 +542,9 @@ def _own_checks(model: SplitClassifier, as_it_is: SplitClassifier, data: ImageSe
               longest <= noisy),
         Check("Do other step sizes find much more?", f"no: within {100 * NEAR:.0f} points of {longest:.1%}", seen,
               longest - min(sizes.values()) <= NEAR)]
-    if as_it_is is not model:
+    if suspect.as_it_is is not model:
         try:
-            plain = evaluate(as_it_is, data, pgd).accuracy
+            plain = evaluate(suspect.as_it_is, data, pgd).accuracy
             seen = f"{longest:.1%} against {plain:.1%}"
         except RuntimeError:
             plain, seen = 1.0, f"{longest:.1%}; as it is, no gradient at all"

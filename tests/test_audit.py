@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,17 +12,20 @@ from torch import Tensor, nn
 from nbutils import audit
 from nbutils.audit import (
     Normalise,
+    Suspect,
     check_mechanics,
     check_pixels,
     load_weights,
     made,
     masked_by,
+    masking_checks,
     split,
     straight_through,
 )
 from nbutils.images import ImageSet, PlantedSet
 from nbutils.networks import SplitClassifier
 from nbutils.robustness import PGD, ThreatModel, evaluate
+from nbutils.robustness.evaluate import Check
 from tests.helpers import assert_one_line
 
 INSIDE = Normalise()
@@ -291,59 +293,65 @@ def test_settings_that_cannot_be_used_get_one_line(given: list[str], words: str,
 
 # --- the report ---------------------------------------------------------------------------------------------------
 
-@pytest.fixture
-def reported(trained: nn.Module, planted_test: PlantedSet, network_pair: tuple[SplitClassifier, SplitClassifier],
-             monkeypatch: pytest.MonkeyPatch) -> Callable[[nn.Module], audit.Audit]:
-    """Audits a network at profile smoke; the networks of ours are not trained for it."""
-    def report(network: nn.Module) -> audit.Audit:
-        monkeypatch.setattr(audit, "made", lambda name, classes: network.eval())
-        monkeypatch.setattr(audit.training, "trained", lambda *_, **__: network_pair[1])
-        monkeypatch.setattr(audit.images, "load", lambda dataset, split, n: planted_test.take(40))
-        return audit.audit("a:b", "", "0.5/0.25", profile="smoke", attack_size=40, test_size=40, costly_size=4,
-                           eps="4/255", device="cpu", precision="float32")
-    return report
+def failed(checks: list[Check]) -> str:
+    return " ".join(check.question + check.seen for check in checks if not check.passed)
 
 
-def failed(found: audit.Audit) -> str:
-    return " ".join(check.question + check.seen for check in found.checks if not check.passed)
+ATTACK = PGD(ThreatModel("Linf", "4/255"), 5)
 
 
-def test_a_sound_network_is_weak_and_its_report_says_what_was_done(reported: Callable[..., Any], trained: nn.Module,
-                                                                   planted_test: PlantedSet) -> None:
-    found = reported(trained)
+def suspected(network: nn.Module, data: ImageSet) -> Suspect:
+    return Suspect.of(network.eval(), Normalise.of("0.5/0.25"), data.take(8), CPU)
+
+
+def test_a_sound_network_is_weak_and_its_report_says_what_was_done(
+        trained: nn.Module, planted_test: PlantedSet, network_pair: tuple[SplitClassifier, SplitClassifier],
+        monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """At profile smoke; the networks of ours are not trained for it."""
+    shown: list[audit.Audit] = []
+    monkeypatch.setattr(audit, "made", lambda name, classes: trained.eval())
+    monkeypatch.setattr(audit.training, "trained", lambda *_, **__: network_pair[1])
+    monkeypatch.setattr(audit.images, "load", lambda dataset, split, n: planted_test.take(40))
+    words = ["network=a:b", "normalisation=0.5/0.25", "profile=smoke", "attack_size=40", "test_size=40",
+             "costly_size=4", "eps=4/255", "curve_steps=2", "device=cpu", "precision=float32"]
+    assert audit.main(words, shown.append) in (0, 1)
+    assert not capsys.readouterr().err
+    (found,) = shown
     text = str(found)
     assert "inside L_inf 4/255, pixels in [0, 1]" in text
     for word in ("clean", "noise", "FGSM", "PGD, margin", "worst case", "APGD-CE", "CW", "FAB", "robustly useful",
                  "PGD-trained (planted)", "ours, adversarial"):
         assert word in text
     row = found.tables[0].rows["yours"]
-    few: ImageSet = planted_test.take(40)
-    model = split(trained, Normalise.of("0.5/0.25"), few.x[:8], "yours")
+    few = planted_test.take(40)
+    model = suspected(trained, few).model
     assert row["clean"].value == evaluate(model, few).accuracy > 0.9
-    assert row["PGD"].value == evaluate(model, few, PGD(ThreatModel("Linf", "4/255"), 5)).accuracy < 0.3
+    assert row["PGD"].value == evaluate(model, few, ATTACK).accuracy < 0.3
     assert "mask" not in text
-    assert "gradient" not in failed(found)
+    assert "gradient" not in failed(found.checks)
 
 
 @pytest.mark.parametrize("layer", [Quantise(), Detached()])
-def test_a_masked_defence_is_named_and_broken_through_its_mask(reported: Callable[..., Any], trained: nn.Module,
+def test_a_masked_defence_is_named_and_broken_through_its_mask(trained: nn.Module, planted_test: PlantedSet,
                                                                layer: nn.Module) -> None:
-    defended = nn.Sequential(nn.Identity(), layer, trained)
-    found = reported(defended)
-    name = f"'1' ({type(layer).__name__})"
-    assert f"gradient masking, it ends in {name}" in failed(found)
-    assert "takes the masking layer for the identity" in failed(found)
-    assert found.tables[0].rows["yours"]["PGD"].value < 0.4
-    assert f"the gradient of the identity in {name}" in str(found)
-    assert not found.passed
+    few = planted_test.take(40)
+    suspect = suspected(nn.Sequential(nn.Identity(), layer, trained), few)
+    assert suspect.masks == (f"'1' ({type(layer).__name__})",)
+    said = failed(masking_checks(suspect, few, ATTACK))
+    assert f"of 0%; gradient masking, it ends in '1' ({type(layer).__name__})" in said
+    assert "takes the masking layer for the identity" in said
+    assert evaluate(suspect.model, few, ATTACK).accuracy < 0.4
+    assert torch.equal(evaluate(suspect.model, few).prediction, evaluate(suspect.as_it_is, few).prediction)
 
 
-def test_a_mask_that_cannot_be_passed_is_named(reported: Callable[..., Any], trained: nn.Module) -> None:
+def test_a_mask_that_cannot_be_passed_is_named(trained: nn.Module, planted_test: PlantedSet) -> None:
     halved = nn.Sequential(nn.Upsample(scale_factor=2), Lambda(lambda x: x.detach()[:, :, ::2, ::2]), trained)
-    assert_one_line(lambda: reported(halved), ("gradient masking: no gradient passes '1' (Lambda)",))
+    assert_one_line(lambda: suspected(halved, planted_test), ("gradient masking: no gradient passes '1' (Lambda)",))
 
 
-def test_a_shattered_gradient_is_seen(reported: Callable[..., Any], trained: nn.Module) -> None:
+def test_a_shattered_gradient_is_seen_and_a_sound_one_is_not(trained: nn.Module, planted_test: PlantedSet) -> None:
     """A fine ripple on the pixels: its slope is large and says nothing of where the loss goes."""
+    few, question = planted_test.take(40), "Does a small step along the gradient do what the gradient says?"
     rippled = nn.Sequential(Lambda(lambda x: x + 2e-3 * torch.sin(1e5 * x)), trained)
-    assert "Does a small step along the gradient do what the gradient says?" in failed(reported(rippled))
+    assert question in failed(masking_checks(suspected(rippled, few), few, ATTACK))
+    assert question not in failed(masking_checks(suspected(trained, few), few, ATTACK))
