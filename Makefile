@@ -1,6 +1,7 @@
 # make book    run every chapter and render the book     make test    all checks
 # make serve   look at the book on this machine          make clean   remove everything generated but .venv
 # make oracles compare the learning paradigms with kornia, lightly, timm and diffusers
+# make sweep   run CHAPTER at all combinations of SWEEP and pool the seeds, see book/sweep.md
 # make stage   list the stages of EDITION, or run STAGE
 #
 # make book PROFILE=smoke CHAPTER=02 SET="eps=4/255 steps=20"
@@ -9,7 +10,7 @@
 PROFILE ?= quick
 PYTHON ?= python3
 # What a user sets reaches the shell as it is, in the environment; make itself expands none of it.
-variables := PROFILE CHAPTER SET EDITION STAGE PORT PYTHON NBUTILS_BUILD
+variables := PROFILE CHAPTER SET SWEEP EDITION STAGE PORT PYTHON NBUTILS_BUILD
 $(foreach name,$(variables),$(eval override $(name) := $$(value $(name))))
 export $(variables)
 # Threads that wait should sleep: on a machine with other work, spinning ones made a chapter six times slower.
@@ -18,9 +19,9 @@ export OMP_WAIT_POLICY ?= PASSIVE
 env := .venv/complete
 python := .venv/bin/python
 
-.PHONY: book stage test oracles serve clean
+.PHONY: book stage sweep test oracles serve clean
 
-book serve: $(env)
+book serve sweep: $(env)
 	@exec $(python) -m book.press $@
 
 stage: $(env)

@@ -45,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
         return part.add_argument
 
     add("book", make.book, "run what is not up to date and render the book; settings are the variables of make")
+    add("sweep", make.swept, "run a chapter at many settings; settings are the variables of make")
     add("serve", make.serve, "show the book on this machine")
     add("render", make.render, "render the book")("--strict", action="store_true", help="warnings are errors")
     argument = add("execute", execute.execute, "run one chapter strictly")

@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from book.press import chapters, editions
+from book.press import chapters, editions, sweep
 from book.press.environment import take
 from book.press.files import alone
 from nbutils.lab import claims, results
@@ -56,6 +56,23 @@ def book() -> int:
             os.environ["INCOMPLETE"] = "1"
             _graph("book")
         chapters.summary(os.environ["PROFILE"])
+    return status
+
+
+def swept() -> int:
+    """Run what a sweep lacks, see `sweep`, and say what there is; returns the exit status.
+
+    Raises:
+        ValueError: settings that cannot be used, in one line.
+    """
+    build, settings = build_dir(), [os.environ.get(name, "") for name in ("CHAPTER", "SET", "SWEEP")]
+    if not settings[2]:
+        raise ValueError("SWEEP: not given; expected names with values, such as SWEEP='first_seed=0,3,6'")
+    wanted = sweep.jobs(os.environ.get("PROFILE", "") or "quick", *settings)
+    take(build)
+    with alone(build / ".lock", "another `make book` is at work in this build folder"):
+        status = _graph("sweep")
+    print(sweep.table(wanted))
     return status
 
 
