@@ -92,7 +92,7 @@ for number, job in enumerate(swept):
         input: ancient(job.chapter.source.relative_to(ROOT))
         output: job.output
         params: words = [word for pair in job.settings.items() for word in ("-p", *pair)]
-        shell: "exec {sys.executable:q} -m book.press execute {input[0]:q} {output:q} {params.words:q}"
+        shell: "exec {sys.executable:q} -m book.press execute --once {input[0]:q} {output:q} {params.words:q}"
 
 for number, (record, group) in enumerate(pools.items()):
     rule:

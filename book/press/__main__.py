@@ -53,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     argument("output", type=Path, help="where the executed notebook goes")
     argument("-p", dest="settings", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
              help="set a parameter")
+    argument("--once", action="store_true", help="not if the output is there already")
     argument = add("stage", stages.stage, "list an edition's stages, or run one")
     argument("edition", help="for example planted")
     argument("number", nargs="?", help="of the stage")

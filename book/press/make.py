@@ -103,8 +103,9 @@ def _graph(target: str) -> int:
         os.environ |= {"HOME": str(home), "NBUTILS_DATA": data}
     if not _to_make(target):
         return 0
-    # --nolock: a run killed at any moment leaves no lock behind.
-    words = ["--cores", "all", "--nolock", "--rerun-incomplete", "--keep-going", "--quiet", "all", "--", target]
+    # --nolock: a run killed at any moment leaves no lock behind. What a sweep's runs write appears whole or not at all.
+    incomplete = "--ignore-incomplete" if target == "sweep" else "--rerun-incomplete"
+    words = ["--cores", "all", "--nolock", incomplete, "--keep-going", "--quiet", "all", "--", target]
     kept = {name: value for name, value in os.environ.items() if not name.startswith("SNAKEMAKE_")}
     run = subprocess.Popen([sys.executable, "-m", "snakemake", *words], cwd=ROOT, env=kept, start_new_session=True)
     try:
@@ -123,8 +124,9 @@ def _to_make(target: str) -> list[str]:
     try:
         with redirect_stdout(said), redirect_stderr(said), api.SnakemakeApi(api.OutputSettings(dryrun=True)) as engine:
             workflow = engine.workflow(api.ResourceSettings(cores=1), snakefile=ROOT / "Snakefile", workdir=ROOT)
-            graph = workflow.dag(api.DAGSettings(targets={target}, force_incomplete=True))
-            graph.execute_workflow("dryrun", execution_settings=api.ExecutionSettings(lock=False), updated_files=files)
+            graph = workflow.dag(api.DAGSettings(targets={target}, force_incomplete=target != "sweep"))
+            settings = api.ExecutionSettings(lock=False, ignore_incomplete=target == "sweep")
+            graph.execute_workflow("dryrun", execution_settings=settings, updated_files=files)
         return files
     except ValueError:  # the Snakefile's own
         raise

@@ -61,3 +61,14 @@ def test_the_graph_makes_what_is_not_there_and_no_more(own_build: Path, monkeypa
     assert set(make._to_make("sweep")) == {str(record), str(wanted[1].output)}
     assert [job.state for job in wanted] == ["ok", "failed or stopped"]
     assert "not made" in sweep.table(wanted).splitlines()[-1]
+
+
+def test_what_another_process_has_made_is_not_made_again(own_build: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As after a driver that was killed: its last run goes on, and the next driver waits for it."""
+    (job,) = jobs("smoke", "01", "", "first_seed=2")
+    job.output.parent.mkdir(parents=True)
+    job.output.write_text("made")
+    words = [word for pair in job.settings.items() for word in ("-p", *pair)]
+    assert main(["execute", "--once", str(job.chapter.source), str(job.output), *words]) == 0
+    assert "01_known_features is there already" in capsys.readouterr().out
+    assert job.output.read_text() == "made"
