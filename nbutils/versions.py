@@ -8,7 +8,7 @@ import hashlib
 import importlib.util
 from pathlib import Path
 
-NO_PART = ("nbutils.lab", "nbutils.store", "nbutils.hashing", "nbutils.versions", "nbutils.console",
+NO_PART = ("nbutils.lab", "nbutils.audit", "nbutils.store", "nbutils.hashing", "nbutils.versions", "nbutils.console",
            "nbutils.machine")  # code that changes no artifact
 
 

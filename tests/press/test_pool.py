@@ -99,7 +99,7 @@ def test_what_is_the_machines_or_of_no_use_to_the_chapter_may_differ(name: str) 
 
 def test_an_edition_hides_where_a_folder_of_images_was() -> None:
     a, b = ({"parameters": {"dataset": f"folder:{path}"}, "chapter": "02_adversarial_training"}
-            for path in ("/home/me/cifar10", "cifar10"))
+            for path in ("/data/cifar10", "cifar10"))
     assert len(Pool.of({"a": run(0, 1, **a), "b": run(1, 2, **b)}).record.sources) == 2
 
 
