@@ -5,6 +5,7 @@
 # make oracles compare the learning paradigms with kornia, lightly, timm and diffusers
 # make pages   look at every rendered page in Chromium, with axe-core
 # make teach   make the course kit in the folder COURSE, see book/teach.md
+# make sweep   run CHAPTER at all combinations of SWEEP and pool the seeds, see book/sweep.md
 # make stage   list the stages of EDITION, or run STAGE
 #
 # make book PROFILE=smoke CHAPTER=02 SET="eps=4/255 steps=20"
@@ -13,7 +14,7 @@
 PROFILE ?= quick
 PYTHON ?= python3
 # What a user sets reaches the shell as it is, in the environment; make itself expands none of it.
-variables := PROFILE CHAPTER SET EDITION STAGE COURSE PORT PYTHON NBUTILS_BUILD
+variables := PROFILE CHAPTER SET SWEEP EDITION STAGE COURSE PORT PYTHON NBUTILS_BUILD
 $(foreach name,$(variables),$(eval override $(name) := $$(value $(name))))
 export $(variables)
 # Threads that wait should sleep: on a machine with other work, spinning ones made a chapter six times slower.
@@ -22,12 +23,12 @@ export OMP_WAIT_POLICY ?= PASSIVE
 env := .venv/complete
 python := .venv/bin/python
 
-.PHONY: read release book stage teach test oracles pages serve clean
+.PHONY: read release book stage sweep teach test oracles pages serve clean
 
 read release: .venv-read/complete
 	@exec .venv-read/bin/python -m book.press $@
 
-book serve: $(env)
+book serve sweep: $(env)
 	@exec $(python) -m book.press $@
 
 stage: $(env)

@@ -2,13 +2,13 @@
 
 It takes its settings from the environment: PROFILE, CHAPTER and SET as in the Makefile. INCOMPLETE=1 renders what there
 is after a chapter failed, with a notice in place of each missing chapter. EDITION renders the chapters of an edition,
-which book.press.editions has laid out, and runs none.
+which book.press.editions has laid out, and runs none. SWEEP is read for the target `sweep` alone, see book.press.sweep.
 """
 
 import os
 import sys
 
-from book.press import chapters
+from book.press import chapters, sweep
 from nbutils.machine import ROOT, build_dir
 
 edition = os.environ.get("EDITION", "")
@@ -54,7 +54,8 @@ def source(chapter):
 
 # Two chapters at a time, each on half of the cores: the networks are too small for one chapter to fill them all. Those
 # that train what others take from the store go first, then the longest; at the end both halves have work.
-together = min(2, len(selected), workflow.cores) or 1
+cores = workflow.cores or 1  # of a cluster nobody knows
+together = min(2, len(selected), cores) or 1
 first = ["02", "09", "08", "10", "12", "04"]
 
 for chapter, settings in selected.items():
@@ -70,9 +71,36 @@ for chapter, settings in selected.items():
         params:
             words = [word for pair in settings.items() for word in ("-p", *pair)],
             images = chapters.images(settings),
-        threads: workflow.cores // together
+        threads: cores // together
         priority: len(first) - first.index(chapter.name[:2]) if chapter.name[:2] in first else 0
         shell: "exec {sys.executable:q} -m book.press execute {input[0]:q} {output:q} {params.words:q}"
+
+
+wanted = [os.environ.get(name, "") for name in ("CHAPTER", "SET", "SWEEP")]
+swept = sweep.jobs(profile, *wanted) if wanted[2] else []
+pools = sweep.pools(swept)
+
+
+rule sweep:
+    input: [job.output for job in swept], list(pools)
+    localrule: True
+
+
+for number, job in enumerate(swept):
+    rule:
+        name: f"sweep_{number}"
+        input: ancient(job.chapter.source.relative_to(ROOT))
+        output: job.output
+        params: words = [word for pair in job.settings.items() for word in ("-p", *pair)]
+        shell: "exec {sys.executable:q} -m book.press execute --once {input[0]:q} {output:q} {params.words:q}"
+
+for number, (record, group) in enumerate(pools.items()):
+    rule:
+        name: f"pool_{number}"
+        input: [job.output for job in group]
+        output: record
+        localrule: True
+        shell: "exec {sys.executable:q} -m book.press pool {input:q} -o {output:q}"
 
 
 rule book:

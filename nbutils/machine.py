@@ -9,7 +9,7 @@ ROOT = _PACKAGE if INSTALLED else _PACKAGE.parent  # of the repository, or of wh
 
 
 def build_dir() -> Path:
-    """Where everything generated goes: $NBUTILS_BUILD, or build/ in the repository; in the present folder where there is
-    none."""
+    """Where everything generated goes: $NBUTILS_BUILD, or build/ in the repository; in the present folder where there
+    is none."""
     usual = (Path.cwd() if INSTALLED else ROOT) / "build"
     return Path(os.path.realpath(os.path.expanduser(os.environ.get("NBUTILS_BUILD") or str(usual))))

@@ -9,7 +9,7 @@ import functools
 import hashlib
 from pathlib import Path
 
-NO_PART = ("nbutils.lab", "nbutils.store", "nbutils.hashing", "nbutils.versions", "nbutils.console",
+NO_PART = ("nbutils.lab", "nbutils.audit", "nbutils.store", "nbutils.hashing", "nbutils.versions", "nbutils.console",
            "nbutils.machine")  # code that changes no artifact
 
 

@@ -10,7 +10,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from book.press import compare, editions, execute, grade, make, release, stages, teach
+from book.press import compare, editions, execute, files, grade, make, pool, release, stages, teach
+from nbutils.lab import results
 
 
 def keep(edition: str) -> int:
@@ -26,6 +27,13 @@ def beside_ours(run: Path, every: bool) -> int:
     return int(comparison.differs)
 
 
+def pooled(runs: list[Path], output: Path | None) -> None:
+    found = pool.pooled(runs)
+    print(found.text())
+    if output is not None:
+        files.write({output: results.dumps(found.record)})
+
+
 def parser() -> argparse.ArgumentParser:
     """All commands with what they take; the function of each is under "command", and returns an exit status or None."""
     whole = argparse.ArgumentParser(prog="python -m book.press", description="From notebooks to pages.")
@@ -39,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
     add("book", make.book, "run what is not up to date and render the book; settings are the variables of make")
     add("read", make.read, "render our recorded runs; nothing is run")
     add("release", release.release, "make the folder and the zip that are given away")
+    add("sweep", make.swept, "run a chapter at many settings; settings are the variables of make")
     add("serve", make.serve, "show the book on this machine")
     add("render", make.render, "render the book")("--strict", action="store_true", help="warnings are errors")
     argument = add("execute", execute.execute, "run one chapter strictly")
@@ -46,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
     argument("output", type=Path, help="where the executed notebook goes")
     argument("-p", dest="settings", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
              help="set a parameter")
+    argument("--once", action="store_true", help="not if the output is there already")
     argument = add("stage", stages.stage, "list an edition's stages, or run one")
     argument("edition", help="for example planted")
     argument("number", nargs="?", help="of the stage")
@@ -60,6 +70,10 @@ def parser() -> argparse.ArgumentParser:
     argument("assignment", help="for example 01_useful_features")
     argument("--due", default="", help="when it was due, for example '2026-12-01 12:00'")
     argument("--limit", type=int, default=300, help="seconds that a cell may run")
+    argument = add("pool", pooled, "runs with different seeds as one, and the verdicts over all of them")
+    argument("runs", type=Path, nargs="+", metavar="run",
+             help="executed notebook, or a record; one alone goes with ours")
+    argument("-o", dest="output", type=Path, help="where the pooled record goes")
     return whole
 
 

@@ -17,9 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from book.press.chapters import aligned, named, recorded
-from book.press.editions import DEFAULT, EDITIONS, find
+from book.press.editions import ours
+from book.press.pool import spans
 from nbutils.lab import student
-from nbutils.lab.parameters import OF_MACHINE, short
+from nbutils.lab.parameters import OF_MACHINE, OF_SEEDS, short
 from nbutils.lab.results import Record, Result, counting, wilson
 
 CONFIDENCE = 0.95
@@ -149,7 +150,8 @@ class Comparison:
         pairs = {"profile": (mine.profile, theirs.profile), "data": (mine.dataset, theirs.dataset)}
         if mine.profile == theirs.profile:  # another profile has other parameters
             pairs |= {f"parameter {name}": (a[name], b[name]) for name in a  # one that is new says nothing of a run
-                      if name in b and name not in {"profile", "dataset", *OF_MACHINE}}
+                      if name in b and name not in {"profile", "dataset", *OF_MACHINE, *OF_SEEDS}}
+            pairs["seeds"] = (" and ".join(spans(mine.all_seeds)), " and ".join(spans(theirs.all_seeds)))
         if self._other_images() and all(x == y for x, y in pairs.values()):
             pairs["data"] = ("other images of the same name", theirs.dataset)
         pairs |= {"device": kinds} if kinds[0] != kinds[1] else {"threads": threads}
@@ -209,5 +211,8 @@ def beside_ours(path: Path) -> Comparison:
     """
     yours = recorded(path)
     named(yours.chapter, f"{path}: of chapter {yours.chapter!r}, which this book does not have")
-    recorded_too = yours.profile and (EDITIONS / yours.profile).is_dir()
-    return Comparison.of(yours, find(yours.profile if recorded_too else DEFAULT, yours.chapter))
+    theirs = ours(yours)
+    if yours.sources and (twice := sorted({*yours.all_seeds} & {*theirs.all_seeds})):
+        raise ValueError(f"{path}: a pooled record with seed {twice[0]}, which is ours too; expected seeds that we do "
+                         "not have, compare the new runs alone")
+    return Comparison.of(yours, theirs)

@@ -51,6 +51,16 @@ def find(edition: str, chapter: str) -> results.Record:
     return results.read(path)
 
 
+def ours(yours: results.Record) -> results.Record:
+    """Our record of the same chapter: of the edition of its profile where there is one, or else of DEFAULT.
+
+    Raises:
+        ValueError: see `find`.
+    """
+    recorded_too = yours.profile and (EDITIONS / yours.profile).is_dir()
+    return find(yours.profile if recorded_too else DEFAULT, yours.chapter)
+
+
 def order() -> list[str]:
     """The editions, the best first; raises ValueError where the list is damaged or names what is none, in one line."""
     path, known = EDITIONS / "order.yml", profiles()

@@ -45,8 +45,12 @@ class Progress:
         return f"{minutes:3d}:{seconds:02d}"
 
 
-def execute(source: Path, output: Path, settings: Mapping[str, str] | Iterable[tuple[str, str]]) -> None:
+def execute(source: Path, output: Path, settings: Mapping[str, str] | Iterable[tuple[str, str]],
+            once: bool = False) -> None:
     """Run ``source`` with these parameters set to these words, and write the executed notebook to ``output``.
+
+    Args:
+        once: not if it is there already, made by another process that was waited for, for example.
 
     Raises ParameterError before anything has run, and ChapterFailed if the chapter does not reach its end.
     """
@@ -55,6 +59,9 @@ def execute(source: Path, output: Path, settings: Mapping[str, str] | Iterable[t
     resolve(given, set_in(notebook, source.stem), source.stem)
     partial = output.with_suffix(".partial.ipynb")
     with alone(output.with_suffix(".lock"), f"another process is running {source.stem}"):
+        if once and output.exists():
+            print(f"{source.stem} is there already", flush=True)
+            return
         progress = Progress(source.stem, len(code_cells(notebook)) + bool(given))  # papermill adds a cell for `given`
         reason = _run(source, partial, given, progress)
         if not reason:

@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from book.press import chapters, editions
+from book.press import chapters, editions, sweep
 from book.press.environment import take
 from book.press.files import alone
 from nbutils.lab import claims, results
@@ -89,6 +89,23 @@ def published() -> Iterator[Path]:
         os.environ.update(before)
 
 
+def swept() -> int:
+    """Run what a sweep lacks, see `sweep`, and say what there is; returns the exit status.
+
+    Raises:
+        ValueError: settings that cannot be used, in one line.
+    """
+    build, settings = build_dir(), [os.environ.get(name, "") for name in ("CHAPTER", "SET", "SWEEP")]
+    if not settings[2]:
+        raise ValueError("SWEEP: not given; expected names with values, such as SWEEP='first_seed=0,3,6'")
+    wanted = sweep.jobs(os.environ.get("PROFILE", "") or "quick", *settings)
+    take(build)
+    with alone(build / ".lock", "another `make book` is at work in this build folder"):
+        status = _graph("sweep")
+    print(sweep.table(wanted))
+    return status
+
+
 def _whole() -> None:
     """Read what pages show beside the runs; raises ValueError where it is damaged, before minutes are spent."""
     read_project_file(ROOT / "_config.yml", Config)
@@ -116,8 +133,9 @@ def _graph(target: str) -> int:
         os.environ |= {"HOME": str(home), "NBUTILS_DATA": data}
     if not _to_make(target):
         return 0
-    # --nolock: a run killed at any moment leaves no lock behind.
-    words = ["--cores", "all", "--nolock", "--rerun-incomplete", "--keep-going", "--quiet", "all", "--", target]
+    # --nolock: a run killed at any moment leaves no lock behind. What a sweep's runs write appears whole or not at all.
+    incomplete = "--ignore-incomplete" if target == "sweep" else "--rerun-incomplete"
+    words = ["--cores", "all", "--nolock", incomplete, "--keep-going", "--quiet", "all", "--", target]
     kept = {name: value for name, value in os.environ.items() if not name.startswith("SNAKEMAKE_")}
     run = subprocess.Popen([sys.executable, "-m", "snakemake", *words], cwd=ROOT, env=kept, start_new_session=True)
     try:
@@ -136,8 +154,9 @@ def _to_make(target: str) -> list[str]:
     try:
         with redirect_stdout(said), redirect_stderr(said), api.SnakemakeApi(api.OutputSettings(dryrun=True)) as engine:
             workflow = engine.workflow(api.ResourceSettings(cores=1), snakefile=ROOT / "Snakefile", workdir=ROOT)
-            graph = workflow.dag(api.DAGSettings(targets={target}, force_incomplete=True))
-            graph.execute_workflow("dryrun", execution_settings=api.ExecutionSettings(lock=False), updated_files=files)
+            graph = workflow.dag(api.DAGSettings(targets={target}, force_incomplete=target != "sweep"))
+            settings = api.ExecutionSettings(lock=False, ignore_incomplete=target == "sweep")
+            graph.execute_workflow("dryrun", execution_settings=settings, updated_files=files)
         return files
     except ValueError:  # the Snakefile's own
         raise

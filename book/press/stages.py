@@ -100,7 +100,8 @@ def differing(chapter: Chapter, profile: str, given: Mapping[str, Any], record: 
     A folder may stand for images that would have to be downloaded; the run names it.
     """
     now = resolve({**chapter.defaults, "profile": profile, **given}, [*chapter.parameters, "profile"]).model_dump()
-    ran = {name: record.parameters.get(name) for name in chapter.parameters}
+    known = {"first_seed": 0, **record.parameters}  # older records do not say it
+    ran = {name: known.get(name) for name in chapter.parameters}
     if now["dataset"] != "planted" and str(ran.get("dataset")).startswith("folder:"):
         del ran["dataset"]
     pairs = (f"{name} = {short(ran[name])} where it is {short(now[name])}" for name in ran if ran[name] != now[name])

@@ -111,7 +111,7 @@ StepSize = Annotated[float, BeforeValidator(_whole), Field(gt=0, le=100, allow_i
 
 class Parameters(BaseModel):
     """Every parameter that a chapter can have. A chapter's parameters cell names those it uses; a profile gives values
-    to all but eps, device and precision."""
+    to all but eps, first_seed, device and precision."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     profile: str
@@ -120,6 +120,7 @@ class Parameters(BaseModel):
     test_size: Count = Field(ge=10, le=1_000_000, description="test images per seed")
     attack_size: Count = Field(ge=10, le=1_000_000, description="test images under the costlier attacks, per seed")
     seeds: Count = Field(ge=1, le=100, description="independent repetitions")
+    first_seed: Count = Field(0, ge=0, le=1_000_000_000, description="the first of them, for seeds nobody has run")
     network: Annotated[str, _one_of(NETWORKS)]
     encoder_network: Annotated[str, _one_of(NETWORKS)]
     encoder_size: Annotated[str, _one_of(ENCODER_SIZES)]
@@ -147,7 +148,9 @@ class Parameters(BaseModel):
 
 
 OF_MACHINE = {"device", "precision"}
-IN_PROFILES = Parameters.model_fields.keys() - {"profile", "eps"} - OF_MACHINE
+OF_SEEDS = {"seeds", "first_seed"}
+IN_PROFILES = Parameters.model_fields.keys() - {"profile", "eps", "first_seed"} - OF_MACHINE
+BLOCK = 10_000  # seeds: a run has some of the first hundred of a block; its students have the others, see `Run.each`
 
 
 def profiles() -> list[str]:
@@ -166,7 +169,8 @@ def _profile(name: Any) -> dict[str, Any]:
     for key in values.keys() - IN_PROFILES:
         raise ParameterError(f"{path}: {key!r} is no parameter of a profile{did_you_mean(key, IN_PROFILES)}")
     for key in sorted(IN_PROFILES - values.keys()):
-        raise ParameterError(f"{path}: lacks {key!r}; a profile names every parameter but eps and device")
+        raise ParameterError(f"{path}: lacks {key!r}; a profile names every parameter but eps, first_seed and "
+                             "device")
     return values
 
 
@@ -228,6 +232,11 @@ def _fitting(parameters: Parameters, chosen: Collection[str], allowed: Collectio
             if getattr(parameters, name) > len(files) and name in allowed:
                 raise ParameterError(f"{told(name)}: {found.root / split} holds {len(files)} images; expected at most "
                                      f"{len(files)}")
+    most = 100 - parameters.seeds
+    if parameters.first_seed % BLOCK > most:
+        raise ParameterError(f"{told('first_seed')}, seeds = {parameters.seeds}: expected 0 to {most}, {BLOCK} to "
+                             f"{BLOCK + most}, {2 * BLOCK} to {2 * BLOCK + most} and so on; students have the seeds "
+                             "between")
     for smaller, larger in AT_MOST:
         value, bound = getattr(parameters, smaller), getattr(parameters, larger)
         if value > bound and {smaller, larger} <= set(allowed):

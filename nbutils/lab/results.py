@@ -443,6 +443,7 @@ class Record(BaseModel):
         precision: of training; older records were all made in float32.
         finished, version, commit, python, torch: when, and with which code.
         results, verdicts: what it found, in the order of measuring.
+        sources: of a record that was pooled, words for each run -> its seeds.
     """
 
     chapter: str
@@ -461,6 +462,15 @@ class Record(BaseModel):
     torch: str
     results: list[Result]
     verdicts: list[RecordedVerdict]
+    sources: dict[str, tuple[int, ...]] = {}
+
+    @property
+    def all_seeds(self) -> tuple[int, ...]:
+        """Its seeds; older records do not say the first one, which was 0."""
+        if self.sources:
+            return tuple(seed for seeds in self.sources.values() for seed in seeds)
+        first = self.parameters.get("first_seed", 0)
+        return tuple(range(first, first + self.parameters.get("seeds", 1)))
 
     @property
     def by_id(self) -> dict[str, Result]:

@@ -141,7 +141,7 @@ class Run:
     @property
     def seeds(self) -> range:
         """One seed for each independent repetition."""
-        return range(self.parameters.seeds)
+        return range(self.parameters.first_seed, self.parameters.first_seed + self.parameters.seeds)
 
     @property
     def device_name(self) -> str:
@@ -172,7 +172,7 @@ class Run:
                 `seed`, `device` or `precision` that is not among them, it gets those of this run.
                 A mapping, of networks' names for example, adds a level to what is returned; in all others of them
                 the same name is looked up.
-            first_seed: added to the seeds, 100 for example, so that students share nothing with their teachers.
+            first_seed: added to the run's seeds, 100 for example, so that students share nothing with their teachers.
 
         Raises:
             ValueError: lists of different lengths.
@@ -186,9 +186,9 @@ class Run:
         missing -= getattr(f, "keywords", {}).keys()  # what a partial has set already
         found = []
         seeds = _by_seed(getattr(f, "__name__", repr(f)), [*inputs, *settings.values()], len(self.seeds))
-        for k, row in enumerate(progress(seeds, "seeds")):
+        for seed, row in enumerate(progress(seeds, "seeds"), start=self.seeds.start + first_seed):
             named = dict(zip(settings, row[len(inputs):], strict=True))
-            context = {"seed": first_seed + k, "device": self.device, "precision": self.precision}
+            context = {"seed": seed, "device": self.device, "precision": self.precision}
             named |= {name: value for name, value in context.items() if name in missing}
             found.append(f(*row[: len(inputs)], **named))
         return found

@@ -49,6 +49,16 @@ def test_pages_speak_of_the_number_of_seeds_and_classes_that_there_are(chapter: 
 
 
 @each_chapter
+def test_seeds_need_not_begin_at_0(chapter: Chapter) -> None:
+    """A run with first_seed = 3 has no entry 3 in its lists."""
+    assert chapter.defaults["first_seed"] == 0
+    code = "\n".join(cell.source for cell in code_cells(read(chapter.source)))
+    assert not re.search(r"\[seed\]|\[seed \+", code)
+    for name in re.findall(r"for (\w+) in run\.seeds", code):
+        assert not re.search(rf"\[(.*, )?{name}\]", code)
+
+
+@each_chapter
 def test_a_cell_fits_on_a_screen(chapter: Chapter) -> None:
     for cell in code_cells(read(chapter.source)):
         lines = [line for line in cell.source.splitlines() if line.strip() and not line.strip().startswith("#")]
@@ -154,7 +164,8 @@ def test_every_notebook_has_its_place_in_the_book() -> None:
 def test_every_profile_is_complete_and_serves_every_chapter(profile: Path) -> None:
     values = yaml.safe_load(profile.read_text())
     assert values["about"]
-    assert set(values) == set(Parameters.model_fields) - {"profile", "eps", "device", "precision"} | {"about"}
+    assert set(values) == set(Parameters.model_fields) - {
+        "profile", "eps", "first_seed", "device", "precision"} | {"about"}
     for chapter in CHAPTERS:
         (cell,) = (cell for cell in code_cells(read(chapter.source)) if "parameters" in cell.metadata.get("tags", []))
         names: dict[str, object] = {}

@@ -39,7 +39,8 @@ from nbutils.precision import PRECISIONS
 from nbutils.robustness import PGD, Noise, ThreatModel, autoattack, evaluate, parse_eps
 
 ALLOWED = tuple(Parameters.model_fields)
-ALLOWED_IN_PROFILES = set(ALLOWED) - {"profile", "eps", "device", "precision"}  # which a chapter or the machine gives
+# But for those that a chapter, whoever runs it, or the machine gives.
+ALLOWED_IN_PROFILES = set(ALLOWED) - {"profile", "eps", "first_seed", "device", "precision"}
 
 
 CELL = """
@@ -47,6 +48,7 @@ profile: str = "smoke"  # which profile of book/profiles gives the values left N
 dataset: str | None = None
 eps: str | float | None = None
 seeds: int | None = None
+first_seed: int | None = None
 device: str | None = "cpu"
 precision: str | None = "float32"
 """
@@ -263,7 +265,7 @@ def test_any_text_is_a_number_in_range_or_one_line(name: str, text: str) -> None
 
 
 def test_the_numbers_are_most_parameters() -> None:
-    assert len(NUMBERS) == 18
+    assert len(NUMBERS) == 19
     assert {"eps", "d_r_step_size", "d_nr_step_size", "seeds"} <= set(NUMBERS)
 
 
@@ -618,6 +620,30 @@ def test_each_gives_every_seed_its_own(own_build: Path) -> None:
                      "two": [("c", 0, 2.0, 5, run.device), ("d", 0, 2.0, 6, run.device)]}
     with pytest.raises(ValueError, match="^f: inputs of 1, 2 seeds; expected"):
         run.each(f, ["a", "b"], [()], value=1.0)
+
+
+def test_a_run_takes_its_seeds_from_the_first_one_on(own_build: Path) -> None:
+    run = start("x", notebook(seeds=2, first_seed=3))
+    assert list(run.seeds) == run.each(lambda seed: seed) == [3, 4]
+    assert run.each(lambda seed: seed, first_seed=100) == [103, 104]
+    assert run.stamp.startswith("profile smoke with first_seed = 3, ")
+    draws = [start("x", notebook(seeds=3, first_seed=first)).each(sources.load, "planted", "test", 4)
+             for first in (0, 1)]
+    same = [[bool((a.x == b.x).all()) for b in draws[1]] for a in draws[0]]
+    assert same == [[False] * 3, [True, False, False], [False, True, False]]
+
+
+@pytest.mark.parametrize(("first", "seeds", "good"), [
+    (0, 100, True), (97, 3, True), (98, 3, False), (100, 1, False), (9_999, 1, False), (10_000, 100, True),
+    (20_050, 51, False), (1_000_000_000, 1, True), (1_000_000_001, 1, False), (-1, 1, False)])
+def test_students_share_no_seed_with_the_teachers_of_another_run(first: int, seeds: int, good: bool) -> None:
+    given = {"profile": "smoke", "first_seed": first, "seeds": seeds}
+    if good:
+        assert resolve(given, ALLOWED).first_seed == first
+        return
+    with pytest.raises(ParameterError, match=f"^first_seed = {first}[,:].* expected|Input") as caught:
+        resolve(given, ALLOWED)
+    assert "\n" not in str(caught.value)
 
 
 def test_accuracies_are_those_of_evaluate_in_rows_and_columns(own_build: Path) -> None:

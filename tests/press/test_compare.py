@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from book.press import compare, editions
+from book.press import editions
 from book.press.__main__ import main
 from book.press.compare import (
     IDENTICAL,
@@ -243,8 +243,7 @@ def test_a_difference_without_a_cause_is_said_to_be_one() -> None:
 @pytest.fixture
 def edition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Result]:
     """Our run, as edition quick."""
-    for module in (compare, editions):
-        monkeypatch.setattr(module, "EDITIONS", tmp_path / "editions")
+    monkeypatch.setattr(editions, "EDITIONS", tmp_path / "editions")
     ours = runs(20, seed=0)
     write({tmp_path / "editions" / "quick" / f"{NAME}.json": dumps(record(ours))})
     return ours

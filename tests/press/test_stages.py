@@ -159,7 +159,8 @@ def test_a_run_that_could_not_be_kept_does_not_start(book: Path, monkeypatch: py
 @pytest.mark.parametrize(("words", "message"), [
     (["quick", "3"], "STAGE = '3': edition 'quick' has stages 1 to 2"),
     (["quick", "0"], "STAGE = '0': edition 'quick' has stages 1 to 2"),
-    (["plantd"], "EDITION = 'plantd': expected one of cifar-cpu, cifar10, gpu, paper, planted, quick, smoke; did you mean"),
+    (["plantd"],
+     "EDITION = 'plantd': expected one of cifar-cpu, cifar10, gpu, paper, planted, quick, smoke; did you mean"),
     (["plantd", "1"], "EDITION = 'plantd': expected one of"),
     ([""], "EDITION = '': expected one of"),
 ])

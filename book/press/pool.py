@@ -1,0 +1,173 @@
+"""Runs of one chapter that differ in their seeds, pooled: which seeds came from whom, and the verdicts over them all.
+
+    python -m book.press pool mine.ipynb                     with ours of the same profile
+    python -m book.press pool mine.ipynb hers.ipynb -o all.json
+
+Runs are executed notebooks, records of an edition, and pooled records. A parameter of every chapter, `first_seed`,
+makes runs with seeds that nobody has: with first_seed = 3 and seeds = 2 they are 3 and 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from book.press.chapters import aligned, every, named, recorded
+from book.press.editions import ours
+from nbutils.lab import claims
+from nbutils.lab.parameters import OF_SEEDS, short
+from nbutils.lab.results import Record, RecordedVerdict, Result
+from nbutils.messages import counted
+
+SHARED = ("unit", "model", "data", "threat", "attack")  # what numbers of one address have in common
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Records by the words for where each was found, and the one record that they make. left_out: addresses of numbers
+    that are not in all of them, or are of different models, data or attacks."""
+
+    runs: Mapping[str, Record]
+    record: Record
+    left_out: tuple[str, ...]
+
+    @classmethod
+    def of(cls, runs: Mapping[str, Record]) -> Pool:
+        """Pool these runs.
+
+        Raises:
+            ValueError: runs of different chapters or parameters, or one seed in two of them; in one line.
+        """
+        runs = dict(sorted(runs.items(), key=lambda item: min(item[1].all_seeds)))
+        for name, run in runs.items():
+            _check_alike(*next(iter(runs.items())), name, run)
+        sources = _sources(runs)
+        first, *others = (run.by_id for run in runs.values())
+        found = {id: [result, *(other[id] for other in others if id in other)] for id, result in first.items()}
+        pooled = [_joined(parts) for parts in found.values() if len(parts) == len(runs) and _alike(parts)]
+        ids = {id: None for run in runs.values() for id in run.by_id}
+        left_out = tuple(ids.keys() - {result.id for result in pooled})
+        return cls(runs, _record(list(runs.values()), sources, pooled), tuple(id for id in ids if id in left_out))
+
+    def text(self) -> str:
+        """Whose seeds, the verdicts over all of them beside those of each run, and what was left out."""
+        record, seeds = self.record, sum(map(len, self.record.sources.values()))
+        runs = [("seeds", "from", "device", "precision", "commit", "finished")]
+        runs += [("; ".join(spans(run.all_seeds)), name, run.device, run.precision, run.commit,
+                  str(run.finished.date())) for name, run in self.runs.items()]
+        rows = [("claim", "all seeds", "each run", "number over all seeds")]
+        for verdict in record.verdicts:
+            each = [next((own.held for own in run.verdicts if own.claim == verdict.claim), "not judged")
+                    for run in self.runs.values()]
+            rows.append((verdict.claim, verdict.held, ", ".join(each), str(record.by_id[verdict.result])))
+        lines = [f"{record.chapter}: {counted(seeds, 'seed')} from {counted(len(self.runs), 'run')}", "",
+                 aligned(runs), "", aligned(rows), "", f"{counted(len(record.results), 'number')} pooled."]
+        if self.left_out:
+            lines.append(f"Left out, since not all runs have them alike: {', '.join(self.left_out)}.")
+        return "\n".join(lines)
+
+
+def pooled(paths: Sequence[Path]) -> Pool:
+    """The runs in these files, pooled; one alone is pooled with ours of its profile.
+
+    Raises:
+        ValueError: see `Pool.of`, or a file without a run that can be used; in one line.
+    """
+    runs = {str(path): recorded(path) for path in paths}
+    if len(paths) > len(runs):
+        raise ValueError(f"{next(path for path in paths if list(paths).count(path) > 1)}: stands twice; expected "
+                         "each run once")
+    if len(runs) == 1:
+        [(path, yours)] = runs.items()
+        named(yours.chapter, f"{path}: of chapter {yours.chapter!r}, which this book does not have")
+        kept = ours(yours)
+        runs[f"edition {kept.profile}"] = kept
+    return Pool.of(runs)
+
+
+def spans(seeds: Sequence[int]) -> list[str]:
+    """Seeds in words: 0, 1, 2 and 7 are "0 to 2" and "7"."""
+    found: list[list[int]] = []
+    for seed in sorted(seeds):
+        if found and seed == found[-1][-1] + 1:
+            found[-1].append(seed)
+        else:
+            found.append([seed])
+    return [f"{span[0]} to {span[-1]}" if len(span) > 1 else str(span[0]) for span in found]
+
+
+def _check_alike(first: str, reference: Record, name: str, run: Record) -> None:
+    """Raise a ValueError unless two runs differ in nothing that matters but their seeds."""
+    if run.chapter != reference.chapter:
+        raise ValueError(f"{name}: chapter {run.chapter}, {first} has {reference.chapter}; expected one chapter")
+    named(run.chapter, f"{name}: of chapter {run.chapter!r}, which this book does not have")
+    known = next(chapter for chapter in every("") if chapter.name == run.chapter).parameters
+    for parameter in known:
+        a, b = (_comparable(parameter, each.parameters) for each in (run, reference))
+        if a != b and parameter not in {"profile", "device", "precision", *OF_SEEDS} and None not in (a, b):
+            raise ValueError(f"{name}: {parameter} = {short(a)}, {first} has {short(b)}; expected runs that differ in "
+                             "their seeds alone")
+
+
+def _comparable(parameter: str, parameters: Mapping[str, Any]) -> Any:
+    """A parameter's value; of a folder of images, of which an edition hides the path, its name."""
+    value = parameters.get(parameter)
+    is_folder = parameter == "dataset" and str(value).startswith("folder:")
+    return Path(str(value).removeprefix("folder:")).name if is_folder else value
+
+
+def _sources(runs: Mapping[str, Record]) -> dict[str, tuple[int, ...]]:
+    """Words for a run -> its seeds; raises ValueError where a seed is in two of them."""
+    found: dict[str, tuple[int, ...]] = {}
+    for name, run in runs.items():
+        for source, seeds in (run.sources or {name: run.all_seeds}).items():
+            for other, taken in found.items():
+                if twice := sorted({*seeds} & {*taken}):
+                    free = 1 + max(seed for each in runs.values() for seed in each.all_seeds)
+                    raise ValueError(f"{source}: seed {twice[0]} is in {other} too; expected each seed once, such as a "
+                                     f"run with first_seed = {free}")
+            found[source] = tuple(seeds)
+    return found
+
+
+def _alike(parts: Sequence[Result]) -> bool:
+    return all(len({getattr(part, name) for part in parts}) == 1 for name in SHARED)
+
+
+def _joined(parts: Sequence[Result]) -> Result:
+    """One result of what several runs measured at one address."""
+    values = tuple(value for part in parts for value in part.values)
+    norms = None
+    if all(part.norms is not None for part in parts):
+        sides = np.average([part.norms for part in parts if part.norms], axis=0, weights=[len(p.values) for p in parts])
+        norms = (float(sides[0]), float(sides[1]))
+    return replace(parts[0], value=float(np.mean(values)), values=values, n=min(part.n for part in parts), k=None,
+                   norms=norms, inputs=tuple(dict.fromkeys(key for part in parts for key in part.inputs)),
+                   seconds=sum(part.seconds for part in parts), device=_all(part.device for part in parts))
+
+
+def _record(runs: Sequence[Record], sources: Mapping[str, tuple[int, ...]], found: list[Result]) -> Record:
+    """The record of all runs together, with its verdicts."""
+    seeds = [seed for each in sources.values() for seed in each]
+    parameters = runs[0].parameters | {"seeds": len(seeds), "first_seed": min(seeds)}
+    classes = next((run.classes for run in runs if run.classes is not None), None)
+    by_id, judged = {result.id: result for result in found}, []
+    for id in dict.fromkeys(verdict.claim for run in runs for verdict in run.verdicts):
+        claim = claims.load().get(id)  # an older record may have one that is no more
+        if claim and claim.statistic in by_id:
+            verdict = claims.judge(claim, by_id[claim.statistic], parameters, found, classes)
+            judged.append(RecordedVerdict(claim=id, held=verdict.held, words=verdict.words, result=claim.statistic))
+    joined = {name: _all(getattr(run, name) for run in runs)
+              for name in ("device", "precision", "version", "commit", "python", "torch")}
+    return Record.model_validate({
+        "chapter": runs[0].chapter, "parameters": parameters, "classes": classes, **joined,
+        "minutes": sum(run.minutes for run in runs), "peak_memory_gib": max(run.peak_memory_gib for run in runs),
+        "finished": max(run.finished for run in runs), "sources": dict(sources), "results": found, "verdicts": judged})
+
+
+def _all(words: Any) -> str:
+    return "; ".join(dict.fromkeys(words))

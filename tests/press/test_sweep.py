@@ -1,0 +1,74 @@
+"""Sweeps: which runs there are, where they go, which are pooled, and that what is there is not run again."""
+
+from pathlib import Path
+
+import pytest
+
+from book.press import make, sweep
+from book.press.__main__ import main
+from book.press.sweep import jobs, pools
+
+
+def test_a_sweep_has_each_combination_and_pools_the_seeds(own_build: Path) -> None:
+    found = jobs("smoke", "02", "epochs=2", "first_seed=0,2,4 network=small,vgg_small")
+    assert len({job.output for job in found}) == len(found) == 6
+    assert {job.settings["epochs"] for job in found} == {"2"}
+    groups = pools(found)
+    folder = own_build / "sweep" / "smoke"
+    assert set(groups) == {folder / f"epochs=2+network={name}" / "02_adversarial_training.json"
+                           for name in ("small", "vgg_small")}
+    for path, group in groups.items():
+        assert [job.settings["first_seed"] for job in group] == ["0", "2", "4"]
+        assert all(f"network={job.settings['network']}" in str(path) for job in group)
+
+
+def test_a_chapter_without_the_parameter_runs_once(own_build: Path) -> None:
+    found = jobs("smoke", "", "", "dataset=planted,digits")
+    counts = {name: sum(job.chapter.name.startswith(name) for job in found) for name in ("01", "02")}
+    assert counts == {"01": 1, "02": 2}
+    assert pools(found) == {}
+    assert all(job.state == "not run" for job in found)
+
+
+@pytest.mark.parametrize(("swept", "given", "words"), [
+    ("", "", "SWEEP: not given; expected names with values"),
+    ("first_seed=0,0", "", "SWEEP = first_seed=0,0: a value stands twice"),
+    ("seeds=2,3", "seeds=2", "SWEEP = 'seeds': SET has it too"),
+    ("seedz=2", "", "seedz"), ("network=small,smal", "", "did you mean 'small'?"),
+    ("first_seed=99", "", "first_seed = 99"),
+])
+def test_a_sweep_that_cannot_be_made_gets_one_line(swept: str, given: str, words: str, own_build: Path,
+                                                   monkeypatch: pytest.MonkeyPatch,
+                                                   capsys: pytest.CaptureFixture[str]) -> None:
+    for name, value in {"PROFILE": "smoke", "CHAPTER": "02", "SET": given, "SWEEP": swept}.items():
+        monkeypatch.setenv(name, value)
+    assert main(["sweep"]) == 2
+    said = capsys.readouterr().err
+    assert words in said
+    assert said.count("\n") == 1
+
+
+def test_the_graph_makes_what_is_not_there_and_no_more(own_build: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"PROFILE": "smoke", "CHAPTER": "01", "SWEEP": "first_seed=0,2"}.items():
+        monkeypatch.setenv(name, value)
+    wanted = jobs("smoke", "01", "", "first_seed=0,2")
+    (record,) = pools(wanted)
+    assert set(make._to_make("sweep")) == {str(record), *(str(job.output) for job in wanted)}
+    wanted[0].output.parent.mkdir(parents=True)
+    wanted[0].output.write_text("{}")
+    wanted[1].output.with_suffix(".partial.ipynb").parent.mkdir(parents=True)
+    wanted[1].output.with_suffix(".partial.ipynb").write_text("{}")
+    assert set(make._to_make("sweep")) == {str(record), str(wanted[1].output)}
+    assert [job.state for job in wanted] == ["ok", "failed or stopped"]
+    assert "not made" in sweep.table(wanted).splitlines()[-1]
+
+
+def test_what_another_process_has_made_is_not_made_again(own_build: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As after a driver that was killed: its last run goes on, and the next driver waits for it."""
+    (job,) = jobs("smoke", "01", "", "first_seed=2")
+    job.output.parent.mkdir(parents=True)
+    job.output.write_text("made")
+    words = [word for pair in job.settings.items() for word in ("-p", *pair)]
+    assert main(["execute", "--once", str(job.chapter.source), str(job.output), *words]) == 0
+    assert "01_known_features is there already" in capsys.readouterr().out
+    assert job.output.read_text() == "made"

@@ -1,0 +1,356 @@
+"""Networks made by others under audit: what is refused by name, what masks, and what the report says."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from nbutils import audit
+from nbutils.audit import (
+    Normalise,
+    Suspect,
+    check_mechanics,
+    check_pixels,
+    load_weights,
+    made,
+    masked_by,
+    masking_checks,
+    split,
+    straight_through,
+)
+from nbutils.images import ImageSet, PlantedSet
+from nbutils.networks import SplitClassifier
+from nbutils.robustness import PGD, ThreatModel, evaluate
+from nbutils.robustness.evaluate import Check
+from tests.helpers import assert_one_line
+
+INSIDE = Normalise()
+CPU = torch.device("cpu")
+
+
+class Net(nn.Module):
+    """A small network of the usual form; `first` stands before it, `last` behind it."""
+
+    def __init__(self, first: nn.Module | None = None, last: nn.Module | None = None, classes: int = 10) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.first = first or nn.Identity()
+            self.conv, self.act = nn.Conv2d(3, 8, 3, stride=4, padding=1), nn.ReLU(inplace=True)
+            self.head = nn.Linear(8 * 64, classes)
+        self.last = last or nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.head(self.act(self.conv(self.first(x))).view(len(x), -1)))
+
+
+class Lambda(nn.Module):
+    def __init__(self, f: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.f = f
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.f(x)
+
+
+class Counts(nn.Module):
+    """Answers differently each time, and no buffer tells."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return x * self.calls
+
+
+class KeepsTraining(nn.BatchNorm2d):
+    """Takes its statistics from the batch, also in evaluation mode; without running ones nothing is written."""
+
+    def __init__(self) -> None:
+        super().__init__(3, track_running_stats=False)
+
+
+class AlwaysTraining(nn.BatchNorm2d):
+    def train(self, mode: bool = True) -> nn.Module:
+        return super().train(True)
+
+
+class Quantise(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return (x * 7).round() / 7
+
+
+class Detached(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return ((x * 7).round() / 7).detach()
+
+
+class Shrinks(nn.Module):
+    """Masks, and cannot be taken for the identity."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, x], 3)[:, :, :, ::2].detach()
+
+
+@pytest.fixture
+def few() -> Tensor:
+    return torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def written(x: Tensor) -> Tensor:
+    return x.mul_(2)
+
+
+# --- mechanics ----------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize(("network", "words"), [
+    (Net(Lambda(written)), ("'first' (Lambda) works in place on the images", "x.clone()")),
+    (Net(nn.Hardtanh(0.2, 0.8, inplace=True)), ("'first' (Hardtanh) works in place",)),
+    (Net(Lambda(lambda x: x + torch.randn_like(x))), ("the network is random: 'first' (Lambda) draws",)),
+    (Net(Counts()), ("has a state", "differs from 'first' (Counts) on")),
+    (Net(AlwaysTraining(3)), ("has a state", "changes 'first.running_mean'")),
+    (Net(KeepsTraining()), ("depends on the others in its batch, from 'first' (KeepsTraining) on",)),
+    (Net(Lambda(lambda x: x - x.mean(0))), ("depends on the others in its batch, from 'first' (Lambda)",)),
+    (Net(classes=7), ("returns (8, 7); expected logits (8, 10)",)),
+    (Net(last=Lambda(lambda z: (z, z))), ("returns tuple; expected logits (8, 10)",)),  # type: ignore[arg-type]
+    (Net(last=Lambda(lambda z: z / 0)), ("logits that are not finite",)),
+    (Net(nn.Conv2d(1, 3, 1)), ("fails on images (8, 3, 32, 32): RuntimeError",)),
+])
+def test_a_network_that_cannot_be_audited_is_named(network: nn.Module, words: tuple[str, ...], few: Tensor) -> None:
+    network.train()  # as factories give them
+    assert_one_line(lambda: check_mechanics(network, INSIDE, few, 10), words)
+
+
+@pytest.mark.parametrize("network", [Net(), Net(nn.BatchNorm2d(3)), Net(nn.Dropout()), Net(Quantise()),
+                                     nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))])
+def test_a_usual_network_passes(network: nn.Module, few: Tensor) -> None:
+    before = few.clone()
+    check_mechanics(network, Normalise.of("0.5/0.25"), few, 10)
+    assert torch.equal(few, before)
+
+
+# --- masked gradients ---------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize(("network", "name", "reached"), [
+    (Net(), "", 1), (Net(Quantise()), "'first' (Quantise)", 0), (Net(Detached()), "'first' (Detached)", 0),
+    (Net(Lambda(torch.sign)), "'first' (Lambda)", 0), (Net(last=Lambda(lambda z: z.round())), "'last' (Lambda)", 0),
+    (Net(Lambda(lambda x: torch.sigmoid(1e4 * (x + 1)))), "'first' (Lambda)", 0),  # which saturates
+])
+def test_the_module_in_which_the_gradient_ends_is_named(network: nn.Module, name: str, reached: float,
+                                                        few: Tensor) -> None:
+    assert masked_by(network.eval(), INSIDE, few, torch.arange(8)) == (name, reached)
+
+
+def test_an_operation_in_place_that_destroys_a_gradient_is_named(few: Tensor) -> None:
+    network = Net(nn.Sequential(nn.Sigmoid(), Lambda(written)))
+    check_mechanics(network, INSIDE, few, 10)
+    assert_one_line(lambda: masked_by(network, INSIDE, few, torch.arange(8)),
+                    ("no gradient (one of the variables", "in place works: 'first.1' (Lambda)"))
+
+
+def test_straight_through_keeps_the_answers_and_gives_a_gradient(few: Tensor) -> None:
+    for layer in (Quantise(), Detached()):
+        network = Net(layer).eval()
+        through = straight_through(network, masked_by(network, INSIDE, few, torch.arange(8))[0], INSIDE, few)
+        assert through is not None
+        assert torch.allclose(through(few), network(few), atol=1e-5)
+        assert masked_by(through, INSIDE, few, torch.arange(8)) == ("", 1)
+    assert straight_through(Net(), "Net", INSIDE, few) is None
+    halves = nn.Sequential(nn.AvgPool2d(2), nn.Upsample(scale_factor=2), Net())
+    assert straight_through(halves.eval(), "'0' (AvgPool2d)", INSIDE, few) is None  # of another shape
+
+
+# --- pixels, cut, weights -----------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize(("given", "inside"), [("inside", True), ("0.5/0.25", False), ("0.1,0.2,0.3/1,2,4", False)])
+def test_normalisation_is_what_its_words_say(given: str, inside: bool, few: Tensor) -> None:
+    found = Normalise.of(given)(few)
+    if inside:
+        assert torch.equal(found, few)
+        return
+    mean, std = ([float(number) for number in part.split(",")] * 3 for part in given.split("/"))
+    for channel in range(3):
+        assert torch.allclose(found[:, channel], (few[:, channel] - mean[channel]) / std[channel])
+
+
+@pytest.mark.parametrize("given", ["", "outside", "0.5", "0.5/0", "0.5/-1", "0.5/nan", "1,2/1", "1,2,3/1,2", "a/b",
+                                   "1/2/3"])
+def test_another_normalisation_is_refused(given: str) -> None:
+    assert_one_line(lambda: Normalise.of(given), ("normalisation = ", "expected inside", "such as 0.485"))
+
+
+def test_the_cut_is_before_the_last_linear_layer(few: Tensor) -> None:
+    network = Net().eval()
+    model = split(network, Normalise.of("0.5/0.25"), few, "x")
+    expected = network((few - 0.5) / 0.25)
+    channels_last = few.contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        assert torch.allclose(model(few), expected, atol=1e-6)
+        z = model.features(channels_last, "pool")
+        assert z.shape == (8, 512)
+        assert torch.allclose(model.logits_from(z, "pool"), expected, atol=1e-5)
+    assert "pool" not in split(Net(last=nn.Softmax(1)).eval(), INSIDE, few, "x").cuts
+
+
+@pytest.fixture(scope="session")
+def trained(network_pair: tuple[SplitClassifier, SplitClassifier]) -> nn.Module:
+    """A network of ours as others would bring it: for pixels that are normalised outside."""
+    return nn.Sequential(*list(network_pair[0].stages)[1:])
+
+
+def test_other_pixels_and_another_order_of_classes_are_caught(trained: nn.Module, planted_test: PlantedSet) -> None:
+    assert check_pixels(trained, "0.5/0.25", planted_test, CPU) == ""
+    assert_one_line(lambda: check_pixels(trained, "0/0.00392157", planted_test, CPU),
+                    ("expects other pixels", "with normalisation = 0.5/0.25 it would be right on 9"))
+    assert "is the one that was given the right one?" in check_pixels(trained, "inside", planted_test, CPU)
+    turned = nn.Sequential(trained, Lambda(lambda z: z.roll(1, 1)))
+    assert_one_line(lambda: check_pixels(turned, "0.5/0.25", planted_test, CPU),
+                    ("if its classes had another order; expected disc, ring",))
+    still = nn.Sequential(trained, Lambda(lambda z: 0 * z + torch.arange(10)))
+    assert_one_line(lambda: check_pixels(still, "0.5/0.25", planted_test, CPU), ("the logits do not move",))
+
+
+def test_only_safetensors_are_read(tmp_path: Path) -> None:
+    network, other = Net(), Net(classes=3)
+    for ending in (".pt", ".pth", ".bin", ".ckpt", ".pkl"):
+        torch.save(network.state_dict(), path := tmp_path / f"mine{ending}")
+        assert_one_line(lambda path=path: load_weights(network, path), (
+            "expected .safetensors", "can run what it likes", f"torch.load('{path}'", f"'{tmp_path}/mine.safetensors'"))
+    torch.save(network.state_dict(), path := tmp_path / "pickle.safetensors")
+    assert_one_line(lambda: load_weights(network, path), ("no safetensors file",))
+    assert_one_line(lambda: load_weights(network, tmp_path / "none.safetensors"), ("no such file",))
+    weights = {name: value + 1 for name, value in network.state_dict().items()}
+    save_file(weights, path := tmp_path / "good.safetensors")
+    load_weights(network, path)
+    assert torch.equal(network.head.bias, weights["head.bias"])
+    assert_one_line(lambda: load_weights(other, path), ("head.weight is (10, 512); expected (3, 512)",))
+    save_file({f"module.{name}": value for name, value in weights.items()}, path)
+    assert_one_line(lambda: load_weights(network, path), ("lacks ['conv.bias'] and 3 more", "take 'module.' off"))
+
+
+def test_the_command_that_converts_a_pickle_works(tmp_path: Path) -> None:
+    torch.save(Net().state_dict(), path := tmp_path / "mine.pth")
+    command = audit.CONVERT.format(path, path.with_suffix("")).removeprefix('python -c "').removesuffix('"')
+    exec(command, {})
+    load_weights(Net(), tmp_path / "mine.safetensors")
+
+
+MINE = """
+import torch
+from torch import nn
+
+def make(): return nn.Linear(2, 2)
+def sized(num_classes): return nn.Linear(2, num_classes)
+def broken(): raise RuntimeError("two\\nlines")
+def none(): return 3
+"""
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine_to_audit.py").write_text(MINE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine_to_audit", raising=False)
+
+
+@pytest.mark.parametrize(("network", "words"), [
+    ("mine_to_audit", ("expected module:factory",)), (":make", ("expected module:factory",)),
+    ("mine_to_audits:make", ("ModuleNotFoundError", "mine_to_audits")),
+    ("mine_to_audit:maka", ("has no function 'maka'; did you mean 'make'?",)),
+    ("mine_to_audit:broken", ("RuntimeError: two lines",)), ("mine_to_audit:none", ("makes a int", "torch.nn.Module")),
+])
+def test_a_factory_that_makes_no_network_gets_one_line(mine: None, network: str, words: tuple[str, ...]) -> None:
+    assert_one_line(lambda: made(network, 10), words)
+
+
+def test_a_factory_may_take_the_number_of_classes(mine: None) -> None:
+    assert made("mine_to_audit:make", 7).weight.shape == (2, 2)
+    assert made("mine_to_audit:sized", 7).weight.shape == (7, 2)
+    assert made("torchvision.models:squeezenet1_1", 7)(torch.rand(1, 3, 64, 64)).shape == (1, 7)
+
+
+@pytest.mark.parametrize(("given", "words"), [
+    ([], "network: not given"), (["network=a:b"], "normalisation: not given; expected normalisation=inside"),
+    (["netwerk=a:b"], "did you mean 'network'?"), (["network"], "expected name=value"),
+    (["network=a:b", "network=a:b"], "network stands twice"),
+    (["network=a:b", "normalisation=inside", "profile=quik"], "did you mean 'quick'?"),
+    (["network=a:b", "normalisation=inside", "eps=400/255"], "eps"),
+])
+def test_settings_that_cannot_be_used_get_one_line(given: list[str], words: str,
+                                                   capsys: pytest.CaptureFixture[str]) -> None:
+    assert audit.main(given) == 2
+    said = capsys.readouterr()
+    assert words in said.err
+    assert said.err.count("\n") == 1
+    assert not said.out
+
+
+# --- the report ---------------------------------------------------------------------------------------------------
+
+def failed(checks: list[Check]) -> str:
+    return " ".join(check.question + check.seen for check in checks if not check.passed)
+
+
+ATTACK = PGD(ThreatModel("Linf", "4/255"), 5)
+
+
+def suspected(network: nn.Module, data: ImageSet) -> Suspect:
+    return Suspect.of(network.eval(), Normalise.of("0.5/0.25"), data.take(8), CPU)
+
+
+def test_a_sound_network_is_weak_and_its_report_says_what_was_done(
+        trained: nn.Module, planted_test: PlantedSet, network_pair: tuple[SplitClassifier, SplitClassifier],
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    """At profile smoke; the networks of ours are not trained for it."""
+    shown: list[audit.Audit] = []
+    monkeypatch.setattr(audit, "made", lambda name, classes: trained.eval())
+    monkeypatch.setattr(audit.training, "trained", lambda *_, **__: network_pair[1])
+    monkeypatch.setattr(audit.images, "load", lambda dataset, split, n: planted_test.take(40))
+    words = ["network=a:b", "normalisation=0.5/0.25", "profile=smoke", "attack_size=40", "test_size=40",
+             "costly_size=4", "eps=4/255", "curve_steps=2", "device=cpu", "precision=float32"]
+    assert audit.main(words, shown.append) in (0, 1)
+    (found,) = shown
+    text = str(found)
+    assert "inside L_inf 4/255, pixels in [0, 1]" in text
+    for word in ("clean", "noise", "FGSM", "PGD, margin", "worst case", "APGD-CE", "CW", "FAB", "robustly useful",
+                 "PGD-trained (planted)", "ours, adversarial"):
+        assert word in text
+    row = found.tables[0].rows["yours"]
+    few = planted_test.take(40)
+    model = suspected(trained, few).model
+    assert row["clean"].value == evaluate(model, few).accuracy > 0.9
+    assert row["PGD"].value == evaluate(model, few, ATTACK).accuracy < 0.3
+    assert "mask" not in text
+    assert "gradient" not in failed(found.checks)
+
+
+@pytest.mark.parametrize("layer", [Quantise(), Detached()])
+def test_a_masked_defence_is_named_and_broken_through_its_mask(trained: nn.Module, planted_test: PlantedSet,
+                                                               layer: nn.Module) -> None:
+    few = planted_test.take(40)
+    suspect = suspected(nn.Sequential(nn.Identity(), layer, trained), few)
+    assert suspect.masks == (f"'1' ({type(layer).__name__})",)
+    said = failed(masking_checks(suspect, few, ATTACK))
+    assert f"of 0%; gradient masking, it ends in '1' ({type(layer).__name__})" in said
+    assert "takes the masking layer for the identity" in said
+    assert evaluate(suspect.model, few, ATTACK).accuracy < 0.4
+    assert torch.equal(evaluate(suspect.model, few).prediction, evaluate(suspect.as_it_is, few).prediction)
+
+
+def test_a_mask_that_cannot_be_passed_is_named(trained: nn.Module, planted_test: PlantedSet) -> None:
+    halved = nn.Sequential(nn.Upsample(scale_factor=2), Lambda(lambda x: x.detach()[:, :, ::2, ::2]), trained)
+    assert_one_line(lambda: suspected(halved, planted_test), ("gradient masking: no gradient passes '1' (Lambda)",))
+
+
+def test_a_shattered_gradient_is_seen_and_a_sound_one_is_not(trained: nn.Module, planted_test: PlantedSet) -> None:
+    """A fine ripple on the pixels: its slope is large and says nothing of where the loss goes."""
+    few, question = planted_test.take(40), "Does a small step along the gradient do what the gradient says?"
+    rippled = nn.Sequential(Lambda(lambda x: x + 2e-3 * torch.sin(1e5 * x)), trained)
+    assert question in failed(masking_checks(suspected(rippled, few), few, ATTACK))
+    assert question not in failed(masking_checks(suspected(trained, few), few, ATTACK))
