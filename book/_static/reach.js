@@ -23,6 +23,7 @@ document.addEventListener("DOMContentLoaded", () => {
     const drawn = box.matches("mjx-container, span.math") && box.querySelector("svg");
     return (drawn ? drawn.getBoundingClientRect().width : box.scrollWidth) > box.clientWidth + 1;
   }
+  let least = 0.7;
   function fit() {
     article.querySelectorAll(fitted).forEach((box) => {
       const inner = inside(box);
@@ -30,7 +31,7 @@ document.addEventListener("DOMContentLoaded", () => {
       inner.style.zoom = 1;
       if (!isWide(box)) return;
       const share = (0.98 * box.clientWidth) / inner.getBoundingClientRect().width;
-      if (share > 0.7) inner.style.zoom = share;
+      if (share > least) inner.style.zoom = share;
     });
     article.querySelectorAll(scrolling).forEach((box) => {
       if (isWide(box)) {
@@ -84,5 +85,16 @@ document.addEventListener("DOMContentLoaded", () => {
   addEventListener("load", () => window.MathJax?.startup?.promise?.then(fit));
   addEventListener("resize", fit);
   article.addEventListener("toggle", fit, true);
-  addEventListener("beforeprint", () => article.querySelectorAll(".numbers").forEach((box) => (box.open = true)));
+  // Paper is narrower than the column, and nothing on it can be unfolded.
+  addEventListener("beforeprint", () => {
+    article.style.maxWidth = "38rem";
+    least = 0.3;  // paper does not scroll
+    article.querySelectorAll(".numbers").forEach((box) => (box.open = true));
+    fit();
+  });
+  addEventListener("afterprint", () => {
+    article.style.maxWidth = "";
+    least = 0.7;
+    fit();
+  });
 });

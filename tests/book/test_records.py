@@ -80,7 +80,9 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     tmp_path = tmp_path_factory.mktemp("book")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NBUTILS_BUILD", str(tmp_path))
-        run(results.dumps(record([known, spaced], parameters=PARAMETERS)))
+        judged = [results.RecordedVerdict(claim="tile-is-useful", held="held")]
+        ran = record([known, spaced], parameters=PARAMETERS).model_copy(update={"verdicts": judged})
+        run(results.dumps(ran))
     table = Table({"row": {"one": known, "two": spaced, "three": lost}}, "All")
     shown = v4.new_output("display_data", data={"text/html": table._repr_html_()})
     text = "# Chapter\n\nIt is right on {result}`a.PGD(L_inf 8/255, <5>)` of them."
@@ -206,6 +208,9 @@ def test_a_row_says_what_is_needed_to_judge_its_number(pages: dict[str, str]) ->
 def test_the_ledger_leads_to_the_verdicts(pages: dict[str, str]) -> None:
     assert f'href="notebooks/{NAME}.html#claim-tile-is-useful"' in pages["index.html"]
     assert 'id="claim-tile-is-useful"' in pages["index.html"]  # where the names in sentences lead
+    assert len(re.findall(r'href="notebooks/[^"]+#claim-', pages["index.html"])) == 1  # no other is shown
+    records = pages[f"records/{NAME}.html"]
+    assert '<a class="claim-id" href="../book/ledger.html#claim-tile-is-useful">tile-is-useful</a>' in records
     assert re.search('href="book/ledger.html#claim-tile-is-useful">tile-is-useful<', pages["index.html"])
     assert "sanity checks: 1 held" in pages["index.html"]  # the picture's alternative text
     assert '"state": "held"' in pages["ledger.json"]

@@ -47,8 +47,7 @@ def finish(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any
     screen reader reads."""
     if "body" not in context:
         return
-    # The roles that Sphinx gives to a bibliography no longer exist.
-    context["body"] = context["body"].replace('role="doc-biblioentry"', 'role="listitem"')
+    context["body"] = context["body"].replace('role="doc-biblioentry"', 'role="listitem"')  # which no longer exists
     chapter = number_of(pagename)
     if chapter is None:
         return
@@ -60,6 +59,7 @@ def finish(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any
         return f'{found[0]}<span class="number">{kind} {chapter}.{seen[kind]}</span> '
 
     body = CAPTION.sub(numbered, context["body"]).replace(LABELLED, "<summary>")
+    body = re.sub(r'<th class="blank[^>]*>&nbsp;</th>', "<td></td>", body)  # pandas' empty corner
     body = NOTES.sub(r'<ul class="table-notes">\1</ul><details class="numbers"><summary>Attacks and settings</summary>'
                      r'<ul class="table-notes">\2</ul></details>', body)
     context["body"] = re.sub(r'<span class="claim-id">([\w-]+)</span>',
