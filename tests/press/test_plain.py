@@ -2,10 +2,13 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from docutils.parsers.rst import roles
 
 from book.press.chapters import every
+from book.press.pages import records, takeaway
 from book.press.plain import code, numbered, plain, reader_notebook
 from nbutils.machine import ROOT
 
@@ -65,3 +68,12 @@ def test_every_chapter_is_plain(source: Path) -> None:
     assert text.startswith("# ")
     assert text.count("```") % 2 == 0
     assert any("assert" in cell.source and not cell.metadata for cell in notebook.cells)
+
+
+def test_the_roles_of_the_book_are_asked() -> None:
+    roles.register_local_role("published", records.Role(records.published))
+    app = SimpleNamespace(env=SimpleNamespace(docname="notebooks/02_x", temp_data={}))
+    words = "kim2021; Table 2; CIFAR-10; VGG-16; PGD"
+    assert takeaway.said(app, "notebooks/02_x", "published", words) == "93.43\N{NO-BREAK SPACE}%"  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"notebooks/02_x: \{nosuch\}: no such role"):
+        takeaway.said(app, "notebooks/02_x", "nosuch", "x")  # type: ignore[arg-type]

@@ -23,7 +23,7 @@ BRANCH = "readers"  # of a release's notebooks, in the repository
 def said(app: Sphinx, docname: str, name: str, text: str) -> str:
     """The text that a role of the book gives on a page; raises ValueError for one that there is not."""
     language: Any = en
-    reporter: Any = SimpleNamespace(report_level=5)
+    reporter: Any = SimpleNamespace(report_level=5, info=lambda *words, **place: None)
     role, _ = roles.role(name, language, 0, reporter)
     if role is None:
         raise ValueError(f"{docname}: {{{name}}}: no such role")
@@ -52,9 +52,10 @@ def buttons(app: Sphinx, pagename: str, templatename: str, context: dict[str, An
     file = f"{pagename.removeprefix('notebooks/')}.ipynb"
 
     def button(url: str, text: str, icon: str) -> dict[str, str]:
-        return {"type": "link", "url": url, "tooltip": text, "text": text, "icon": icon, "label": f"take-{icon[4:]}"}
+        return {"type": "link", "url": url, "tooltip": text, "text": text.split()[-1], "icon": icon,
+                "label": f"take-{icon[4:]}"}
 
-    found = [button(file, "Notebook, to download", "fas fa-download")]
+    found = [button(file, "Download the notebook", "fas fa-download")]
     if repository := os.environ.get("BOOK_REPOSITORY"):
         found += [button(f"https://colab.research.google.com/github/{repository}/blob/{BRANCH}/notebooks/{file}",
                          "Open in Colab", "fas fa-rocket"),
