@@ -143,6 +143,6 @@ def q4(mine, world):
 # **For the discussion.** The mask is made *for* a label: it keeps what speaks for it. So a high share of the robust
 # part shows what the mask was told, not what is robust. In the book the robust part says a wrong label in
 # {result}`planted/05_ib_distillation:bottleneck.wrong.robust_predicts_it`. Expected here: `robust_true` .7 to 1,
-# `rest_true` a little below, `robust_wrong` far above `whole_wrong`, which is below .1. Usual mistakes: a threshold
+# `rest_true` close to it, `robust_wrong` far above `whole_wrong`, which is below .1. Usual mistakes: a threshold
 # over the whole batch; the variance of the noise instead of its scale; the share of true labels in question 4, where
 # the wrong label is asked for.
