@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from book.press.pages import numbers
-from nbutils.lab.figures import stacked
+from nbutils.lab.figures import curves
 from nbutils.lab.results import Result, Table
 from nbutils.machine import ROOT
 from tests.helpers import pages
@@ -22,7 +22,8 @@ def finished(body: str, page: str = "notebooks/03_constructed_datasets") -> str:
 
 
 def test_figures_and_tables_count_by_chapter() -> None:
-    picture = stacked({"row": {"part": 1}}, xlabel="x", alt="One bar with one part.", caption="Bars")._repr_html_()
+    line = [Result.of("a", "b", [0.5, 0.25])]
+    picture = curves({"line": line}, [1], xlabel="x", ylabel="y", caption="A point")._repr_html_()
     table = Table({"row": {"one": Result.of("a", "b", [0.5, 0.25])}}, "Numbers")._repr_html_()
     found = re.findall(r"(?:Figure|Table) [\d.]+", finished(picture + table + picture + table + table))
     assert found == ["Figure 3.1", "Table 3.1", "Figure 3.2", "Table 3.2", "Table 3.3"]
