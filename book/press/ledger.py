@@ -118,8 +118,8 @@ def entries(profile: str, records: Records, controls: Mapping[str, results.Recor
             ) -> list[Entry]:
     """The ledger of one profile or edition, in the order of the file of claims.
 
-    controls: chapter -> record of its run on planted images. What the chapter's own run has not measured since no truth
-    was known, is judged from there.
+    controls: chapter -> record of its run on planted images. What the chapter's own run of other images has not
+    measured since no truth was known, is judged from there.
 
     A claim about a paper's own setting is judged by the last run in that setting, whatever its profile was; a run with
     too few images or seeds, or under another threat model, counts only where there is no other.
@@ -132,7 +132,8 @@ def entries(profile: str, records: Records, controls: Mapping[str, results.Recor
     for claim in claims.load().values():
         runs = [chapters[claim.chapter] for name, chapters in records.items()
                 if claim.chapter in chapters and (claim.setting or name == profile)]
-        if runs and not claim.setting and not any(claim.statistic in run.by_id for run in runs):
+        if runs and not claim.setting and not any(claim.statistic in run.by_id or run.dataset == "planted"
+                                                  for run in runs):
             runs += [controls[claim.chapter]] if claim.chapter in controls else []
         judged = [(run, claims.judge(claim, run.by_id[claim.statistic], run.parameters, run.results, run.classes))
                   for run in runs if claim.fits(run.parameters) and claim.statistic in run.by_id]

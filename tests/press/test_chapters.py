@@ -92,7 +92,7 @@ def book_of(monkeypatch: pytest.MonkeyPatch, folder: Path, old: str, new: str) -
 
 
 @pytest.mark.parametrize(("old", "new", "message"), [
-    ('= "8/255"', "= (1", "01_known_features: syntax error in line 8 of its parameters cell: '(' was never closed in"),
+    ('= "8/255"', "= (1", "01_known_features: syntax error in line 9 of its parameters cell: '(' was never closed in"),
     ('= "8/255"', '= "8/0"', "01_known_features: eps = '8/0': expected a number or a fraction"),
     ("seeds: int = None", "seeds: int = [2]", "01_known_features: seeds = [2]: expected a number or text, not a list"),
     ("seeds: int = None", "seeds: int = True", "01_known_features: seeds = True: expected a number"),
