@@ -256,8 +256,9 @@ def test_a_page_of_another_run_says_what_came_out_otherwise(editions_of_both: Pa
     assert executed.head(chapter, chapter.record) == (
         "This page shows another run than the one that the book is about: **quick** on planted images (100 under "
         f"attack, 3 seeds), 2030-02-01. In sentences, numbers marked {records.MARK} are the book's, from edition "
-        "**cifar-cpu** on images of `photographs` (2,000 to test, 5 seeds). Verdicts that came out otherwise: "
-        f"{{claim}}`{second.id}` not held, in the book undecided.")
+        "**cifar-cpu** on images of `photographs` (2,000 to test, 5 seeds).\n\n"
+        ":::{dropdown} 1 verdict came out otherwise\n"
+        f"- {{claim}}`{second.id}`: not held, in the book undecided\n:::")
     assert executed.head(chapter, ours) == (
         "Shown here: **cifar-cpu** on images of `photographs` (2,000 to test, 5 seeds), 2030-01-02.")
 

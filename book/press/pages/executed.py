@@ -48,7 +48,7 @@ def show_twin(app: Sphinx, docname: str, source: list[str]) -> None:
         twin.metadata.pop("papermill", None)
         if chapter.record:
             title, rest = split(twin.cells[0].source)
-            line = f":::{{container}} shown-run\n{head(chapter, chapter.record)}\n:::"
+            line = f"::::{{container}} shown-run\n{head(chapter, chapter.record)}\n::::"
             twin.cells[0].source = "\n\n".join([title, line, rest])
         if stamp := twin.metadata.pop("edition", None):
             box = f":::{{admonition}} A recorded run\n:class: note\n{banner(chapter, stamp)}\n:::"
@@ -120,18 +120,20 @@ def described(record: Record) -> str:
 
 
 def head(chapter: Chapter, record: Record) -> str:
-    """The line at the head of a page: which run it shows, and what came out otherwise than the book says."""
+    """The line at the head of a page: which run it shows, and folded below what came out otherwise than in the book."""
     edition = of_the_book(chapter.name)
     if not edition or is_the_books({**known(), chapter.name: record}, chapter.name):
         return f"Shown here: {described(record)}, {record.finished.date()}."
     book = {entry.claim.id: entry.state for entry in ledger.of_the_book()}
-    other = [f"{{claim}}`{entry.claim.id}` {entry.state}, in the book {book[entry.claim.id]}"
+    other = [f"- {{claim}}`{entry.claim.id}`: {entry.state}, in the book {book[entry.claim.id]}"
              for entry in ledger.entries() if entry.claim.chapter == chapter.name and entry.verdict
              and not entry.claim.setting and entry.state != book[entry.claim.id]]
-    verdicts = f"Verdicts that came out otherwise: {'; '.join(other)}" if other else "All verdicts came out as there"
-    return (f"This page shows another run than the one that the book is about: {described(record)}, "
-            f"{record.finished.date()}. In sentences, numbers marked {MARK} are the book's, from edition "
-            f"{described(find(edition, chapter.name))}. {verdicts}.")
+    words = (f"This page shows another run than the one that the book is about: {described(record)}, "
+             f"{record.finished.date()}. In sentences, numbers marked {MARK} are the book's, from edition "
+             f"{described(find(edition, chapter.name))}.")
+    if not other:
+        return f"{words} All verdicts came out as there."
+    return "\n".join([words, "", f":::{{dropdown}} {counted(len(other), 'verdict')} came out otherwise", *other, ":::"])
 
 
 def split(text: str) -> tuple[str, str]:
