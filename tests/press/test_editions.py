@@ -102,7 +102,7 @@ def test_chapters_that_did_not_run_again_stay_in_the_edition(book: Path) -> None
     ({"commit": "unknown"}, "02_y: ran from commit unknown"),
     ({"error": True}, "02_y: failed in cell 1 of 1: KeyError: x; an edition holds whole runs only"),
     ({"code": "other"}, "02_y: stale since its code was edited; an edition holds whole runs only"),
-    ({"eps": 0.1, "steps": 2}, "02_y: ran with eps = 0.1 where it is 0.03, steps = 2 where it is 30; an edition "
+    ({"eps": 0.1, "steps": 2}, "02_y: ran with eps = 0.1 where it is 0.03, steps = 2 where it is 20; an edition "
                                "keeps to its profile"),
     ({"pad": 3_000_000}, "02_y: 3.0 MB; expected at most 2.0 MB, make its pictures smaller"),
 ])
@@ -110,7 +110,7 @@ def test_a_run_that_does_not_count_is_named_and_left_out(book: Path, changes: di
                                                          capsys: pytest.CaptureFixture[str]) -> None:
     editions.keep("quick")
     before = {path: path.read_text() for path in book.glob("quick/02_y.*")}
-    run("01_x", steps=30, device="another")
+    run("01_x", steps=20, device="another")
     run("02_y", **changes)
     assert main(["keep", "quick"]) == 1
     found = capsys.readouterr().err
@@ -307,7 +307,7 @@ def change_criterion(source: Path, patch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("change", "words"), [
     (change_code, "The chapter's code has changed since; shown is the code that ran."),
-    (change_profile, "Its parameters have changed since: it ran with steps = 30 where it is 60 now."),
+    (change_profile, "Its parameters have changed since: it ran with steps = 20 where it is 60 now."),
     (change_criterion, "Criteria of its claims have changed since; verdicts on this page are by those of then.")])
 def test_what_has_changed_since_is_said_on_the_page(book: Path, tmp_path: Path, change: Any, words: str,
                                                    monkeypatch: pytest.MonkeyPatch) -> None:
@@ -373,7 +373,7 @@ def test_the_last_finished_stage_of_a_chapter_is_kept(book: Path, own_build: Pat
     monkeypatch.setenv("NBUTILS_BUILD", str(own_build))
     run("02_y")
     editions.keep("quick")
-    assert editions.find("quick", "02_y").parameters["steps"] == 30
+    assert editions.find("quick", "02_y").parameters["steps"] == 20
 
 
 def test_a_small_edition_from_its_first_stage_to_what_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
