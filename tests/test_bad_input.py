@@ -246,8 +246,7 @@ CASES = [
     Bad("no number", lambda: published("kim2021", table="Table 99"), ("0 published numbers", "exactly one")),
     Bad("claim", lambda: claims.find("tile-is-usefull"), ("'tile-is-usefull'", "did you mean 'tile-is-useful'")),
     # figures
-    Bad("no alternative text", lambda: curves({"a": [result()]}, [0], xlabel="x", ylabel="y", alt="plot", caption="c"),
-        ("alt = 'plot'", "a sentence")),
+    Bad("no alternative text", lambda: image_grid({"a": X}, alt="plot", caption="c"), ("alt = 'plot'", "a sentence")),
     Bad("short line", lambda: curves({"a": [result()]}, [0, 1], xlabel="x", ylabel="y", alt=ALT, caption="c"),
         ("'a'", "1 results for 2")),
     Bad("picture without words", lambda: Picture(None, alt="", caption="c"), ("alt = ''",)),  # type: ignore[arg-type]

@@ -187,8 +187,9 @@ def resolve(given: Mapping[str, Any], allowed: Collection[str], chapter: str = "
     """
     for name in given:
         if name not in allowed:
-            known = ", ".join(sorted(allowed)) or "a cell tagged 'parameters'"
             hint = "; other chapters have it" if name in Parameters.model_fields else did_you_mean(name, allowed)
+            every = ", ".join(sorted(allowed)) or "a cell tagged 'parameters'"
+            known = f"one of the {len(allowed)} of this chapter" if "did you mean" in hint else every
             raise ParameterError(f"parameter {name!r}: expected {known}{hint}")
     chosen = {name: value for name, value in given.items() if value is not None}
     for name, value in chosen.items():
