@@ -14,7 +14,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +200,15 @@ def banner(chapter: Chapter, stamp: dict[str, Any]) -> str:
     if differs := differing(chapter, ran.profile, set_then, ran):
         words.append(f"Its parameters have changed since: it ran with {literal(differs)} now.")
     return " ".join(words)
+
+
+def older_claims(chapter: Chapter, stamp: Mapping[str, Any] | None) -> str:
+    """What the head of a page says where criteria or code have changed since its edition was recorded."""
+    now = _sources(chapter)
+    if not stamp or all(stamp.get(name, now[name]) == now[name] for name in CHANGED):
+        return ""
+    return ("Its verdicts are by the criteria of that day, those in the {doc}`ledger </book/ledger>` by today's; what "
+            "the text has gained since has no result here.")
 
 
 def literal(text: object) -> str:

@@ -19,7 +19,16 @@ from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
 from book.press.chapters import Chapter, State, code_cells, is_injected, read, written
-from book.press.editions import EDITIONS, banner, find, literal, literal_code, of_the_book, of_the_controls
+from book.press.editions import (
+    EDITIONS,
+    banner,
+    find,
+    literal,
+    literal_code,
+    of_the_book,
+    of_the_controls,
+    older_claims,
+)
 from book.press.pages import ledger
 from book.press.pages.records import MARK, is_the_books, known
 from nbutils.lab.parameters import NEEDS_TRUTH
@@ -48,7 +57,8 @@ def show_twin(app: Sphinx, docname: str, source: list[str]) -> None:
         twin.metadata.pop("papermill", None)
         if chapter.record:
             title, rest = split(twin.cells[0].source)
-            line = f"::::{{container}} shown-run\n{head(chapter, chapter.record)}\n::::"
+            older = older_claims(chapter, twin.metadata.get("edition"))
+            line = f"::::{{container}} shown-run\n{head(chapter, chapter.record)}\n\n{older}\n::::"
             twin.cells[0].source = "\n\n".join([title, line, rest])
         if stamp := twin.metadata.pop("edition", None):
             box = f":::{{admonition}} A recorded run\n:class: note\n{banner(chapter, stamp)}\n:::"
