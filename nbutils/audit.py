@@ -33,7 +33,7 @@ from nbutils.lab.results import Result, Table, read, wilson
 from nbutils.lab.runs import choose_device
 from nbutils.machine import ROOT
 from nbutils.messages import did_you_mean, short_repr
-from nbutils.networks import SplitClassifier, frozen
+from nbutils.networks import SplitClassifier, frozen, in_batches
 from nbutils.precision import fastest
 from nbutils.robustness import CW, FAB, FGSM, PGD, AutoAttack, Noise, ThreatModel, evaluate
 from nbutils.robustness.attacks import margin
@@ -131,25 +131,25 @@ def made(network: str, classes: int) -> nn.Module:
             importlib.import_module("nbutils.torchvision")  # which makes it import beside any torch
         found = importlib.import_module(module)
         make = getattr(found, factory, None)
-        if not callable(make):
-            raise ValueError(f"network = {network!r}: {module} has no function {factory!r}"
-                             f"{did_you_mean(factory, [name for name in vars(found) if name[0] != '_'])}")
-        takes = inspect.signature(make).parameters.values()
-        asked = any(one.name == "num_classes" or one.kind is one.VAR_KEYWORD for one in takes)
-        model = make(num_classes=classes) if asked else make()
-    except ValueError as error:
-        raise error if str(error).startswith("network =") else _failed(network, error) from None
+        if callable(make):
+            takes = inspect.signature(make).parameters.values()
+            asked = any(one.name == "num_classes" or one.kind is one.VAR_KEYWORD for one in takes)
+            model = make(num_classes=classes) if asked else make()
     except Exception as error:  # whatever the code of others raises
-        raise _failed(network, error) from None
+        raise ValueError(f"network = {network!r}: {_told(error)}") from None
     finally:
         sys.path.pop(0)
+    if not callable(make):
+        raise ValueError(f"network = {network!r}: {module} has no function {factory!r}"
+                         f"{did_you_mean(factory, [name for name in vars(found) if name[0] != '_'])}")
     if not isinstance(model, nn.Module):
         raise ValueError(f"network = {network!r}: makes a {type(model).__name__}; expected a torch.nn.Module")
     return model.float().cpu().eval()
 
 
-def _failed(network: str, error: Exception) -> ValueError:
-    return ValueError(f"network = {network!r}: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+def _told(error: Exception) -> str:
+    """What others raised, in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
@@ -246,8 +246,7 @@ def check_mechanics(network: nn.Module, normalise: Normalise, x: Tensor, classes
         with _traced(network) as steps, torch.no_grad(), torch.random.fork_rng(devices=[]):
             logits = network(given)
     except Exception as error:
-        raise ValueError(f"the network fails on images {tuple(x.shape)}: {type(error).__name__}: "
-                         f"{' '.join(str(error).split())[:200]}") from None
+        raise ValueError(f"the network fails on images {tuple(x.shape)}: {_told(error)}") from None
     if not isinstance(logits, Tensor) or logits.shape != (len(x), classes):
         found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(f"the network returns {found}; expected logits {(len(x), classes)}, one for each class")
@@ -310,7 +309,7 @@ def masked_by(network: nn.Module, normalise: Normalise, x: Tensor, y: Tensor) ->
             writers = ", ".join(dict.fromkeys(step.name for step in steps if step.written)) or type(network).__name__
             raise ValueError(f"the network has no gradient ({str(error).partition(':')[0]}); in place works: {writers}"
                              "; expected operations that leave their input as it was") from None
-    reached = (gradient.flatten(1) != 0).any(1).double().mean().item()
+    reached = _share(gradient)
     if reached > 0.99:
         return "", reached
     for step in steps:
@@ -363,8 +362,7 @@ def check_pixels(network: nn.Module, normalisation: str, data: ImageSet, device:
     """
     def answers(normalisation: str) -> tuple[Tensor, float]:
         model = nn.Sequential(Normalise.of(normalisation), network).to(device)
-        with frozen(model), torch.no_grad():
-            logits = torch.cat([model(part.to(device)).cpu() for part in data.x.split(256)])
+        logits = in_batches(model, model, data)
         return logits, (logits.argmax(1) == data.y).double().mean().item()
 
     logits, accuracy = answers(normalisation)
@@ -422,9 +420,9 @@ class Suspect:
             if not shown(normalise(few.x.clone().requires_grad_())).requires_grad:
                 raise ValueError(f"gradient masking: no gradient passes {masks[-1]}, and it cannot be taken for the "
                                  "identity; expected a network with gradients, give that part one of your own")
-        model = split(shown, normalise, few.x, YOURS).to(device)
-        as_it_is = model if shown is network else split(network, normalise, few.x, YOURS).to(device)
-        return cls(model, as_it_is, tuple(masks), shares[0])
+        model = split(shown, normalise, few.x, YOURS)  # both first: they share parts, and moving one moves these
+        as_it_is = model if shown is network else split(network, normalise, few.x, YOURS)
+        return cls(model.to(device), as_it_is.to(device), tuple(masks), shares[0])
 
 
 # --- what it is worth ---------------------------------------------------------------------------------------------
@@ -472,7 +470,7 @@ def audit(network: str, weights: str, normalisation: str, **given: Any) -> Audit
     few = test.take(FEW)
     check_mechanics(model, normalise, few.x, test.num_classes)
     note = check_pixels(model, normalisation, test, device)
-    suspect = Suspect.of(model.to("cpu"), normalise.to("cpu"), few, device)
+    suspect = Suspect.of(model.to("cpu"), normalise, few, device)
     try:
         store.fingerprint(suspect.model)
     except TypeError as error:
@@ -510,7 +508,7 @@ def _measured(p: Parameters, device: torch.device, train: ImageSet, test: ImageS
             "weights, its normalisation and the true label, wants any other class (untargeted), and attacks each image "
             f"by itself. n = {len(test)} clean images, {len(target)} attacked, {len(costly)} under costly attacks; one "
             "network, so intervals are over its images.")
-    checks = [*masking_checks(suspect, target, pgd),
+    checks = [*masking_checks(suspect, target, pgd, found[YOURS]["PGD"].accuracy),
               *robustness.health_checks(suspect.model, target, pgd, transfer_from=ours["ours, standard"])]
     return Audit(said, [table for table in tables if table.rows], checks)
 
@@ -520,10 +518,12 @@ def _results(found: Mapping[str, Mapping[str, Outcome]]) -> dict[str, dict[str, 
             for name, row in found.items()}
 
 
-def masking_checks(suspect: Suspect, data: ImageSet, pgd: PGD) -> list[Check]:
-    """Signs of a masked gradient beside those of `health_checks` (Athalye et al. 2018; Carlini et al. 2019)."""
-    model, masks = suspect.model, ", ".join(suspect.masks)
-    longest, size = evaluate(model, data, pgd).accuracy, pgd.step_size or 0
+def masking_checks(suspect: Suspect, data: ImageSet, pgd: PGD, longest: float) -> list[Check]:
+    """Signs of a masked gradient beside those of `health_checks` (Athalye et al. 2018; Carlini et al. 2019).
+
+    longest: the model's accuracy on the data under pgd.
+    """
+    model, masks, size = suspect.model, ", ".join(suspect.masks), pgd.step_size or 0
     x_adv = robustness.attacked(model, data, replace(pgd, loss="margin")).x
     before, after = (_margins(model, x, data.y) for x in (data.x, x_adv))
     moved = (after > before).double().mean().item()
@@ -549,22 +549,19 @@ def masking_checks(suspect: Suspect, data: ImageSet, pgd: PGD) -> list[Check]:
         except RuntimeError:
             plain, seen = 1.0, f"{longest:.1%}; as it is, no gradient at all"
         checks.append(Check("Does an attack that takes the masking layer for the identity find much more?",
-                            "no: within 5 points", seen, plain - longest <= NEAR))
+                            f"no: within {100 * NEAR:.0f} points", seen, plain - longest <= NEAR))
     return checks
 
 
 def _margins(model: SplitClassifier, x: Tensor, y: Tensor) -> Tensor:
-    device = next(model.parameters()).device
-    with frozen(model), torch.no_grad():
-        parts = zip(x.split(256), y.split(256), strict=True)
-        return torch.cat([margin(model(part.to(device)), labels.to(device)).cpu() for part, labels in parts])
+    return in_batches(lambda part, labels: margin(model(part), labels), model, x, y)
 
 
 def _slope(model: SplitClassifier, data: ImageSet, step: float = 5e-4) -> float:
     """How much a step of an eighth of a grey level along the sign of the gradient raises the margin, as a multiple of
     what the gradient promises; median over the images. Where a gradient is shattered this is far from 1."""
-    device = next(model.parameters()).device
-    x, y = data.take(100).x.to(device), data.take(100).y.to(device)
+    device, few = next(model.parameters()).device, data.take(100)
+    x, y = few.x.to(device), few.y.to(device)
     with frozen(model), torch.enable_grad():
         pixels = x.clone().requires_grad_()
         before = margin(model(pixels), y)

@@ -333,7 +333,7 @@ def closed_form_masks(model: SplitClassifier, images: ImageSet | Tensor, labels:
 
 def _favour(logits: Tensor, y: Tensor, last: nn.Linear) -> Tensor:
     """(B, C) W_y - p W: minus the gradient of the cross-entropy in the pooled features."""
-    return (_probabilities(y, logits.shape[1]) - logits.softmax(1)) @ last.weight
+    return (_probabilities(y, logits.shape[1]).to(logits) - logits.softmax(1)) @ last.weight
 
 
 def global_mask(robust: Tensor, size: int) -> Tensor:

@@ -119,7 +119,8 @@ class PlantedWorld:
         altogether. Shades, of the world upside down, hold one sign in each block of 4 x 4, + in half of a channel's
         blocks, so a 2 x 2 mean leaves them as they are, and they are orthogonal to every colour and fine tile.
         """
-        return _chosen(_shades if self.texture else _fine_tiles, self.period, self.seed)
+        generator = torch.Generator().manual_seed(self.seed)
+        return _chosen(_shades(generator) if self.texture else _fine_tiles(self.period, generator))
 
     @property
     def patterns(self) -> Tensor:
@@ -129,7 +130,7 @@ class PlantedWorld:
     @cached_property
     def textures(self) -> Tensor:
         """(10, 3, 32, 32) of + and - 1: the fine tiles that show the class in the world upside down, repeated."""
-        return _repeated(_chosen(_fine_tiles, self.period, self.seed))
+        return _repeated(_chosen(_fine_tiles(self.period, torch.Generator().manual_seed(self.seed))))
 
     @property
     def name(self) -> str:
@@ -246,16 +247,15 @@ def _fine_tiles(period: int, generator: torch.Generator) -> Tensor:
     return signs.permute(0, 1, 2, 4, 3, 5).reshape(-1, 3, period, period)
 
 
-def _shades(_: int, generator: torch.Generator) -> Tensor:
+def _shades(generator: torch.Generator) -> Tensor:
     """(2000, 3, 16, 16) of + and - 1: random ones that are constant in each block, + in half of a channel's blocks."""
     order = torch.rand(2000, 3, BLOCK * BLOCK, generator=generator).argsort(-1)
     signs = torch.where(order < BLOCK * BLOCK // 2, 1.0, -1.0).view(-1, 3, BLOCK, BLOCK)
     return signs.repeat_interleave(BLOCK, 2).repeat_interleave(BLOCK, 3)
 
 
-def _chosen(candidates: Callable[[int, torch.Generator], Tensor], period: int, seed: int) -> Tensor:
-    """Ten of the candidates, picked one by one for low mutual correlation."""
-    drawn = candidates(period, torch.Generator().manual_seed(seed))
+def _chosen(drawn: Tensor) -> Tensor:
+    """Ten of these tiles, picked one by one for low mutual correlation."""
     flat = F.normalize(drawn.flatten(1))
     chosen = [0]
     for _ in SHAPES[1:]:

@@ -127,7 +127,7 @@ class Claim(BaseModel):
         if not self.value:
             return None
         printed = [published(self.paper, **where) for where in self.value]
-        shares = [number.value / (100 if number.unit == "percent" else 1) for number in printed]
+        shares = [each.number for each in printed]
         return round(shares[0] - sum(shares[1:]), 6)
 
     @property

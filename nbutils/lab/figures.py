@@ -71,7 +71,6 @@ class Picture:
         with mpl.rc_context(STYLE):
             self.figure.savefig(buffer, format="png", metadata={"Software": None})
         data = base64.b64encode(buffer.getvalue()).decode()
-        stamp = f' <span class="stamp">({html.escape(self.stamp)})</span>' if self.stamp else ""
         recorded = ""
         if self.results:
             first, more = self.results[0].id, f" and {len(self.results) - 1} more" * (len(self.results) > 1)
@@ -79,7 +78,7 @@ class Picture:
             recorded = f"<small>{kinds}. Recorded as {address(first, html.escape(first))}{more}.</small>"
         return ('<figure class="picture mathjax_ignore">'  # in JupyterLab, too, a "$" is no formula
                 f'<img src="data:image/png;base64,{data}" alt="{html.escape(self.alt)}">'
-                f"<figcaption>{html.escape(self.caption)}{stamp} {recorded}</figcaption></figure>")
+                f"<figcaption>{html.escape(self.caption)}{_stamped(self.stamp)} {recorded}</figcaption></figure>")
 
     def __repr__(self) -> str:
         return f"[figure: {self.alt}]"
@@ -145,7 +144,7 @@ def dots(groups: Mapping[str, Mapping[str, Result | Published]], *, xlabel: str,
                                         color=colour)
             printed = [(height, cell) for height, cell in cells if isinstance(cell, Published)]
             if printed:
-                axes.plot([cell.value / (100 if cell.unit == "percent" else 1) for _, cell in printed],
+                axes.plot([cell.number for _, cell in printed],
                           [height for height, _ in printed], marker, color=colour, fillstyle="none")
         _mark(axes, marks or {}, 0, (3, 3), "baseline")
         results = tuple(cell for group in groups.values() for cell in group.values() if isinstance(cell, Result))
@@ -195,8 +194,7 @@ def drawn(table: Table, *, xlabel: str, columns: Sequence[str] = (), marks: Mapp
     hollow = " Hollow: published." * any(isinstance(cell, Published) for cells in groups.values()
                                          for cell in cells.values())
     picture = dots(groups, xlabel=xlabel, marks=marks, caption=table.caption + hollow, stamp=table.stamp,
-                   alt=f"{table.caption} Dots with intervals. The lowest is {low}, the highest {high}. All numbers "
-                       "stand in the table below.")
+                   alt=f"{table.caption} The lowest is {low}, the highest {high}.")
     return Drawn(picture, table)
 
 
@@ -232,8 +230,7 @@ def matrix(cells: Mapping[str, Mapping[str, Result]], *, xlabel: str, ylabel: st
         seen = [f"Shaded squares with percentages; rows: {ylabel}; columns: {xlabel}."]
         for label, row in cells.items():
             ends = [end(row.items(), key=lambda cell: cell[1].value) for end in (min, max)]
-            seen.append(f"{label}: " + " to ".join(f"{found} ({column})" for column, result in ends
-                                                   for found in result.parts[:1]) + ".")
+            seen.append(f"{label}: " + " to ".join(f"{result.parts[0]} ({column})" for column, result in ends) + ".")
         results = tuple(result for row in cells.values() for result in row.values())
         return Picture(figure, results, **_described(texts, seen))
 
@@ -316,7 +313,7 @@ def points(panels: Mapping[str, Mapping[str, tuple[Tensor, Tensor]]], *, xlabel:
 
 def _described(texts: Mapping[str, str], seen: Iterable[str]) -> dict[str, str]:
     """The texts of a picture, with these sentences in its alternative text."""
-    return {**texts, "alt": " ".join([*([texts["alt"]] if "alt" in texts else []), *seen])}
+    return {**texts, "alt": " ".join([*filter(None, [texts.get("alt")]), *seen])}
 
 
 def _course(label: str, line: Sequence[Result], places: Sequence[str]) -> str:
@@ -454,11 +451,16 @@ class Steps:
                       for label, (images, words) in rows.items()) + "</div>"
             for setting, rows in self.settings.items())
         return (f'<figure class="picture steps mathjax_ignore" data-name="{html.escape(self.name)}" role="group" '
-                f'aria-label="{html.escape(self.alt)}">{steps}<figcaption>{html.escape(self.caption)} '
-                f'<span class="stamp">({html.escape(self.stamp)})</span></figcaption></figure>')
+                f'aria-label="{html.escape(self.alt)}">{steps}<figcaption>{html.escape(self.caption)}'
+                f'{_stamped(self.stamp)}</figcaption></figure>')
 
     def __repr__(self) -> str:
         return f"[figure: {self.alt}]"
+
+
+def _stamped(stamp: str) -> str:
+    """The stamp of a picture as it stands behind the caption; nothing where there is none."""
+    return f' <span class="stamp">({html.escape(stamp)})</span>' if stamp else ""
 
 
 def _tile(image: Tensor, label: str, text: str) -> str:

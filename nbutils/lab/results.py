@@ -199,7 +199,7 @@ class Result:
                         "seconds": sum(outcome.seconds for outcome in outcomes),
                         "norms": median_norms(outcomes) if context["threat"] == "unbounded" else None}
             n = min(map(len, outcomes))
-            k = int(outcomes[0].correct.sum()) if len(outcomes) == 1 else None
+            k = int(outcomes[0].correct.sum()) if len(outcomes) == 1 and n else None
             values = tuple(outcome.accuracy for outcome in outcomes)
         return cls(id, what, unit, float(np.mean(values)), values, n, k, **context)
 
@@ -279,6 +279,11 @@ class Published(BaseModel):
     value: FiniteFloat
     unit: Literal["percent", "ratio", "count", "1"]
     certainty: Literal["certain", "inferred", "unknown"]
+
+    @property
+    def number(self) -> float:
+        """The value in our units: a share where percent were printed."""
+        return self.value / (100 if self.unit == "percent" else 1)
 
     @property
     def parts(self) -> tuple[str, ...]:

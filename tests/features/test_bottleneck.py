@@ -381,6 +381,8 @@ def test_the_closed_form_is_the_gradient_in_the_pooled_features() -> None:
     favour = (last.weight[y] - p @ last.weight) * scale
     assert pooled.shape == favour.shape
     masks = closed_form_masks(model, x, y, "group3.block1", torch.full((5,), 9))
+    certain = F.one_hot(y, 10).double()  # labels as probabilities, in another precision than the model's
+    assert torch.equal(closed_form_masks(model, x, certain, "group3.block1", torch.full((5,), 9)), masks)
     for row, mask in zip(favour, masks, strict=True):
         assert set(mask.nonzero()[:, 0].tolist()) == set(row.topk(9).indices.tolist())
 

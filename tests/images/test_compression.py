@@ -5,8 +5,6 @@ import torch
 
 from nbutils.images import ImageSet, jpeg
 
-GREY = torch.linspace(0, 1, 256).mul(255).round().div(255).reshape(1, 1, 16, 16)
-
 
 def images(x: torch.Tensor) -> ImageSet:
     return ImageSet(x, torch.zeros(len(x), dtype=torch.int64), ("a", "b"), "made")

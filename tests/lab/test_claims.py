@@ -22,11 +22,9 @@ from nbutils.lab.claims import Claim, Criterion, judge
 from nbutils.lab.parameters import Parameters, resolve
 from nbutils.lab.results import Result
 from nbutils.machine import ROOT
+from tests import helpers
 
-ENTRY = {"id": "a-claim", "chapter": "01_known_features", "role": "paper", "paper": "ilyas2019", "place": "Section 2",
-         "paraphrase": "A pattern can be a useful feature.", "published": "none", "statistic": "known.tile",
-         "measures": "usefulness of a tile", "criterion": {"above": 0.5}, "least_n": 100, "least_seeds": 3,
-         "seen": "no", "fixed": date(2026, 11, 21)}
+ENTRY = yaml.safe_load(helpers.CLAIM)[0]
 PLANTED = {"dataset": "planted"}
 
 

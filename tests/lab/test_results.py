@@ -242,6 +242,11 @@ def test_results_in_words(result: Result, text: str) -> None:
     assert str(result) == text
 
 
+def test_a_share_of_no_images_has_no_interval() -> None:
+    empty = Result.of("a", "w", [outcome(0, 0)])
+    assert (empty.limits(), empty.interval) == (None, "none")
+
+
 # --- norms of unbounded attacks -----------------------------------------------------------------------------------
 
 def unbounded(correct: list[bool], l2: list[float], **changes: object) -> Outcome:
