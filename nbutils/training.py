@@ -326,7 +326,7 @@ def trained(network: str, images: ImageSet, objective: Objective, schedule: Sche
     Raises:
         ValueError: unknown network or precision. FloatingPointError: training diverged.
     """
-    model = networks.build(network, images.num_classes, seed, images.x.shape[-1]).to(device)
+    model = networks.as_built(network, images, seed, device)
     model.name = name or network
     return fitted_once(model, objective, images, schedule, seed, precision)
 
