@@ -289,6 +289,12 @@ def build(name: str, num_classes: int = 10, seed: int = 0, image_size: int = 32)
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # convolutions run faster
 
 
+def as_built(network: str, images: ImageSet, seed: int = 0, device: torch.device | str = "cpu") -> SplitClassifier:
+    """A fresh network for images like these, in evaluation mode; see `build`. Its BatchNorm has seen no image: where an
+    untrained network is to predict, `features.untrained` is the fairer one."""
+    return build(network, images.num_classes, seed, images.x.shape[-1]).to(device).eval()
+
+
 def whiten(model: SplitClassifier, x: Tensor) -> SplitClassifier:
     """The model, with its first convolution fixed in place to the principal axes of the patches of images x
     (N, 3, H, W), each scaled to variance 1: the faintest pattern is as loud as any (Page 2018, "How to train your

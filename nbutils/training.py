@@ -60,6 +60,15 @@ def pgd_adversarial(threat: ThreatModel, steps: int) -> Adversarial:
     return fast_adversarial(threat) if steps == 1 else Adversarial(PGD(threat, steps, keep_best=False))
 
 
+def robust_teacher(planted: bool, eps: float, steps: int) -> Adversarial:
+    """How the chapters train the network that D_R is made with: PGD of so many steps in L2 radius .5, the ball of Ilyas
+    et al. (2019). That holds no planted image without its tile, whose L2 length is .87; so on planted images it is one
+    step in L_inf radius eps."""
+    if planted:
+        return fast_adversarial(ThreatModel("Linf", eps))
+    return pgd_adversarial(ThreatModel("L2", 0.5), steps)
+
+
 @dataclass(frozen=True)
 class TRADES:
     """Cross-entropy on the clean images plus beta KL(p(x) || p(x_adv)), where x_adv maximises the same divergence
@@ -317,7 +326,7 @@ def trained(network: str, images: ImageSet, objective: Objective, schedule: Sche
     Raises:
         ValueError: unknown network or precision. FloatingPointError: training diverged.
     """
-    model = networks.build(network, images.num_classes, seed, images.x.shape[-1]).to(device)
+    model = networks.as_built(network, images, seed, device)
     model.name = name or network
     return fitted_once(model, objective, images, schedule, seed, precision)
 

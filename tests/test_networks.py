@@ -5,6 +5,7 @@ import torch
 
 from nbutils import networks
 from nbutils.architectures import NETWORKS, original
+from nbutils.images import ImageSet
 from nbutils.networks import Normalize
 from nbutils.torchvision import torchvision
 
@@ -50,6 +51,14 @@ def test_a_seed_decides_the_weights_and_the_global_generator_is_left() -> None:
     assert not torch.equal(first.stages[1].weight, other.stages[1].weight)  # type: ignore[arg-type]
     torch.manual_seed(5)
     assert torch.equal(networks.build("small", 10, 0).stages[1].weight, first.stages[1].weight)  # type: ignore[arg-type]
+
+
+def test_as_built_a_network_has_the_seeds_weights_and_the_images_classes() -> None:
+    images = ImageSet(X, torch.arange(4), tuple("abcd"), "noise")
+    found, built = networks.as_built("small", images, 3), networks.build("small", 4, 3)
+    assert found.state_dict().keys() == built.state_dict().keys()
+    assert all(torch.equal(tensor, built.state_dict()[name]) for name, tensor in found.state_dict().items())
+    assert not any(module.training for module in found.modules())
 
 
 def test_any_image_size_gives_logits() -> None:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nbutils import networks, training
-from nbutils.images import ImageSet, load
+from nbutils.images import ImageSet, PlantedWorld, load
 from nbutils.robustness import PGD, ThreatModel
 from nbutils.training import (
     DEFENCES,
@@ -28,6 +28,7 @@ from nbutils.training import (
     fit,
     mart,
     pgd_adversarial,
+    robust_teacher,
     trades,
     trained,
 )
@@ -91,6 +92,15 @@ def test_named_adversarial_objectives() -> None:
     assert repr(fast_adversarial(threat).attack) == "FGSM(L_inf 8/255, 1 step of 10/255, 1 restart)"
     assert pgd_adversarial(threat, 1) == fast_adversarial(threat)
     assert repr(pgd_adversarial(threat, 5).attack) == "PGD(L_inf 8/255, 5 steps of 4/255, 1 restart, last iterate)"
+
+
+def test_the_ball_of_the_robust_teacher_holds_a_planted_image_with_another_tile() -> None:
+    grey, world = torch.full((1, 3, 32, 32), 0.5), PlantedWorld()
+    own, other = (grey + world.amplitude * world.patterns[[c]] for c in (0, 1))
+    ours, papers = (robust_teacher(planted, 8 / 255, 7).attack for planted in (True, False))
+    assert torch.equal(ours.threat.project(other, own), other)
+    assert papers.threat.distance(papers.threat.project(grey, own) - grey) > 0.3  # a good third of the tile stays
+    assert (ours.steps, papers.steps) == (1, 7)
 
 
 # --- TRADES and MART ----------------------------------------------------------------------------------------------

@@ -136,8 +136,8 @@ def q4(mine, world):
 # %% rubric
 # **For the discussion.** *Half of the height*, a little less: the feature has mean 0 between an image with the tile
 # and one without, so half of the way is enough. A guess of the height itself, or of its double (what it takes to put
-# another tile in its place), with a reason is a good answer before the lesson. Expected: `share` .7 to .95, `height`
-# 4, 5 or 6, `radius` .35 to .5 of the height, all by the student's own world. In the book's world a tile's usefulness
+# another tile in its place), with a reason is a good answer before the lesson. Seen in trial worlds of ours: `share`
+# .7 to .95, `height` 4, 5 or 6, `radius` .35 to .5 of the height. In the book's world a tile's usefulness
 # is {result}`planted/01_known_features:known.tile.usefulness`. Usual mistakes: the plain mean over all images (nine
 # tenths of the weight on the rest); tiles looked for without removing the smooth part; the radius at which an image
 # changes class instead of the one at which the feature is worth nothing.

@@ -180,8 +180,8 @@ def q4(mine, world):
 # **For the discussion.** Nothing about the network has changed, so the truth is 0 robustness at 8/255, as before;
 # what the attack finds has changed, since a softmax of such logits is exactly 0 and 1 and its cross-entropy has no
 # slope. A prediction that reasons from the decisions deserves more praise than one that happens to be right.
-# Expected: `clean` about .9, `robust` .2 to .8 by the student's own world, `zero_share` close to `clean`, the defence
-# under PGD nearly as right as on clean images, 0 to 5 % left in question 4. In the book a standard network keeps
+# Seen in trial worlds of ours: `clean` about .9, `robust` .2 to .8, `zero_share` close to `clean`, the defence under
+# PGD nearly as right as on clean images, 0 to 5 % left in question 4. In the book a standard network keeps
 # {result}`planted/02_adversarial_training:training.standard.PGD` at that chapter's radius. Usual mistakes: no
 # projection after the step; `loss.backward()`, which fills the gradients of the weights; steps so short that the
 # search cannot cross the ball; calling the defence robust because the attack ended without an error.

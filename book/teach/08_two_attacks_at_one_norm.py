@@ -138,7 +138,7 @@ def q4(mine, world):
 # %% rubric
 # **For the discussion.** An attack without a radius may spend what it likes; the one that spends more breaks more. At
 # one length the question is about the *direction*, and there CW, which looks for the nearest image, is hard to beat.
-# Expected: `left` 0 or nearly so for both, `length` about .4 (CW) and .7 (NRF), `left_at_half` far lower for CW, and
-# a p value far below .05. In a world where the two are close, a p value above .05 is an answer, not a failure. Usual
-# mistakes: medians over the broken images only, which differ between the attacks; a mean over the batch instead of a
-# length for each image; a test for two independent samples on the same images.
+# Seen in trial worlds of ours: `left` 0 or nearly so for both, `length` about .4 (CW) and .7 (NRF), `left_at_half` far
+# lower for CW, and a p value far below .05. In a world where the two are close, a p value above .05 is an answer, not a
+# failure. Usual mistakes: medians over the broken images only, which differ between the attacks; a mean over the batch
+# instead of a length for each image; a test for two independent samples on the same images.

@@ -239,6 +239,14 @@ class PlantedSet(ImageSet):
                 "independent": self.independent, "no_pattern": None}[view]
 
 
+def views(sets: list[PlantedSet]) -> dict[str, list[PlantedSet]]:
+    """What a column of a table is called -> these sets seen so. Together they tell which feature answers go by."""
+    swapped = [data.view("swapped") for data in sets]
+    return {"natural": sets, "no pattern": [data.view("no_pattern") for data in sets],
+            "wrong pattern: shape's class": swapped,
+            "wrong pattern: pattern's class": [data.by_pattern() for data in swapped]}
+
+
 def _fine_tiles(period: int, generator: torch.Generator) -> Tensor:
     """(2000, 3, period, period) of + and - 1: random ones that a 2 x 2 mean removes."""
     blocks = period // 2

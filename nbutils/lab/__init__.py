@@ -4,7 +4,7 @@ import importlib
 from typing import Any
 
 from nbutils.console import progress
-from nbutils.lab.results import published
+from nbutils.lab.results import kim, published
 from nbutils.messages import counted
 
 

@@ -333,6 +333,20 @@ def published(paper: str, *cells: str, **where: str) -> Published:
     return found[0][0]
 
 
+def kim(table: str, network: str, method: str, attack: str, quantity: str = "accuracy, all features") -> Published:
+    """What Kim et al. (2021) print on CIFAR-10.
+
+    Args:
+        network: in their words, see `architectures.original`. method: one of `training.DEFENCES`, of which a K at the end
+            is no part of their word. attack: "clean" for none.
+
+    Raises:
+        ValueError: see `published`.
+    """
+    return published("kim2021", table, "CIFAR-10", network, method.removesuffix("-K"), quantity=quantity,
+                     attack="none" if attack == "clean" else attack)
+
+
 def intervals(results: Sequence[Result]) -> list[str]:
     """What kinds of interval these results have, over how many seeds and images; one line for each kind."""
     lines = []

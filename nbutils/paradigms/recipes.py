@@ -13,8 +13,8 @@ SIZES = ("small", "paper")
 adamw = partial(Schedule, weight_decay=0, optimizer="adamw")
 
 
-def recipes(network: str, epochs: int, size: str = "small") -> dict[str, tuple[Paradigm, Schedule]]:
-    """CL (SimCLR on `network`), MIM (MAE) and DM (DDPM), each with how it is trained.
+def recipes(network: str, epochs: int, size: str = "small") -> tuple[dict[str, Paradigm], dict[str, Schedule]]:
+    """CL (SimCLR on `network`), MIM (MAE) and DM (DDPM), and how each is trained.
 
     CL learns with SGD. MIM and DM learn with AdamW, whose rate rises and then falls along half a cosine, as in He et
     al. (2022). Ho et al. (2020) keep the rate of Adam and average the weights; here the falling rate stands for that.
@@ -39,11 +39,14 @@ def recipes(network: str, epochs: int, size: str = "small") -> dict[str, tuple[P
     """
     half = max(1, epochs // 2)
     if check_choice("size", size, SIZES) == "paper":
-        return {"CL": (SimCLR(network), Schedule(epochs, 512, 0.1, weight_decay=1e-5)),
-                "MIM": (MAE(patch=4, width=192, depth=12, decoder_width=192, decoder_depth=2, heads=3),
-                        adamw(epochs, 512, 2e-4, weight_decay=0.05)),
-                "DM": (DDPM(width=128, factors=(1, 2, 2, 2), space_to_depth=1), adamw(half, 128, 2e-4))}
+        return ({"CL": SimCLR(network),
+                 "MIM": MAE(patch=4, width=192, depth=12, decoder_width=192, decoder_depth=2, heads=3),
+                 "DM": DDPM(width=128, factors=(1, 2, 2, 2), space_to_depth=1)},
+                {"CL": Schedule(epochs, 512, 0.1, weight_decay=1e-5),
+                 "MIM": adamw(epochs, 512, 2e-4, weight_decay=0.05),
+                 "DM": adamw(half, 128, 2e-4)})
     contrast = SimCLR(network, temperature=0.2, view=Augmentation(scale=(0.5, 1.0)))
-    return {"CL": (contrast, Schedule(epochs, 64, 0.1, weight_decay=1e-4)),
-            "MIM": (MAE(), adamw(half, 32, 1e-3, weight_decay=0.05)),
-            "DM": (DDPM(), adamw(half, 32, 3e-3))}
+    return ({"CL": contrast, "MIM": MAE(), "DM": DDPM()},
+            {"CL": Schedule(epochs, 64, 0.1, weight_decay=1e-4),
+             "MIM": adamw(half, 32, 1e-3, weight_decay=0.05),
+             "DM": adamw(half, 32, 3e-3)})

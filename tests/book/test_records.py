@@ -11,6 +11,7 @@ import pytest
 from nbformat import read, v4, write
 from sphinx.errors import ExtensionError
 
+from book.press import editions
 from book.press.chapters import Chapter, every
 from book.press.pages import records
 from nbutils.lab import results
@@ -46,6 +47,9 @@ One sentence names {claim}`tile-is-useful`.
 ```
 
 ```{kept-editions}
+```
+
+```{seed-minutes} quick
 ```
 
 ```{claims-beside}
@@ -124,6 +128,8 @@ def test_the_numbers_of_editions_have_addresses_whatever_the_book_shows(pages: d
     assert re.search(rf'href="records/quick/{NAME}.html#{id}" title="[^"]+">[\d.]+\xa0\[[\d.]+,\xa0[\d.]+\]</a>', page)
     assert f'<a href="../records/quick/{NAME}.html">01</a>, <a href="../records/quick/02_' in page  # what is kept
     assert page.count(f'href="../records/quick/{NAME}.html#{id}"') == 1  # its claim, beside other editions
+    took = editions.find("quick", NAME)
+    assert f"<tr><td>01</td><td>{took.minutes / took.parameters['seeds']:.1f}</td></tr>" in page
     kept = pages[f"records/quick/{NAME}.html"]
     assert f'<a href="../../notebooks/{NAME}.html">{NAME}</a>, edition quick' in kept
     assert f'<tr id="{id}">' in kept

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nbutils.datasets import SHAPES
 from nbutils.features import LinearFeature, matched_filter, population_usefulness
-from nbutils.images import VIEWS, PlantedSet, PlantedWorld
+from nbutils.images import VIEWS, PlantedSet, PlantedWorld, views
 from nbutils.images.planted import SIGNED_DISTANCES
 from nbutils.robustness import ThreatModel
 
@@ -64,6 +64,16 @@ def test_scored_by_pattern_the_label_is_the_tile_in_the_image(view: str, drawn: 
     seen = drawn.view(view).by_pattern()
     assert torch.equal(seen.y, carried(drawn, view))
     assert torch.equal(seen.x, drawn.view(view).x)
+
+
+def test_views_tell_which_feature_an_answer_goes_by(drawn: PlantedSet) -> None:
+    """Who names the shape is right on the first three; who names the wrong pattern's class, on the last alone."""
+    by_shape, by_tile = ({name: (answer == data.y).double().mean().item() for name, (data,) in views([drawn]).items()}
+                         for answer in (drawn.shape, drawn.wrong))
+    assert by_shape == {"natural": 1, "no pattern": 1, "wrong pattern: shape's class": 1,
+                        "wrong pattern: pattern's class": 0}
+    assert by_tile == {name: 1 - share for name, share in by_shape.items()}
+    assert torch.equal(views([drawn])["wrong pattern: pattern's class"][0].x, drawn.view("swapped").x)
 
 
 def test_one_feature_each_shows_a_shape_or_a_pattern_and_never_both(drawn: PlantedSet) -> None:

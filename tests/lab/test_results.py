@@ -20,6 +20,7 @@ from nbutils.lab.results import (
     counting,
     detectable,
     dumps,
+    kim,
     loads,
     mcnemar,
     published,
@@ -373,6 +374,12 @@ def test_the_number_in_kims_first_table() -> None:
                       quantity="accuracy, all features")
     assert (found.value, found.unit, found.table, found.certainty) == (44.71, "percent", "Table 1", "certain")
     assert str(found) == "44.71 % (Table 1)"
+    assert kim("Table 1", "VGG-16", "ADV", "PGD") == found
+
+
+def test_kims_numbers_are_found_by_the_names_of_the_chapters() -> None:
+    assert kim("Table 3", "VGG-16", "TRADES-K", "clean").value == 78.2
+    assert kim("Table 1", "VGG-16", "ADV", "clean", "accuracy, robust features").value == 99.87
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "book" / "published").glob("*.csv")), ids=lambda path: path.stem)

@@ -22,18 +22,18 @@ def test_small_is_the_size_when_none_is_named() -> None:
     ("small", 10, (10, 5, 5)), ("small", 1, (1, 1, 1)), ("paper", 2000, (2000, 2000, 1000)), ("paper", 1, (1, 1, 1)),
 ])
 def test_each_paradigm_makes_its_share_of_the_passes(size: str, epochs: int, expected: tuple[int, ...]) -> None:
-    found = recipes("small", epochs, size)
-    assert tuple(found[kind][1].epochs for kind in ("CL", "MIM", "DM")) == expected
+    _, schedules = recipes("small", epochs, size)
+    assert tuple(schedules[kind].epochs for kind in ("CL", "MIM", "DM")) == expected
 
 
 def test_the_papers_batches_are_the_papers() -> None:
-    found = recipes("resnet18", 2000, "paper")
-    assert {kind: schedule.batch_size for kind, (_, schedule) in found.items()} == {"CL": 512, "MIM": 512, "DM": 128}
+    _, schedules = recipes("resnet18", 2000, "paper")
+    assert {kind: one.batch_size for kind, one in schedules.items()} == {"CL": 512, "MIM": 512, "DM": 128}
 
 
 @pytest.mark.parametrize("kind", PARAMETERS)
 def test_an_encoder_of_the_papers_size_takes_a_step(kind: str) -> None:
-    paradigm, schedule = recipes("resnet18", 1, "paper")[kind]
+    paradigm, schedule = (found[kind] for found in recipes("resnet18", 1, "paper"))
     torch.manual_seed(0)
     encoder = paradigm.encoder(32)
     assert sum(weight.numel() for weight in encoder.parameters()) == PARAMETERS[kind]
@@ -57,7 +57,7 @@ def test_the_recipes_teach_to_complete_and_to_denoise(kind: str, tiny: MAE | DDP
             return tiny(model, unseen.x, unseen.y, torch.Generator().manual_seed(0)).item()  # type: ignore[arg-type]
 
     before = error()
-    schedule = replace(recipes("small", 1)[kind][1], epochs=6)
+    schedule = replace(recipes("small", 1)[1][kind], epochs=6)
     history = fit(model, load("planted", "train", 400), tiny, schedule)  # type: ignore[arg-type]
     assert error() < factor * before, (before, error())
     assert history[-1] < history[0]

@@ -1,9 +1,9 @@
 """Sphinx extension: the claims ledger as a table, as a picture and as a file, from the recorded results.
 
 ``{claims-ledger}`` tabulates every claim; ``{claims-picture}`` counts them by paper and verdict. ``{kept-editions}``
-tabulates what is recorded, ``{claims-beside}`` the verdicts of the editions beside each other, and ``{edition-slopes}``
-draws some of their results. Beside the pages stands
-``ledger.json`` with the same content. The profile is named in BOOK_PROFILE.
+tabulates what is recorded, ``{seed-minutes}`` what a seed took, ``{claims-beside}`` the verdicts of the editions beside
+each other, and ``{edition-slopes}`` draws some of their results. Beside the pages stands ``ledger.json`` with the same
+content. The profile is named in BOOK_PROFILE.
 """
 
 import os
@@ -127,6 +127,17 @@ class KeptEditions(HtmlDirective):
         return html("editions", editions=kept())
 
 
+class SeedMinutes(HtmlDirective):
+    """``{seed-minutes} planted``: what one seed of each chapter of an edition took."""
+
+    required_arguments = 1
+
+    def html(self) -> str:
+        found = kept()[self.arguments[0]]
+        return html("minutes", minutes={chapter: record.minutes / record.parameters["seeds"]
+                                        for chapter, record in found.items()})
+
+
 class ClaimsBeside(HtmlDirective):
     """``{claims-beside}``: each claim with its verdict in every edition that has chapters."""
 
@@ -171,6 +182,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("claims-ledger", ClaimsLedger)
     app.add_directive("claims-picture", ClaimsPicture)
     app.add_directive("kept-editions", KeptEditions)
+    app.add_directive("seed-minutes", SeedMinutes)
     app.add_directive("claims-beside", ClaimsBeside)
     app.add_directive("edition-slopes", EditionSlopes)
     app.connect("build-finished", write_file)
