@@ -12,7 +12,7 @@ from book.press import chapters, sweep
 from nbutils.machine import ROOT, build_dir
 
 edition = os.environ.get("EDITION", "")
-profile = edition or os.environ.get("PROFILE", "quick")
+profile = edition or os.environ.get("PROFILE", "") or "quick"
 selected = {} if edition else chapters.select(profile, os.environ.get("CHAPTER", ""), os.environ.get("SET", ""))
 
 build = build_dir()
@@ -76,8 +76,7 @@ for chapter, settings in selected.items():
         shell: "exec {sys.executable:q} -m book.press execute {input[0]:q} {output:q} {params.words:q}"
 
 
-wanted = [os.environ.get(name, "") for name in ("CHAPTER", "SET", "SWEEP")]
-swept = sweep.jobs(profile, *wanted) if wanted[2] else []
+swept = sweep.asked()
 pools = sweep.pools(swept)
 
 

@@ -7,7 +7,6 @@ all at once or not at all, one process at a time makes it, and it is checked whe
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import shutil
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 from nbutils.console import warn
 from nbutils.hashing import code_hash, content_hash
 from nbutils.machine import build_dir
+from nbutils.versions import sha256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +119,7 @@ def _write(folder: Path, artifact: Artifact) -> None:
         temporary.mkdir()
         data = temporary / "tensors.safetensors"
         save_file(artifact.tensors, data)
-        record = {"key": artifact.key, "recipe": artifact.recipe, "seconds": artifact.seconds, "sha256": _sha256(data),
+        record = {"key": artifact.key, "recipe": artifact.recipe, "seconds": artifact.seconds, "sha256": sha256(data),
                   "torch": torch.__version__}
         (temporary / "record.json").write_text(json.dumps(record, indent=1))
         for path in (data, temporary / "record.json", temporary):
@@ -143,7 +143,7 @@ def _read(folder: Path, key: str) -> Artifact:
     if record["key"] != key:
         raise ValueError(f"its record is of {record['key']}")
     data = folder / "tensors.safetensors"
-    if _sha256(data) != record["sha256"]:
+    if sha256(data) != record["sha256"]:
         raise ValueError("its checksum differs")
     return Artifact(key, load_file(data), record["recipe"], record["seconds"])
 
@@ -155,11 +155,6 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _plain(value: Any) -> Any:

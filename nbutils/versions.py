@@ -43,6 +43,12 @@ def _sources() -> dict[str, str]:
 SOURCES = _sources()
 
 
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def imports(tree: ast.AST) -> set[str]:
     """The `nbutils` modules outside the laboratory that a syntax tree imports."""
     found = set()

@@ -97,18 +97,16 @@ def notebook(assignment: Assignment, version: str) -> nbformat.NotebookNode:
     cells = []
     for number, cell in enumerate(assignment.cells):
         id = f"{assignment.name[:2]}-{number}"
-        if cell.kind == "rubric" or (cell.kind == "check" and version == "teacher"):
-            if version == "teacher":
-                code = f"**What {cell.question} must have, for {cell.points} points**\n\n```python\n{cell.source}\n```"
-                cells.append(new_markdown_cell(cell.source if cell.kind == "rubric" else code, id=id))
+        answer, checked = cell.kind == "answer", cell.kind == "check"
+        if cell.kind == "rubric" and version != "teacher":
             continue
-        if cell.kind == "text":
-            cells.append(new_markdown_cell(cell.source, id=id))
+        if cell.kind in ("text", "rubric") or (checked and version == "teacher"):
+            code = f"**What {cell.question} must have, for {cell.points} points**\n\n```python\n{cell.source}\n```"
+            cells.append(new_markdown_cell(code if checked else cell.source, id=id))
             continue
         code = stubbed(cell.source) if version == "student" else cell.source
-        if cell.kind == "check":
+        if checked:
             code = HIDDEN.format(cell.question) if version == "grader" else "# Checked by your teacher."
-        answer, checked = cell.kind == "answer", cell.kind == "check"
         about = {"schema_version": 3, "task": False, "grade": checked, "solution": answer, "locked": not answer,
                  "grade_id": {"answer": cell.question, "check": f"{cell.question}-check"}.get(cell.kind, id)}
         about |= {"points": cell.points} if checked else {}

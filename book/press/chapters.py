@@ -70,6 +70,11 @@ class Chapter:
         return self.source.stem
 
     @property
+    def title(self) -> str:
+        """The heading that its notebook begins with."""
+        return read(self.source).cells[0].source.partition("\n")[0].lstrip("# ")
+
+    @property
     def twin(self) -> Path:
         return build_dir() / "executed" / self.profile / self.source.name
 
@@ -288,21 +293,22 @@ def select(profile: str, wanted: str = "", settings: str = "") -> dict[Chapter, 
     return selected
 
 
-def assignments(settings: str) -> dict[str, str]:
-    """Name -> value of ``"name=value ..."``, quoted as in a shell; raises ParameterError where it is something else."""
+def assignments(settings: str, variable: str = "SET") -> dict[str, str]:
+    """Name -> value of ``"name=value ..."``, quoted as in a shell; raises ParameterError, which names the variable that
+    has it, where it is something else."""
     try:
         words = shlex.split(settings)
     except ValueError as error:
-        raise ParameterError(f"SET: {error} in {short_repr(settings)}") from None
+        raise ParameterError(f"{variable}: {error} in {short_repr(settings)}") from None
     given = {}
     for word in words:
         name, equals, value = word.partition("=")
         if not equals:
-            raise ParameterError(f"SET = {short_repr(word)}: expected name=value, such as eps=8/255")
+            raise ParameterError(f"{variable} = {short_repr(word)}: expected name=value, such as eps=8/255")
         if name in given:
-            raise ParameterError(f"SET: {name} stands twice; expected each parameter once")
+            raise ParameterError(f"{variable}: {name} stands twice; expected each parameter once")
         if not value:
-            raise ParameterError(f"SET = {word!r}: expected a value behind the sign, such as {name}=null")
+            raise ParameterError(f"{variable} = {word!r}: expected a value behind the sign, such as {name}=null")
         given[name] = value
     return given
 

@@ -21,7 +21,7 @@ from book.press.editions import ours
 from book.press.pool import spans
 from nbutils.lab import student
 from nbutils.lab.parameters import OF_MACHINE, OF_SEEDS, short
-from nbutils.lab.results import Record, Result, counting, wilson
+from nbutils.lab.results import Record, Result, counting, newcombe
 
 CONFIDENCE = 0.95
 INSIDE, OUTSIDE, IDENTICAL, NO_SPREAD = "inside", "outside", "identical", "no spread known"
@@ -38,10 +38,7 @@ def spread(ours: Result, yours: Result) -> tuple[float, float] | None:
     """
     m, k = len(ours.values), len(yours.values)
     if m == k == 1:
-        if ours.k is None or yours.k is None:
-            return None
-        (low, high), (least, most) = wilson(ours.k, ours.n, CONFIDENCE), wilson(yours.k, yours.n, CONFIDENCE)
-        down, up = math.hypot(ours.value - low, most - yours.value), math.hypot(high - ours.value, yours.value - least)
+        reach = newcombe(ours, yours)
     else:
         values = ours.values if m > 1 else yours.values
         deviations = student.half_width(CONFIDENCE, len(values) - 1) * math.sqrt(1 / m + 1 / k)
@@ -49,10 +46,10 @@ def spread(ours: Result, yours: Result) -> tuple[float, float] | None:
         if ours.unit == "share" and ours.n and yours.n:
             both = math.sqrt(1 + m * ours.n / (k * yours.n))  # whose variances are those of m n and of k n images
             half = max(half, counting(ours.value, m * ours.n, CONFIDENCE) * both)
-        if not half > 0:  # 0 or NaN
-            return None
-        down = up = half
-    low, high = ours.value - down, ours.value + up
+        reach = (half, half) if half > 0 else None  # it may be 0 or NaN
+    if reach is None:
+        return None
+    low, high = ours.value - reach[0], ours.value + reach[1]
     return (max(low, 0.0), min(high, 1.0)) if ours.unit == "share" else (low, high)
 
 

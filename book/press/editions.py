@@ -204,8 +204,10 @@ def banner(chapter: Chapter, stamp: dict[str, Any]) -> str:
 
 def older_claims(chapter: Chapter, stamp: Mapping[str, Any] | None) -> str:
     """What the head of a page says where criteria or code have changed since its edition was recorded."""
+    if not stamp:
+        return ""
     now = _sources(chapter)
-    if not stamp or all(stamp.get(name, now[name]) == now[name] for name in CHANGED):
+    if all(stamp.get(name, now[name]) == now[name] for name in CHANGED):
         return ""
     return ("Its verdicts are by the criteria of that day, those in the {doc}`ledger </book/ledger>` by today's; what "
             "the text has gained since has no result here.")

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from nbutils.machine import ROOT, build_dir
 
+PYTHONS = "3.11 to 3.13"
 MARKER = ".nbutils-build"
 GENERATED = ("store", "executed", "results", "editions", "_build", "oracles", "home", ".lock", MARKER)
 CACHES = (".snakemake", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis")
@@ -92,7 +93,7 @@ def make(name: str = ".venv") -> None:
         raise ValueError("Windows: expected Linux or macOS; run this in WSL, see https://learn.microsoft.com/windows/wsl")
     if not (3, 11) <= sys.version_info[:2] < (3, 14):
         here = ".".join(map(str, sys.version_info[:2]))
-        raise ValueError(f"Python {here} is here, 3.11 to 3.13 is needed: make PYTHON=python3.12")
+        raise ValueError(f"Python {here} is here, {PYTHONS} is needed: make PYTHON=python3.12")
     if not (importlib.util.find_spec("ensurepip") and importlib.util.find_spec("venv")):
         raise ValueError("Python's venv is missing; on Debian: apt install python3-venv")
     import fcntl  # there is none on Windows

@@ -1,8 +1,10 @@
-"""Files that are written whole or not at all, and locks for who may write."""
+"""Files that are written whole or not at all, zips, and locks for who may write."""
 
 from __future__ import annotations
 
+import io
 import os
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +28,17 @@ def write(files: Mapping[Path, str]) -> None:
     finally:
         for left in temporary.values():
             left.unlink(missing_ok=True)
+
+
+def packed(contents: Mapping[str, bytes]) -> bytes:
+    """A zip of these files, by their paths in it, that is the same whenever it is made."""
+    packet = io.BytesIO()
+    with zipfile.ZipFile(packet, "w") as archive:
+        for name, content in sorted(contents.items()):
+            entry = zipfile.ZipInfo(name)
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, content, zipfile.ZIP_DEFLATED, compresslevel=9)
+    return packet.getvalue()
 
 
 @contextmanager

@@ -43,6 +43,7 @@ def book() -> int:
         ValueError: settings that cannot be used, in one line.
     """
     build, edition = build_dir(), os.environ.get("EDITION", "")
+    profile = edition or os.environ.get("PROFILE", "") or "quick"
     take(build)
     if edition and os.environ.get("CHAPTER", "") + os.environ.get("SET", ""):
         raise ValueError("EDITION shows whole recorded runs: leave out CHAPTER and SET.")
@@ -51,12 +52,12 @@ def book() -> int:
         if edition:
             editions.show(edition)
             # Its own build folder, so that a run at a profile never takes an edition's notebooks for its own.
-            os.environ |= {"PROFILE": edition, "NBUTILS_BUILD": str(build / "editions" / edition)}
+            os.environ["NBUTILS_BUILD"] = str(build / "editions" / edition)
         status = _graph("book" if edition else "all")
-        if status and not edition and any(c.partial.exists() for c in chapters.every(os.environ["PROFILE"])):
+        if status and not edition and any(c.partial.exists() for c in chapters.every(profile)):
             os.environ["INCOMPLETE"] = "1"
             _graph("book")
-        chapters.summary(os.environ["PROFILE"])
+        chapters.summary(profile)
     return status
 
 
@@ -66,10 +67,7 @@ def read() -> int:
     Raises:
         ValueError: files that cannot be used, in one line.
     """
-    build = build_dir()
-    take(build)
-    _whole()
-    with alone(build / ".lock", "another `make` is at work in this build folder"), published():
+    with published():
         status = render()
         chapters.summary(editions.BEST)
     return status
@@ -77,16 +75,24 @@ def read() -> int:
 
 @contextmanager
 def published() -> Iterator[Path]:
-    """Within it the best of the editions are what is rendered; gives the build folder of theirs."""
-    editions.show(editions.BEST)
-    before, folder = dict(os.environ), build_dir() / "editions" / editions.BEST
-    os.environ |= {"NBUTILS_BUILD": str(folder), "BOOK_PROFILE": editions.BEST, "BOOK_EDITION": editions.BEST,
-                   "BOOK_INCOMPLETE": "1"}
-    try:
-        yield folder
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
+    """Within it, one `make` at a time, the best of the editions are what is rendered; gives the build folder of theirs.
+
+    Raises:
+        ValueError: files that cannot be used, in one line.
+    """
+    build = build_dir()
+    take(build)
+    _whole()
+    with alone(build / ".lock", "another `make` is at work in this build folder"):
+        editions.show(editions.BEST)
+        before, folder = dict(os.environ), build / "editions" / editions.BEST
+        os.environ |= {"NBUTILS_BUILD": str(folder), "BOOK_PROFILE": editions.BEST, "BOOK_EDITION": editions.BEST,
+                       "BOOK_INCOMPLETE": "1"}
+        try:
+            yield folder
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
 
 
 def swept() -> int:
@@ -95,10 +101,9 @@ def swept() -> int:
     Raises:
         ValueError: settings that cannot be used, in one line.
     """
-    build, settings = build_dir(), [os.environ.get(name, "") for name in ("CHAPTER", "SET", "SWEEP")]
-    if not settings[2]:
+    build, wanted = build_dir(), sweep.asked()
+    if not wanted:
         raise ValueError("SWEEP: not given; expected names with values, such as SWEEP='first_seed=0,3,6'")
-    wanted = sweep.jobs(os.environ.get("PROFILE", "") or "quick", *settings)
     take(build)
     with alone(build / ".lock", "another `make book` is at work in this build folder"):
         status = _graph("sweep")

@@ -18,11 +18,12 @@ from book.press.chapters import read
 from nbutils.lab.claims import paper_name
 from nbutils.messages import read_text
 
+TITLE = "Robust and Non-Robust Features: a book that runs"
 ROLE = re.compile(r"\{([\w:-]+)\}`([^`]+)`")
 OPEN = re.compile(r"(`{3,}|:{3,})\s*\{([\w:-]+)\}\s*(.*)")
 OPTION = re.compile(r":([\w-]+):\s*(.*)")
 TARGET = re.compile(r"^\([\w:.-]+\)=\n", re.MULTILINE)
-HEAD = ("*A chapter of **Robust and Non-Robust Features: a book that runs**. It needs the package `nbutils`: "
+HEAD = (f"*A chapter of **{TITLE}**. It needs the package `nbutils`: "
         "`README.txt` of the release says how it is installed. With `profile = \"smoke\"` in its parameters cell a "
         "first run takes a minute or two, and no number means anything.*")
 

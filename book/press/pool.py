@@ -49,9 +49,9 @@ class Pool:
         first, *others = (run.by_id for run in runs.values())
         found = {id: [result, *(other[id] for other in others if id in other)] for id, result in first.items()}
         pooled = [_joined(parts) for parts in found.values() if len(parts) == len(runs) and _alike(parts)]
-        ids = {id: None for run in runs.values() for id in run.by_id}
-        left_out = tuple(ids.keys() - {result.id for result in pooled})
-        return cls(runs, _record(list(runs.values()), sources, pooled), tuple(id for id in ids if id in left_out))
+        kept = {result.id for result in pooled}
+        left_out = dict.fromkeys(id for run in runs.values() for id in run.by_id if id not in kept)
+        return cls(runs, _record(list(runs.values()), sources, pooled), tuple(left_out))
 
     def text(self) -> str:
         """Whose seeds, the verdicts over all of them beside those of each run, and what was left out."""

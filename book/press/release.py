@@ -4,14 +4,12 @@
     book.pdf      the same as one document, where there is a Chromium to print it
     notebooks/    the chapters in plain Markdown, for Jupyter
     records/      what every kept run has found
-    weights/      networks that the records show, where the build folder has them
     package/      the wheel that the notebooks import
     MANIFEST.json version, commit, and size and SHA-256 of every file
 
 Two runs from one commit give the same bytes: files are sorted, and times are those of nothing.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -19,19 +17,19 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import zipfile
 from collections import Counter
 from pathlib import Path
 
 import nbutils
 from book.press import editions, make
-from book.press.environment import take
-from book.press.files import alone
+from book.press.environment import PYTHONS
+from book.press.files import packed
+from book.press.plain import TITLE
 from nbutils.lab.history import present_commit
 from nbutils.machine import ROOT, build_dir
+from nbutils.versions import sha256
 
 NAME = "robust-and-non-robust-features"
-TITLE = "Robust and Non-Robust Features: a book that runs"
 FIRST = "book/intro"  # the page that holds all others, in a single one
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 BESIDE = ("LICENSE", "LICENSE-text.md", "CITATION.cff", "CHANGELOG.md")
@@ -39,7 +37,7 @@ README = f"""{TITLE}
 
 Open html/index.html in a browser: it needs no network and no server. book.pdf, if it is here, holds the same text.
 
-To run a chapter, with Python 3.11 to 3.13:
+To run a chapter, with Python {PYTHONS}:
 
     python3 -m venv env
     env/bin/pip install package/*.whl jupyterlab
@@ -67,19 +65,15 @@ def release() -> int:
     Raises:
         ValueError: kept runs or pages that cannot be used, in one line.
     """
-    build = build_dir()
-    take(build)
-    place = build / "release"
-    folder = place / f"{NAME}-{nbutils.__version__}"
-    with alone(build / ".lock", "another `make` is at work in this build folder"):
-        with make.published() as pages:
-            if make.render():
-                return 1
-            rendered = pages / "_build"
-            shutil.rmtree(folder, ignore_errors=True)
-            shutil.copytree(rendered / "html", folder / "html", ignore=shutil.ignore_patterns(".buildinfo*"))
-            if not print_pdf(rendered, folder / "book.pdf"):
-                return 1
+    folder = build_dir() / "release" / f"{NAME}-{nbutils.__version__}"
+    with make.published() as pages:
+        if make.render():
+            return 1
+        rendered = pages / "_build"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(rendered / "html", folder / "html", ignore=shutil.ignore_patterns(".buildinfo*"))
+        if not print_pdf(rendered, folder / "book.pdf"):
+            return 1
         (folder / "notebooks").mkdir()
         for notebook in sorted((folder / "html" / "notebooks").glob("*.ipynb")):
             shutil.copy(notebook, folder / "notebooks")
@@ -87,21 +81,14 @@ def release() -> int:
             copy = folder / "records" / record.relative_to(editions.EDITIONS)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(record, copy)
-        if (build / "weights").is_dir():
-            shutil.copytree(build / "weights", folder / "weights")
         wheel(folder / "package")
         for name in BESIDE:
             shutil.copy(ROOT / name, folder)
         (folder / "README.txt").write_text(README, encoding="utf-8")
         manifest(folder)
-        packed = pack(folder)
-    print(f"The release: {folder}\n{packed}  {packed.stat().st_size / 1e6:.1f} MB\nSHA-256 {sha256(packed)}")
+        zipped = pack(folder)
+    print(f"The release: {folder}\n{zipped}  {zipped.stat().st_size / 1e6:.1f} MB\nSHA-256 {sha256(zipped)}")
     return 0
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def files(folder: Path) -> list[str]:
@@ -119,13 +106,9 @@ def manifest(folder: Path) -> None:
 
 def pack(folder: Path) -> Path:
     """The folder as a zip beside it, of the same bytes for the same files."""
-    packed = folder.with_name(f"{folder.name}.zip")
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        for name in files(folder):
-            entry = zipfile.ZipInfo(f"{folder.name}/{name}", date_time=(1980, 1, 1, 0, 0, 0))
-            entry.external_attr, entry.create_system, entry.compress_type = 0o644 << 16, 3, zipfile.ZIP_DEFLATED
-            archive.writestr(entry, (folder / name).read_bytes())
-    return packed
+    path = folder.with_name(f"{folder.name}.zip")
+    path.write_bytes(packed({f"{folder.name}/{name}": (folder / name).read_bytes() for name in files(folder)}))
+    return path
 
 
 def wheel(folder: Path) -> None:
@@ -146,20 +129,25 @@ def wheel(folder: Path) -> None:
         raise ValueError("The wheel was not built: see above.")
 
 
+def chromium() -> str:
+    """The browser that $CHROMIUM names, or the system's; "" where there is none."""
+    return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, CHROMIUM)), "")
+
+
 def print_pdf(rendered: Path, path: Path) -> bool:
     """The whole book as one PDF, printed by Chromium; it is said where there is none. False where it failed.
 
     Chromium gives it bookmarks, from the headings.
     """
-    chromium = next(filter(None, map(shutil.which, CHROMIUM)), None)
-    if chromium is None:
+    browser = chromium()
+    if not browser:
         print("book.pdf is left out: no Chromium is installed (on Debian: apt install chromium)")
         return True
     if make.render(builder="singlehtml"):
         return False
     single, page = rendered / "singlehtml" / f"{FIRST}.html", rendered / "singlehtml" / "print.html"
     page.write_text(for_print(single.read_text(encoding="utf-8")), encoding="utf-8")  # from here its styles are found
-    words = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+    words = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
              f"--user-data-dir={rendered / 'chromium'}", "--allow-file-access-from-files",
              "--virtual-time-budget=600000", "--generate-pdf-document-outline", "--no-pdf-header-footer",
              f"--print-to-pdf={path}", page.as_uri()]

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from book.press.ledger import STATES
-from nbutils.lab.results import Result
+from nbutils.lab.results import Result, newcombe
 from nbutils.messages import DECIMAL, did_you_mean
 
 SIDES = ("above", "below", "not told from")
@@ -71,7 +71,7 @@ def difference(first: Result, second: Result | float) -> tuple[float, float] | N
     """The 95 % interval of first - second; None where one of the two has none.
 
     Results over the same seeds are subtracted seed by seed, as `Run.difference` does it. Otherwise the two are taken as
-    independent, and their intervals are put together (Newcombe 1998; for any two estimates Zou and Donner 2008).
+    independent, see `newcombe`.
 
     Raises:
         ValueError: results of different units.
@@ -87,9 +87,5 @@ def difference(first: Result, second: Result | float) -> tuple[float, float] | N
         inputs = tuple(dict.fromkeys([*first.inputs, *second.inputs]))
         return replace(first, unit=kinds[0], value=float(np.mean(values)), values=values, inputs=inputs, k=None,
                        n=min(first.n, second.n)).limits()
-    ours, theirs = first.limits(), second.limits()
-    if ours is None or theirs is None:
-        return None
-    value = first.value - second.value
-    return (value - math.hypot(first.value - ours[0], theirs[1] - second.value),
-            value + math.hypot(ours[1] - first.value, second.value - theirs[0]))
+    value, reach = first.value - second.value, newcombe(first, second)
+    return reach and (value - reach[0], value + reach[1])

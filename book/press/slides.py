@@ -12,10 +12,10 @@ from pathlib import Path
 
 import nbformat
 
-from book.press import editions
-from book.press.chapters import every, read
+from book.press.chapters import Chapter, every, read
 from book.press.files import write
 from book.press.pages.executed import merged
+from book.press.pages.records import known, look_up
 from book.press.stages import EDITIONS
 from book.press.teach import PREDICT
 from nbutils.lab import results
@@ -51,17 +51,16 @@ PAGE = """<!doctype html>
 
 def make(folder: Path) -> None:
     """Write the slides of all recorded chapters into a folder."""
-    write({folder / f"{chapter.name}.html": deck(chapter.source, run) for chapter in every("")
+    write({folder / f"{chapter.name}.html": deck(chapter, run) for chapter in every("")
            if (run := RUNS / chapter.source.name).exists()})
     shutil.copytree(ROOT / "book" / "_static" / "mathjax", folder / "mathjax", dirs_exist_ok=True)
 
 
-def deck(source: Path, run: Path) -> str:
+def deck(chapter: Chapter, run: Path) -> str:
     """The slides of a chapter, of its text and of a recorded run."""
     slides = [_slide(f"<{level}>{_inline(head)}</{level}>{body}", text) + shown
-              for level, head, body, text, shown in _sections(merged(read(source), read(run)), source.stem)]
-    title = read(source).cells[0].source.partition("\n")[0].lstrip("# ")
-    return PAGE.format(title=escape(title), slides="\n".join(f"<section>{slide}</section>" for slide in slides))
+              for level, head, body, text, shown in _sections(merged(read(chapter.source), read(run)), chapter.name)]
+    return PAGE.format(title=escape(chapter.title), slides="\n".join(f"<section>{slide}</section>" for slide in slides))
 
 
 def _sections(cells: list[nbformat.NotebookNode], chapter: str) -> Iterator[tuple[str, str, str, str, str]]:
@@ -107,14 +106,11 @@ def _inline(text: str) -> str:
 
 
 def words(text: str, chapter: str) -> str:
-    """Text without directives, with the words or numbers that its roles stand for."""
+    """Text without directives, with the words or numbers that its roles stand for, as on the chapter's page."""
     def said(found: re.Match[str]) -> str:
         role, content = found[1], found[2]
         if role in ("result", "interval"):
-            named = re.fullmatch(r"(?:([\w-]+)/)?(\d\d_\w+):(.+)", content)
-            edition, where, id = named.groups() if named else (None, chapter, content)
-            record = editions.find(edition or editions.DEFAULT, where).by_id
-            return str(record[id]) if id in record else "(not yet recorded)"
+            return str(look_up(known(), chapter, content)[1])
         if role == "published":
             return str(results.published(*content.split("; ")))
         return "" if role.startswith("cite") else "the formula" if role == "eq" else content.partition(" <")[0]

@@ -9,6 +9,7 @@ cluster; what is there is not run again.
 from __future__ import annotations
 
 import itertools
+import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ def jobs(profile: str, wanted: str, settings: str, swept: str) -> list[Job]:
     Raises:
         ParameterError: see `chapters.select`; a name in both, or a value twice; in one line.
     """
-    values = {name: words.split(",") for name, words in assignments(swept).items()}
+    values = {name: words.split(",") for name, words in assignments(swept, "SWEEP").items()}
     for name, words in values.items():
         if len(set(words)) < len(words):
             raise ParameterError(f"SWEEP = {name}={','.join(words)}: a value stands twice; expected each once")
@@ -63,6 +64,12 @@ def jobs(profile: str, wanted: str, settings: str, swept: str) -> list[Job]:
             if job not in found:  # the chapter lacks what differs
                 found.append(job)
     return found
+
+
+def asked() -> list[Job]:
+    """The runs that the variables of make ask for, none without SWEEP; raises ParameterError, see `jobs`."""
+    wanted, settings, swept = (os.environ.get(name, "") for name in ("CHAPTER", "SET", "SWEEP"))
+    return jobs(os.environ.get("PROFILE", "") or "quick", wanted, settings, swept) if swept else []
 
 
 def pools(found: list[Job]) -> dict[Path, list[Job]]:

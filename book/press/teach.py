@@ -11,10 +11,8 @@ A course is a folder outside of the repository:
     graded/                reports and summaries, see `book.press.grade`
 """
 
-import io
 import re
 import secrets
-import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -23,9 +21,9 @@ from pydantic import BaseModel
 
 from book.press import chapters, editions
 from book.press.assignments import SOURCES, Assignment, notebook, read, sources
-from book.press.files import write
+from book.press.files import packed, write
 from nbutils.machine import ROOT, build_dir
-from nbutils.messages import read_project_file, read_text
+from nbutils.messages import counted, read_project_file, read_text
 
 STUDENT = re.compile(r"[a-z0-9][a-z0-9._-]{0,60}")
 PRACTICE = "practice"
@@ -58,7 +56,7 @@ def syllabi(folder: Path = SOURCES) -> dict[str, str]:
     """
     path = folder / "syllabi.yml"
     plans, known = read_project_file(path, dict[int, list[Session]]), list(sources(folder))
-    chapter = {one.name: one.source for one in chapters.every("")}
+    chapter = {one.name: one for one in chapters.every("")}
     pages = {}
     for sessions, rows in plans.items():
         table = ["| | Objective | Pages | Minutes | Assignment | Slides |", "|---|---|---|---|---|---|"]
@@ -68,31 +66,21 @@ def syllabi(folder: Path = SOURCES) -> dict[str, str]:
                 near = chapters.nearest(row.assignment, known)
                 raise ValueError(f"{path}: {row.assignment!r}: no such assignment{near}")
             name = chapters.named(row.chapter, f"{path}: {row.chapter!r}: no such chapter")
-            title, box = _title_and_box(chapter[name])
-            table.append(f"| {number} | {row.objective} | {title} | {row.minutes} | {row.assignment or 'none'} | "
-                         f"slides/{name}.html |")
-            boxes.append(f"**Before session {number}.** {box}")
+            table.append(f"| {number} | {row.objective} | {chapter[name].title} | {row.minutes} | "
+                         f"{row.assignment or 'none'} | slides/{name}.html |")
+            boxes.append(f"**Before session {number}.** {_box(chapter[name].source)}")
         minutes = sum(row.minutes for row in rows)
-        head = f"# A plan for {sessions} session{'s' * (sessions > 1)}, {minutes} minutes in all"
+        head = f"# A plan for {counted(sessions, 'session')}, {minutes} minutes in all"
         pages[f"syllabus-{sessions}.md"] = "\n\n".join(
             [head, "\n".join(table), "## Ask before each session", *boxes]) + "\n"
     return pages
 
 
-def _title_and_box(chapter: Path) -> tuple[str, str]:
-    """A chapter's title and the question of its box "Predict first"."""
+def _box(chapter: Path) -> str:
+    """The question of a chapter's box "Predict first"."""
     text = "\n\n".join(cell.source for cell in chapters.read(chapter).cells if cell.cell_type == "markdown")
     box = PREDICT.search(text)
-    return text.partition("\n")[0].lstrip("# "), box[1] if box else ""
-
-
-def packed(files: dict[str, bytes]) -> bytes:
-    """A zip of these files that is the same whenever it is made."""
-    packet = io.BytesIO()
-    with zipfile.ZipFile(packet, "w") as archive:
-        for name, content in sorted(files.items()):
-            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
-    return packet.getvalue()
+    return box[1] if box else ""
 
 
 def students(course: Path) -> list[str]:

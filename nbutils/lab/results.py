@@ -255,6 +255,17 @@ class Result:
         return " ".join(self.parts)
 
 
+def newcombe(a: Result, b: Result) -> tuple[float, float] | None:
+    """How far the 95 % interval of a - b reaches below and above it, of independent results; None where one has none.
+
+    Their intervals are put together (Newcombe 1998, method 10; for any two estimates Zou and Donner 2008).
+    """
+    first, second = a.limits(), b.limits()
+    if first is None or second is None:
+        return None
+    return (math.hypot(a.value - first[0], second[1] - b.value), math.hypot(first[1] - a.value, b.value - second[0]))
+
+
 def median_norms(outcomes: Sequence[Outcome]) -> tuple[float, float]:
     """Mean over outcomes of the median L2 and L_inf norm of the images that were moved and broken; 0 if none was."""
     medians = []

@@ -4,7 +4,6 @@ import dataclasses
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from book.press.says import Statement, difference, side
 from nbutils.lab import results
 from nbutils.lab.results import Result, wilson
 from nbutils.machine import ROOT
-from tests.book.test_records import CONF, NAME, PARAMETERS, run
+from tests.book.test_records import CONF, NAME, PARAMETERS, run, sphinx
 from tests.helpers import pages, record
 
 
@@ -101,8 +100,7 @@ def made(folder: Path, text: str, book: str) -> tuple[int, str, str]:
     place = f"from pathlib import Path\nfrom book.press import editions\neditions.EDITIONS = Path({str(editions)!r})\n"
     (folder / "conf.py").write_text(CONF.replace("extensions =", f"{place}extensions =", 1))
     (folder / "index.md").write_text(f"# Book\n\n```{{toctree}}\nnotebooks/{NAME}\n```\n")
-    words = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", str(folder), str(folder / "html")]
-    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=False,
+    done = subprocess.run([*sphinx(folder), "--keep-going"], capture_output=True, text=True, cwd=ROOT, check=False,
                           env=os.environ | {"NBUTILS_BUILD": str(folder)})
     page = folder / "html" / "notebooks" / f"{NAME}.html"
     return done.returncode, done.stderr, page.read_text() if page.exists() else ""
@@ -136,16 +134,15 @@ def test_a_page_of_another_run_is_marked_and_not_stopped(tmp_path: Path) -> None
                      f"{records.MARK}</sup>", page)
 
 
-@pytest.fixture(scope="module")
-def in_the_book(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The book's records alone: no run of this machine."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NBUTILS_BUILD", str(tmp_path_factory.mktemp("build")))
-        for read_once in (caches := (records.known, records.entries, records.of_the_book)):
-            read_once.cache_clear()
-        yield
-        for read_once in caches:
-            read_once.cache_clear()
+@pytest.fixture
+def in_the_book() -> Iterator[None]:
+    """The book's records alone: none of what other tests have read."""
+    caches = (records.known, records.entries, records.of_the_book)
+    for read_once in caches:
+        read_once.cache_clear()
+    yield
+    for read_once in caches:
+        read_once.cache_clear()
 
 
 def test_what_the_text_says_is_so_in_the_book(in_the_book: None) -> None:

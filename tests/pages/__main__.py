@@ -11,14 +11,10 @@ import sys
 from pathlib import Path
 
 from book.press.environment import take
+from book.press.release import chromium
 from nbutils.machine import ROOT, build_dir
 
 PACKAGES = ("playwright-core@1.65.1", "axe-core@4.14.1")
-
-
-def chromium() -> str:
-    """The browser, "" where there is none."""
-    return os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome") or ""
 
 
 def check(book: Path, modules: Path, *pages: str) -> tuple[int, list[dict[str, object]]]:

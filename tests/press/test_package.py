@@ -9,6 +9,7 @@ import pytest
 
 from book.press import release
 from nbutils.machine import ROOT
+from nbutils.versions import sha256
 
 USES = """
 import importlib
@@ -51,7 +52,7 @@ def test_the_engine_runs_from_its_wheel(installed: Path) -> None:
 
 def test_two_wheels_are_the_same(installed: Path) -> None:
     release.wheel(installed / "again")
-    first, second = (release.sha256(next((installed / name).glob("*.whl"))) for name in ("package", "again"))
+    first, second = (sha256(next((installed / name).glob("*.whl"))) for name in ("package", "again"))
     assert first == second
 
 

@@ -17,6 +17,7 @@ from packaging.utils import canonicalize_name
 
 from book.press import release
 from nbutils.machine import ROOT
+from nbutils.versions import sha256
 from tests.helpers import WITHOUT_TORCH
 
 
@@ -30,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_zip_depends_on_content_alone(folder: Path) -> None:
-    first = release.sha256(release.pack(folder))
+    first = sha256(release.pack(folder))
     for path in reversed(release.files(folder)):
         text = (folder / path).read_text()
         (folder / path).unlink()
@@ -38,10 +39,10 @@ def test_a_zip_depends_on_content_alone(folder: Path) -> None:
         os.utime(folder / path, (10**9, 10**9))
         (folder / path).chmod(0o600)
     packed = release.pack(folder)
-    assert release.sha256(packed) == first
+    assert sha256(packed) == first
     assert zipfile.ZipFile(packed).namelist() == ["book-0/a.txt", "book-0/html/index.html"]
     (folder / "a.txt").write_text("b")
-    assert release.sha256(release.pack(folder)) != first
+    assert sha256(release.pack(folder)) != first
 
 
 def test_the_manifest_lists_every_other_file(folder: Path) -> None:
@@ -69,6 +70,7 @@ def test_what_is_printed() -> None:
 
 def test_no_chromium_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                              capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.delenv("CHROMIUM", raising=False)
     monkeypatch.setattr(release, "CHROMIUM", ("nosuch-chromium",))
     assert release.print_pdf(tmp_path, tmp_path / "book.pdf")
     assert capsys.readouterr().out == ("book.pdf is left out: no Chromium is installed (on Debian: apt install "

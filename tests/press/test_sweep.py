@@ -32,6 +32,8 @@ def test_a_chapter_without_the_parameter_runs_once(own_build: Path) -> None:
 
 @pytest.mark.parametrize(("swept", "given", "words"), [
     ("", "", "SWEEP: not given; expected names with values"),
+    ("seeds", "", "SWEEP = 'seeds': expected name=value"),
+    ("seeds=2 seeds=3", "", "SWEEP: seeds stands twice"),
     ("first_seed=0,0", "", "SWEEP = first_seed=0,0: a value stands twice"),
     ("seeds=2,3", "seeds=2", "SWEEP = 'seeds': SET has it too"),
     ("seedz=2", "", "seedz"), ("network=small,smal", "", "did you mean 'small'?"),

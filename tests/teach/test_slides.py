@@ -7,12 +7,10 @@ import pytest
 from book.press import slides
 from book.press.chapters import Chapter, every, read
 
-CHAPTERS = [chapter for chapter in every("") if (slides.RUNS / chapter.source.name).exists()]
 
-
-@pytest.mark.parametrize("chapter", CHAPTERS[:3], ids=lambda chapter: chapter.name)
+@pytest.mark.parametrize("chapter", every("")[:3], ids=lambda chapter: chapter.name)
 def test_slides_show_headings_formulas_and_figures_and_say_the_rest(chapter: Chapter) -> None:
-    page = slides.deck(chapter.source, slides.RUNS / chapter.source.name)
+    page = slides.deck(chapter, slides.RUNS / chapter.source.name)
     cells = read(chapter.source).cells
     text = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
     heads = re.findall(r"^## (.+)", text, re.MULTILINE)

@@ -16,7 +16,7 @@ from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
 
 from book.press import editions, ledger
-from book.press.chapters import every, read
+from book.press.chapters import every
 from book.press.pages.templates import HtmlDirective, html
 from nbutils.lab import claims, results
 
@@ -26,7 +26,6 @@ FILLS = (("#0072B2", ""), ("#F0E442", "M2 2h1"), ("#D55E00", "M0 8 8 0"), ("#56B
 
 WHOSE = {"paper": "Claims of the papers", "own size": "The same at the papers' own size", "control": "Our controls",
          "sanity": "Sanity checks"}
-NOT_RECORDED = "Not yet recorded in two editions."
 kept = cache(editions.kept)  # a build reads and checks them once
 
 
@@ -41,6 +40,12 @@ def runs() -> ledger.Records:
 def entries() -> list[ledger.Entry]:
     """The ledger of the runs that the pages show."""
     return ledger.entries(os.environ.get("BOOK_PROFILE", "quick"), runs(), controls())
+
+
+@cache
+def of_edition(edition: str) -> list[ledger.Entry]:
+    """The ledger of a kept edition."""
+    return ledger.entries(edition, kept())
 
 
 @cache
@@ -77,6 +82,7 @@ def table(found: Sequence[ledger.Entry], shown: Mapping[str, results.Record], ur
     Args:
         shown: chapter -> record of the run that its page shows. uri: name of a page -> its address.
     """
+    places = {"": shown, **{f"{edition}/": records for edition, records in kept().items()}}
 
     def verdict_at(entry: ledger.Entry) -> str:
         """Where the chapter's page shows the verdict, if its run has judged the claim."""
@@ -87,7 +93,6 @@ def table(found: Sequence[ledger.Entry], shown: Mapping[str, results.Record], ur
     def record_at(entry: ledger.Entry) -> str:
         """Where what was measured stands, if the book has a page for it."""
         chapter = entry.claim.chapter
-        places = {"": shown, **{f"{edition}/": records for edition, records in kept().items()}}
         at = next((f"records/{place}{chapter}" for place, records in places.items() if entry.run
                    and chapter in records and records[chapter].finished == entry.run.finished), None)
         return f"{uri(at)}#{results.anchor(entry.claim.statistic)}" if at else ""
@@ -97,8 +102,7 @@ def table(found: Sequence[ledger.Entry], shown: Mapping[str, results.Record], ur
         rows = [(entry, verdict_at(entry), record_at(entry)) for entry in found if entry.claim.chapter == chapter.name]
         groups = {words: chosen for whose, words in WHOSE.items()
                   if (chosen := [row for row in rows if whose == _whose(row[0].claim)])}
-        title = read(chapter.source).cells[0].source.partition("\n")[0].lstrip("# ")
-        chapters.append((title, uri(f"notebooks/{chapter.name}"), groups))
+        chapters.append((chapter.title, uri(f"notebooks/{chapter.name}"), groups))
     papers = {entry.claim.paper: claims.paper_name(entry.claim.paper) for entry in found}
     return html("ledger", chapters=chapters, papers=papers)
 
@@ -142,8 +146,7 @@ class ClaimsBeside(HtmlDirective):
     """``{claims-beside}``: each claim with its verdict in every edition that has chapters."""
 
     def html(self) -> str:
-        return html("beside", editions={name: ledger.entries(name, kept()) for name, found in kept().items() if found},
-                    root="..")
+        return html("beside", editions={name: of_edition(name) for name, found in kept().items() if found}, root="..")
 
 
 class EditionSlopes(HtmlDirective):
@@ -162,7 +165,7 @@ class EditionSlopes(HtmlDirective):
         found = {edition: records[chapter].by_id for edition, records in kept().items()
                  if chapter in records and names.keys() <= records[chapter].by_id.keys()}
         if len(found) < 2:
-            return f"<p><em>{NOT_RECORDED}</em></p>"
+            return "<p><em>Not yet recorded in two editions.</em></p>"
         lines = {words: [results[id] for results in found.values()] for id, words in names.items()}
         told = "; ".join(f"{words}: {', '.join(result.parts[0] for result in line)}" for words, line in lines.items())
         ends = [end for line in lines.values() for result in line for end in (result.value, *(result.limits() or ()))]

@@ -29,10 +29,10 @@ from sphinx.errors import ExtensionError
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxRole
 
-from book.press import editions, ledger
+from book.press import editions
 from book.press.chapters import every, recorded
 from book.press.editions import order
-from book.press.pages.ledger import entries, kept, of_the_book
+from book.press.pages.ledger import entries, kept, of_edition, of_the_book
 from book.press.pages.templates import html as filled
 from book.press.says import Statement, side
 from nbutils.lab import claims, results
@@ -93,7 +93,7 @@ def unbroken(number: str) -> str:
 def shown(recorded: dict[str, Record], chapter: str) -> tuple[list[str], list[str]]:
     """Where numbers of a chapter are looked up, the first place first: of the record that the book is about, and of the
     run that its page shows. Either has what needs a known truth from a record on planted images."""
-    keys = [f"{edition}/{chapter}" if edition else "" for edition in (the_books(chapter), the_controls(chapter))]
+    keys = [f"{edition}/{chapter}" for edition in (the_books(chapter), the_controls(chapter))]
     book, controls = ([key] if key in recorded else [] for key in keys)
     own = [chapter] if chapter in recorded else []
     if book and own and is_the_books(recorded, chapter):
@@ -120,9 +120,14 @@ def named(page: str, text: str) -> tuple[str, str, str]:
     if chapter not in chapters:
         raise ValueError(f"no chapter {chapter!r}{did_you_mean(chapter, chapters)}" if found else
                          f"this page is no chapter; name one before the id, as in {chapters[0]}:{id}")
-    if edition and edition not in order():
-        raise ValueError(f"no edition {edition!r}{did_you_mean(edition, order())}")
-    return edition or "", chapter, id
+    return kept_edition(edition or ""), chapter, id
+
+
+def kept_edition(name: str) -> str:
+    """The name of an edition, or ""; raises ValueError where there is none of that name (the nearest is suggested)."""
+    if name and name not in order():
+        raise ValueError(f"no edition {name!r}{did_you_mean(name, order())}")
+    return name
 
 
 def look_up(recorded: dict[str, Record], page: str, text: str) -> tuple[str, Result | str]:
@@ -247,9 +252,7 @@ def verdict(statement: Statement) -> Found:
     """How a claim came out; "quick/" before it for that in a kept edition."""
     edition, _, id = statement.subject.rpartition("/")
     claims.find(id)
-    if edition and edition not in order():
-        raise ValueError(f"no edition {edition!r}{did_you_mean(edition, order())}")
-    ledgers = (ledger.entries(edition, kept()),) * 2 if edition else (of_the_book(), entries())
+    ledgers = (of_edition(kept_edition(edition)),) * 2 if edition else (of_the_book(), entries())
     book, own = (next(entry for entry in found if entry.claim.id == id) for found in ledgers)
     told = f"{book.state} ({book.words}; {book.verdict.result})" if book.verdict else book.state
     return Found(book.state, own.state if own.verdict else "", told, edition, book.claim.chapter,
@@ -262,8 +265,7 @@ def compared(page: str, statement: Statement) -> Found:
     edition, chapter, id = named(page, statement.subject)
     prefix = statement.subject.removesuffix(id)
     ids = [id] if statement.number is not None else [id, statement.object]
-    for each in ids:
-        look_up(recorded, page, prefix + each)  # of an unknown id it tells the nearest
+    key, *_ = [look_up(recorded, page, prefix + each)[0] for each in ids]  # of an unknown id it tells the nearest
 
     def true_in(keys: list[str]) -> tuple[str, str]:
         for key in keys:
@@ -276,7 +278,6 @@ def compared(page: str, statement: Statement) -> Found:
         return "", f"{missing} is not on record{did_you_mean(missing, there)}"
 
     books, own = ([f"{edition}/{chapter}"],) * 2 if edition else shown(recorded, chapter)
-    key, _ = look_up(recorded, page, statement.subject)
     held, told = true_in(books)
     return Found(held, true_in(own)[0], told, edition, chapter, (f"records/{key}", results.anchor(id)))
 

@@ -19,7 +19,7 @@ def judged(chapter: str, statistic: str) -> list[str]:
     return [claim.id for claim in claims.load().values() if (claim.chapter, claim.statistic) == (chapter, statistic)]
 
 
-_TEMPLATES.globals |= {"anchor": results.anchor, "counted": counted, "dict": dict, "judged": judged,
+_TEMPLATES.globals |= {"anchor": results.anchor, "counted": counted, "judged": judged,
                        "marks": claims.MARKS, "minus": results.MINUS, "paper_name": claims.paper_name, "zip": zip}
 
 
