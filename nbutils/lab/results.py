@@ -348,8 +348,8 @@ def kim(table: str, network: str, method: str, attack: str, quantity: str = "acc
     """What Kim et al. (2021) print on CIFAR-10.
 
     Args:
-        network: in their words, see `architectures.original`. method: one of `training.DEFENCES`, of which a K at the end
-            is no part of their word. attack: "clean" for none.
+        network: in their words, see `architectures.original`. method: one of `training.DEFENCES`; a K at its end is no part
+            of their word. attack: "clean" for none.
 
     Raises:
         ValueError: see `published`.
