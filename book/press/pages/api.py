@@ -9,6 +9,7 @@ import ast
 import re
 from collections.abc import Container, Iterator
 from textwrap import indent
+from typing import Any
 
 from docutils import nodes
 from sphinx.application import Sphinx
@@ -58,7 +59,8 @@ def converted(docstring: str) -> str:
     """A docstring in reStructuredText."""
     parts = re.sub(r"(?m)^Attributes \((beside .*)\):$", r"Attributes, \1:\n\nAttributes:", docstring).split("`")
     parts[::2] = [re.sub(r"[\\*_|]", r"\\\g<0>", part) for part in parts[::2]]  # which mean themselves
-    return f"{GoogleDocstring('``'.join(parts), Config(napoleon_use_ivar=True))}\n\n"
+    settings: Any = Config(napoleon_use_ivar=True)  # it asks for Sphinx's own, and reads these alone
+    return f"{GoogleDocstring('``'.join(parts), settings)}\n\n"
 
 
 class Public(SphinxDirective):
