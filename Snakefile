@@ -105,7 +105,7 @@ for number, (record, group) in enumerate(pools.items()):
 rule book:
     input:
         "_config.yml", "_toc.yml", "tests/benchmarks/recorded.csv", twins, [c.source.relative_to(ROOT) for c in chapters.every(profile)],
-        files("book", ".md", ".html", ".bib", ".py", ".js", ".css", ".svg", ".png"),
+        files("book", ".md", ".html", ".bib", ".py", ".js", ".css", ".svg", ".png"), files("nbutils", ".py"),
         "book/claims.yml", files("book/editions", ".json", ".ipynb", ".yml"),
     output: index
     params:

@@ -1,7 +1,8 @@
 """Artifacts that are expensive to make (models, constructed sets, features) are made once and kept.
 
 An artifact's key is a hash of its recipe, of the code in it and of the code that makes it. A finished artifact appears
-all at once or not at all, one process at a time makes it, and it is checked whenever it is read.
+all at once or not at all, one process at a time makes it, and it is checked whenever it is read. What other runs have
+made, the networks of a release for example, is a second store, see `nbutils.machine.stores`.
 """
 
 from __future__ import annotations
@@ -23,8 +24,11 @@ from torch import Tensor, nn
 
 from nbutils.console import warn
 from nbutils.hashing import code_hash, content_hash
-from nbutils.machine import build_dir
+from nbutils.machine import stores
 from nbutils.versions import sha256
+
+given: dict[str, None] = {}
+"""Keys of what this process has been given, in the order of use."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,15 +53,17 @@ def load_or_build(kind: str, recipe: Mapping[str, Any], build: Callable[..., dic
         resumable: build is given the path of a file, in which it may `keep` how far it got and find that again when it
             was stopped; the file is gone once the artifact is there.
 
-    A damaged artifact is built again, and said so. When the disk is full the result is returned all the same,
-    with a warning.
+    A damaged artifact is not used, which is said, and built again. When the disk is full the result is returned all the
+    same, with a warning.
 
     Raises:
         PermissionError: the artifact is not there and the store cannot be written (names the folder and NBUTILS_BUILD).
+        ValueError: NBUTILS_WEIGHTS names no store.
         TypeError: a recipe of other values, or code that uses what cannot be read.
     """
     plain, key = _plain(recipe), f"{kind}-{content_hash([dict(sorted(recipe.items())), code_hash(build)])}"
-    folder = build_dir() / "store" / kind / key
+    folder = stores()[0] / kind / key
+    given[key] = None
     unfinished = folder.with_suffix(".unfinished")
 
     def made() -> Artifact:
@@ -71,7 +77,7 @@ def load_or_build(kind: str, recipe: Mapping[str, Any], build: Callable[..., dic
         lock = FileLock(folder.with_suffix(".lock"))
         lock.acquire()
     except OSError as error:
-        if kept := _kept(folder):  # somebody else's store: what is there can be read, for it appeared all at once
+        if kept := _kept(kind, key):  # somebody else's store: what is there can be read, for it appeared all at once
             return kept
         if isinstance(error, (PermissionError, FileExistsError, NotADirectoryError)):
             raise PermissionError(f"{folder.parent}: cannot be written ({error.strerror}); expected a folder that can "
@@ -81,7 +87,7 @@ def load_or_build(kind: str, recipe: Mapping[str, Any], build: Callable[..., dic
     with lock:
         for leftover in folder.parent.glob(f".{key}.*"):  # of a process that was killed while it wrote
             shutil.rmtree(leftover, ignore_errors=True)
-        if kept := _kept(folder):
+        if kept := _kept(kind, key):
             return kept
         shutil.rmtree(folder, ignore_errors=True)
         artifact = made()
@@ -129,13 +135,15 @@ def _write(folder: Path, artifact: Artifact) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _kept(folder: Path) -> Artifact | None:
-    """The artifact in this folder, if it is there and sound; it is said where it is damaged."""
-    try:
-        return _read(folder, folder.name) if folder.exists() else None
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        warn(f"{folder.name} is damaged ({error}); building it again")
-        return None
+def _kept(kind: str, key: str) -> Artifact | None:
+    """The artifact of this key, if one is there and sound; it is said where it is damaged."""
+    for folder in (store / kind / key for store in stores()):
+        try:
+            if folder.exists():
+                return _read(folder, key)
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            warn(f"{key} is damaged ({error}); not used")
+    return None
 
 
 def _read(folder: Path, key: str) -> Artifact:

@@ -23,6 +23,7 @@ def own_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """No test reads or writes the reader's own build folder or downloads."""
     monkeypatch.setenv("NBUTILS_BUILD", str(tmp_path / "build"))
     monkeypatch.setenv("NBUTILS_DATA", str(tmp_path / "data"))
+    monkeypatch.delenv("NBUTILS_WEIGHTS", raising=False)
     return tmp_path / "build"
 
 

@@ -1,7 +1,9 @@
 """What runs elsewhere: actions pinned by hash, least permissions, and only commands that the Makefile has."""
 
 import json
+import os
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,17 @@ def test_what_a_workflow_asks_of_make_it_has(path: Path) -> None:
     runs = [step.get("run", "") for job in jobs(path).values() for step in job["steps"]]
     asked = re.findall(r"^make (\w+)", "\n".join(runs), re.MULTILINE)
     assert set(asked) <= set(goals.split())
+
+
+@pytest.mark.parametrize(("said", "status"), [("expected Linux or macOS; run this in WSL", 0), ("a traceback", 1)])
+def test_the_refusal_of_windows_is_what_passes(said: str, status: int, tmp_path: Path) -> None:
+    """As GitHub runs it, with a Python that refuses."""
+    (tmp_path / "python").write_text(f"#!/bin/sh\necho '{said}' >&2\nexit 1\n")
+    (tmp_path / "python").chmod(0o755)
+    (line,) = (step["run"] for step in jobs(ROOT / ".github/workflows/weekly.yml")["windows"]["steps"] if "run" in step)
+    done = subprocess.run(["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", line], capture_output=True,
+                          env={"PATH": f"{tmp_path}:{os.environ['PATH']}"})
+    assert done.returncode == status
 
 
 def test_every_python_that_we_name_is_tested() -> None:

@@ -7,6 +7,9 @@
     package/      the wheel that the notebooks import
     MANIFEST.json version, commit, and size and SHA-256 of every file
 
+Beside it stand the trained networks of the records that are in the stores of this machine, see `weights`, in a folder
+and a zip of their own.
+
 Two runs from one commit give the same bytes: files are sorted, and times are those of nothing.
 """
 
@@ -21,7 +24,8 @@ from collections import Counter
 from pathlib import Path
 
 import nbutils
-from book.press import editions, make
+from book.press import editions, make, weights
+from book.press.chapters import every
 from book.press.environment import PYTHONS
 from book.press.files import packed
 from book.press.plain import TITLE
@@ -60,12 +64,16 @@ details > * { display: block !important; }
 
 
 def release() -> int:
-    """Make the folder and the zip, and print where they are; returns the exit status.
+    """Make the folders and the zips, and print where they are; returns the exit status.
 
     Raises:
-        ValueError: kept runs or pages that cannot be used, in one line.
+        ValueError: kept runs, networks or pages that cannot be used, in one line.
     """
     folder = build_dir() / "release" / f"{NAME}-{nbutils.__version__}"
+    beside = folder.with_name(f"{folder.name}-weights")
+    shutil.rmtree(beside, ignore_errors=True)
+    weights.gather(beside, {chapter.name: editions.find(edition, chapter.name) for chapter in every("")
+                            if (edition := editions.of_the_book(chapter.name))})
     with make.published() as pages:
         if make.render():
             return 1
@@ -85,9 +93,11 @@ def release() -> int:
         for name in BESIDE:
             shutil.copy(ROOT / name, folder)
         (folder / "README.txt").write_text(README, encoding="utf-8")
-        manifest(folder)
-        zipped = pack(folder)
-    print(f"The release: {folder}\n{zipped}  {zipped.stat().st_size / 1e6:.1f} MB\nSHA-256 {sha256(zipped)}")
+    for made in (folder, beside):
+        if made.is_dir():
+            manifest(made)
+            zipped = pack(made)
+            print(f"{zipped}  {zipped.stat().st_size / 1e6:.1f} MB\nSHA-256 {sha256(zipped)}")
     return 0
 
 

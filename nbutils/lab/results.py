@@ -348,8 +348,8 @@ def kim(table: str, network: str, method: str, attack: str, quantity: str = "acc
     """What Kim et al. (2021) print on CIFAR-10.
 
     Args:
-        network: in their words, see `architectures.original`. method: one of `training.DEFENCES`; a K at its end is no part
-            of their word. attack: "clean" for none.
+        network: in their words, see `architectures.original`. method: one of `training.DEFENCES`; a K at its end is no
+            part of their word. attack: "clean" for none.
 
     Raises:
         ValueError: see `published`.
@@ -473,6 +473,7 @@ class Record(BaseModel):
         precision: of training; older records were all made in float32.
         finished, version, commit, python, torch: when, and with which code.
         results, verdicts: what it found, in the order of measuring.
+        networks: keys of those that it trained or read, in the order of use; older records do not say it.
         sources: of a record that was pooled, words for each run -> its seeds.
     """
 
@@ -492,6 +493,7 @@ class Record(BaseModel):
     torch: str
     results: list[Result]
     verdicts: list[RecordedVerdict]
+    networks: tuple[str, ...] = ()
     sources: dict[str, tuple[int, ...]] = {}
 
     @property

@@ -18,6 +18,7 @@ from IPython.core.getipython import get_ipython
 from torch import Tensor
 
 import nbutils
+from nbutils import store
 from nbutils.console import progress
 from nbutils.images.imageset import ImageSet
 from nbutils.images.sources import class_names
@@ -350,6 +351,7 @@ class Run:
             "torch": torch.__version__,
             "results": list(self.found.values()),
             "verdicts": verdicts,
+            "networks": tuple(key for key in store.given if key.startswith("model-")),
         })
 
 

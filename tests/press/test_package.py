@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import nbutils
 from book.press import release
 from nbutils.machine import ROOT
 from nbutils.versions import sha256
@@ -48,6 +49,16 @@ def test_the_engine_runs_from_its_wheel(installed: Path) -> None:
     said = done.stdout.splitlines()
     assert "'quick'" in said[0]
     assert "93.43 %" in said[0]
+
+
+def test_the_wheel_has_our_name_and_version(installed: Path) -> None:
+    (built,) = (installed / "package").glob("*.whl")
+    assert built.name == f"robust_features-{nbutils.__version__}-py3-none-any.whl"
+
+
+def test_what_is_installed_fits_together() -> None:
+    done = subprocess.run([sys.executable, "-m", "pip", "check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
 
 
 def test_two_wheels_are_the_same(installed: Path) -> None:

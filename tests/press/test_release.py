@@ -82,7 +82,7 @@ def test_what_renders_is_in_the_small_environment() -> None:
     """Every module that our code imports on the way to a page belongs to something that the extra "read" brings."""
     code = WITHOUT_TORCH + """
 from book.press import __main__
-from book.press.pages import executed, ledger, records, takeaway
+from book.press.pages import api, executed, ledger, records, takeaway
 ours = [module.__file__ for name, module in sys.modules.items() if name.startswith(("nbutils", "book.press"))]
 print("\\n".join(filter(None, ours)))
 """

@@ -1,8 +1,11 @@
 """Sphinx extension: what a reader takes away. Beside each chapter's page stands its reader's notebook, see
 `book.press.plain`, and a button leads there; others to Colab and Binder where BOOK_REPOSITORY, "owner/name" on GitHub,
-says where a release keeps them."""
+says where a release keeps them. A link to a page shows elsewhere what the page says in short (OpenGraph)."""
 
+import html
 import os
+import re
+import textwrap
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -64,7 +67,21 @@ def buttons(app: Sphinx, pagename: str, templatename: str, context: dict[str, An
     context["header_buttons"][:0] = found
 
 
+def card(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: nodes.document) -> None:
+    """On ``html-page-context``: a page's title and its answer, or its first words, for who is sent a link to it."""
+    texts = [part.astext() for part in doctree.findall(nodes.paragraph)] if doctree else []
+    if not texts:
+        return
+    answer = next((text for text in texts if text.startswith("In short.")), texts[0]).removeprefix("In short.")
+    plain_text = re.sub(r"\\[a-z]+ ?|[{}$]", "", answer)  # what is left of formulas
+    said = {"og:type": "article", "og:site_name": plain.TITLE, "og:title": re.sub("<[^>]+>", "", context["title"]),
+            "og:description": textwrap.shorten(plain_text, 200, placeholder=" ...")}
+    context["metatags"] += "".join(f'<meta property="{name}" content="{html.escape(html.unescape(words))}">\n'
+                                   for name, words in said.items())
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("build-finished", write)
     app.connect("html-page-context", buttons, priority=550)  # after the theme has put its own there
+    app.connect("html-page-context", card)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
