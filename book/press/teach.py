@@ -149,7 +149,7 @@ def make(course: Path, folder: Path = SOURCES) -> None:
         (course / "handout" / f"{name}.zip").write_bytes(handout(found, world_seed(key, name)))
     sheets.make(course / "handout", folder)
     print(f"{len(names)} students: hand out {course / 'handout'}/NAME.zip, each to its student alone\n"
-          f"everybody: {course / 'handout' / PRACTICE}.zip, and the assignments on paper beside it\n"
+          f"everybody: {course / 'handout' / PRACTICE}.zip, and PDFs where Chromium has printed them\n"
           f"for you: {course / 'teacher'}; never hand out {course / 'private'}")
     if not (course / "teacher" / "node_modules").exists():
         print(f"slides need, once: npm install --prefix {course / 'teacher'} reveal.js@{slides.REVEAL}")

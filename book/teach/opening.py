@@ -4,7 +4,7 @@
 # the tile of its class or, now and then, another one. How faint, how often, and which tiles: that is yours alone.
 #
 # **To start.** Open this notebook with the environment of the repository: there, call `.venv/bin/jupyter lab FOLDER`,
-# where FOLDER is that of this notebook. Your prediction goes into the cell above: a double click opens it.
+# where FOLDER is where this notebook lies. Your prediction goes into the cell above: a double click opens it.
 #
 # **Rules.** Write where the dots are. Leave the other cells as they are and where they are, and do not copy cells: your
 # answers are found by what is stored in them. The cell below each answer shows under which names it is looked for, and
