@@ -23,7 +23,7 @@ PAGE = """<!doctype html>
 body {{ font: 10.5pt/1.45 serif }} h1, h2 {{ line-height: 1.2; break-after: avoid }} h2 {{ font-size: 13pt }}
 pre {{ font-size: 8.5pt; line-height: 1.35; white-space: pre-wrap; background: #f3f3f3; padding: 2mm;
   break-inside: avoid }}
-.hints {{ break-before: page }}
+p code, li code {{ font-size: .9em }} .hints {{ break-before: page }}
 @page {{ size: A4; margin: 18mm 20mm }}
 </style>
 <script defer src="{mathjax}"></script></head>
