@@ -29,6 +29,9 @@ HIDDEN = """### BEGIN HIDDEN TESTS
 from book.teach.worlds import check
 check("{}", globals())
 ### END HIDDEN TESTS"""
+STORED = """# Checked by your teacher, who finds your answer under these names.
+for name in {}:
+    print(name, "=", str(globals().get(name, "missing"))[:200])"""
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,13 @@ def stubbed(code: str) -> str:
     return SOLUTION.sub(r"\1...  # yours", code)
 
 
+def stored(assignment: Assignment, check: Cell) -> list[str]:
+    """The names that a check reads and the student gives: all but those of the code that is handed out."""
+    given = "\n".join(cell.source for cell in assignment.cells if cell.kind == "code")
+    names = dict.fromkeys(re.findall(r"\bmine\.(\w+)", check.source))
+    return [name for name in names if not re.search(rf"^(?:def |class )?{name}\b", given, re.MULTILINE)]
+
+
 def notebook(assignment: Assignment, version: str) -> nbformat.NotebookNode:
     """The assignment as a notebook, for "student", "teacher" or nbgrader, the "grader"."""
     cells = []
@@ -106,7 +116,7 @@ def notebook(assignment: Assignment, version: str) -> nbformat.NotebookNode:
             continue
         code = stubbed(cell.source) if version == "student" else cell.source
         if checked:
-            code = HIDDEN.format(cell.question) if version == "grader" else "# Checked by your teacher."
+            code = HIDDEN.format(cell.question) if version == "grader" else STORED.format(stored(assignment, cell))
         about = {"schema_version": 3, "task": False, "grade": checked, "solution": answer, "locked": not answer,
                  "grade_id": {"answer": cell.question, "check": f"{cell.question}-check"}.get(cell.kind, id)}
         about |= {"points": cell.points} if checked else {}

@@ -2,6 +2,7 @@
 
     html/         the pages, which read from file://
     book.pdf      the same as one document, where there is a Chromium to print it
+    assignments/  those of `book.press.teach` on paper, under the same condition
     notebooks/    the chapters in plain Markdown, for Jupyter
     records/      what every kept run has found
     package/      the wheel that the notebooks import
@@ -24,7 +25,7 @@ from collections import Counter
 from pathlib import Path
 
 import nbutils
-from book.press import editions, make, weights
+from book.press import editions, make, pdf, sheets, weights
 from book.press.chapters import every
 from book.press.environment import PYTHONS
 from book.press.files import packed
@@ -35,11 +36,11 @@ from nbutils.versions import sha256
 
 NAME = "robust-and-non-robust-features"
 FIRST = "book/intro"  # the page that holds all others, in a single one
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 BESIDE = ("LICENSE", "LICENSE-text.md", "CITATION.cff", "CHANGELOG.md")
 README = f"""{TITLE}
 
-Open html/index.html in a browser: it needs no network and no server. book.pdf, if it is here, holds the same text.
+Open html/index.html in a browser: it needs no network and no server. book.pdf, if it is here, holds the same text, and
+assignments/ what students can be asked.
 
 To run a chapter, with Python {PYTHONS}:
 
@@ -82,6 +83,7 @@ def release() -> int:
         shutil.copytree(rendered / "html", folder / "html", ignore=shutil.ignore_patterns(".buildinfo*"))
         if not print_pdf(rendered, folder / "book.pdf"):
             return 1
+        sheets.make(folder / "assignments")
         (folder / "notebooks").mkdir()
         for notebook in sorted((folder / "html" / "notebooks").glob("*.ipynb")):
             shutil.copy(notebook, folder / "notebooks")
@@ -139,34 +141,19 @@ def wheel(folder: Path) -> None:
         raise ValueError("The wheel was not built: see above.")
 
 
-def chromium() -> str:
-    """The browser that $CHROMIUM names, or the system's; "" where there is none."""
-    return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, CHROMIUM)), "")
-
-
 def print_pdf(rendered: Path, path: Path) -> bool:
-    """The whole book as one PDF, printed by Chromium; it is said where there is none. False where it failed.
+    """The whole book as one PDF; it is said where there is no Chromium. False where it could not be rendered.
 
-    Chromium gives it bookmarks, from the headings.
+    Raises:
+        ValueError: it was not printed; in one line.
     """
-    browser = chromium()
-    if not browser:
-        print("book.pdf is left out: no Chromium is installed (on Debian: apt install chromium)")
+    if not pdf.possible("book.pdf is"):
         return True
     if make.render(builder="singlehtml"):
         return False
     single, page = rendered / "singlehtml" / f"{FIRST}.html", rendered / "singlehtml" / "print.html"
     page.write_text(for_print(single.read_text(encoding="utf-8")), encoding="utf-8")  # from here its styles are found
-    words = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-             f"--user-data-dir={rendered / 'chromium'}", "--allow-file-access-from-files",
-             "--virtual-time-budget=600000", "--generate-pdf-document-outline", "--no-pdf-header-footer",
-             f"--print-to-pdf={path}", page.as_uri()]
-    done = subprocess.run(words, capture_output=True, text=True)
-    if done.returncode or not path.is_file():
-        print("".join(done.stderr.splitlines(keepends=True)[-3:]) + "book.pdf was not printed", file=sys.stderr)
-        return False
-    dated = re.sub(rb"(/(?:CreationDate|ModDate) \(D:)\d{14}", rb"\g<1>19800101000000", path.read_bytes())
-    path.write_bytes(dated)
+    pdf.print_page(page, path)
     return True
 
 

@@ -6,6 +6,7 @@ A course is a folder outside of the repository:
     private/               the salt of the worlds, nbgrader's gradebook
     handout/NAME.zip       what student NAME gets: all assignments, and a world of one's own
     handout/practice.zip   the same with a world that everybody may have
+    handout/ASSIGNMENT.pdf the same for all on paper, where there is a Chromium to print it
     teacher/               solutions, rubrics and checks; plans; slides
     submitted/NAME/        what student NAME hands in
     graded/                reports and summaries, see `book.press.grade`
@@ -19,7 +20,7 @@ from pathlib import Path
 import nbformat
 from pydantic import BaseModel
 
-from book.press import chapters, editions
+from book.press import chapters, editions, sheets
 from book.press.assignments import SOURCES, Assignment, notebook, read, sources
 from book.press.files import packed, write
 from nbutils.machine import ROOT, build_dir
@@ -118,6 +119,13 @@ def salt(course: Path) -> bytes:
     return bytes.fromhex(read_text(path))
 
 
+def world_seed(key: bytes, student: str) -> int:
+    """The seed of a student's world, and of that for practice."""
+    from book.teach.worlds import own_seed  # here, since the images of a world need torch
+
+    return 0 if student == PRACTICE else own_seed(key, student)
+
+
 def handout(found: Iterable[Assignment], seed: int) -> bytes:
     """The zip that one student gets: each assignment without solutions and checks, and the images of the world."""
     from book.teach.worlds import World  # here, since the images of a world need torch
@@ -129,7 +137,6 @@ def handout(found: Iterable[Assignment], seed: int) -> bytes:
 def make(course: Path, folder: Path = SOURCES) -> None:
     """Write what is handed out and what the teacher keeps; the same course gives the same files."""
     from book.press import slides  # here, since they need Sphinx
-    from book.teach.worlds import own_seed
 
     course = course.expanduser()
     names, key = students(course), salt(course)
@@ -139,10 +146,10 @@ def make(course: Path, folder: Path = SOURCES) -> None:
     slides.make(course / "teacher" / "slides")
     (course / "handout").mkdir(exist_ok=True)
     for name in [*names, PRACTICE]:
-        seed = 0 if name == PRACTICE else own_seed(key, name)
-        (course / "handout" / f"{name}.zip").write_bytes(handout(found, seed))
+        (course / "handout" / f"{name}.zip").write_bytes(handout(found, world_seed(key, name)))
+    sheets.make(course / "handout", folder)
     print(f"{len(names)} students: hand out {course / 'handout'}/NAME.zip, each to its student alone\n"
-          f"everybody: {course / 'handout' / PRACTICE}.zip\n"
+          f"everybody: {course / 'handout' / PRACTICE}.zip, and PDFs where Chromium has printed them\n"
           f"for you: {course / 'teacher'}; never hand out {course / 'private'}")
     if not (course / "teacher" / "node_modules").exists():
         print(f"slides need, once: npm install --prefix {course / 'teacher'} reveal.js@{slides.REVEAL}")

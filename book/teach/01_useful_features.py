@@ -16,12 +16,23 @@
 # class. Scale the numbers to mean 0 and variance 1, *where the class and the rest have half of the weight each*, and
 # return the mean of $y f(x)$ under the same weights, with $y = +1$ for the class and $-1$ for the rest.
 #
-# <details><summary>Hint 1</summary>Start with the mean of each side; the weighted mean is the middle of the
-# two.</details>
-# <details><summary>Hint 2</summary>The weighted variance is the mean of two means of squares, taken around that
-# middle.</details>
-# <details><summary>Hint 3</summary>The mean of y f(x) is half of the difference of the two sides' means, after
-# scaling.</details>
+# <details><summary>Hint 1</summary>
+#
+# Start with the mean of each side; the weighted mean is the middle of the two.
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# The weighted variance is the mean of two means of squares, taken around that middle.
+#
+# </details>
+#
+# <details><summary>Hint 3</summary>
+#
+# The mean of y f(x) is half of the difference of the two sides' means, after scaling.
+#
+# </details>
 
 # %% answer q1
 def usefulness(values, of_class):
@@ -56,12 +67,25 @@ def q1(mine, world):
 # Find the tile of each class from your training images alone: +1 where it moves a pixel up, -1 where down. Each tile
 # has two of each in every aligned block of 2 x 2 pixels of a channel. Store them as `tiles`, a tensor (10, 3, 4, 4).
 #
-# <details><summary>Hint 1</summary>Shapes and backgrounds are smooth. What is left of an image when you subtract from
-# each block of 2 x 2 pixels its mean?</details>
-# <details><summary>Hint 2</summary>Average what is left over the images of a class: what is not tied to the class
-# fades.</details>
-# <details><summary>Hint 3</summary>The tile repeats 8 times in each direction: `view(3, 8, 4, 8, 4)` and average over
-# the repeats. Then look at the sign.</details>
+# <details><summary>Hint 1</summary>
+#
+# Shapes and backgrounds are smooth. What is left of an image when you subtract from each block of 2 x 2 pixels its
+# mean?
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# Average what is left over the images of a class: what is not tied to the class fades.
+#
+# </details>
+#
+# <details><summary>Hint 3</summary>
+#
+# The tile repeats 8 times in each direction: `view(3, 8, 4, 8, 4)` and average over the repeats. Then look at the
+# sign.
+#
+# </details>
 
 # %% answer q2
 ### BEGIN SOLUTION
@@ -88,10 +112,19 @@ def q2(mine, world):
 # (a) In which share of your *test* images does the tile belong to the class of the shape? Store it as `share`,
 # between 0 and 1. (b) By how many grey levels of 255 does the tile move a pixel? Store it as `height`.
 #
-# <details><summary>Hint 1</summary>Your ten tiles are ten matched filters: multiply an image with each of them,
-# repeated over the image. The largest product tells which one it carries.</details>
-# <details><summary>Hint 2</summary>The mean product of an image with the tile that it carries is the height; all else
-# in the image averages to nearly nothing.</details>
+# <details><summary>Hint 1</summary>
+#
+# Your ten tiles are ten matched filters: multiply an image with each of them, repeated over the image. The largest
+# product tells which one it carries.
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# The mean product of an image with the tile that it carries is the height; all else in the image averages to nearly
+# nothing.
+#
+# </details>
 
 # %% answer q3
 ### BEGIN SOLUTION
@@ -114,10 +147,18 @@ def q3(mine, world):
 # and channels. At which $L_\infty$ radius, in grey levels of 255, does its robust usefulness on your test images
 # reach 0? Store it as `radius`. No search: the closed form says it.
 #
-# <details><summary>Hint 1</summary>An adversary of radius eps changes the filter's answer by at most eps times the
-# sum of |a|. What is this sum here?</details>
-# <details><summary>Hint 2</summary>Robust usefulness is usefulness minus eps / standard deviation. Multiply by the
-# deviation: half of a difference of two means is left.</details>
+# <details><summary>Hint 1</summary>
+#
+# An adversary of radius eps changes the filter's answer by at most eps times the sum of |a|. What is this sum here?
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# Robust usefulness is usefulness minus eps / standard deviation. Multiply by the deviation: half of a difference of
+# two means is left.
+#
+# </details>
 
 # %% answer q4
 ### BEGIN SOLUTION

@@ -20,14 +20,27 @@ x, y = test.x[:100], test.y[:100]  # the images of all questions
 # ## Question 1: PGD (3 points)
 #
 # Write $x_{k+1} = \Pi(x_k + \alpha\,\mathrm{sign}\,\nabla_x \mathrm{CE}(f(x_k), y))$, where $\Pi$ goes back into the
-# ball $\|x' - x\|_\infty \le \varepsilon$ and into $[0, 1]$. Choose $\alpha$ so that the search can cross the ball.
+# ball $\|x' - x\|_\infty \le \varepsilon$ and into $[0, 1]$. Start at $x$ itself or at random in the ball, and choose
+# $\alpha$ so that the search can cross it. The network must be as it was afterwards.
 #
-# <details><summary>Hint 1</summary>`torch.autograd.grad(loss, x_adv)` gives the gradient in the pixels and leaves
-# those of the weights alone.</details>
-# <details><summary>Hint 2</summary>Back into the ball: `x + (x_adv - x).clamp(-eps, eps)`, then `clamp(0,
-# 1)`.</details>
-# <details><summary>Hint 3</summary>A step of 2.5 eps / steps crosses the ball with some to spare. Sum the loss over
-# the images: a mean changes nothing under a sign, but it may underflow.</details>
+# <details><summary>Hint 1</summary>
+#
+# `torch.autograd.grad(loss, x_adv)` gives the gradient in the pixels and leaves those of the weights alone.
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# Back into the ball: `x + (x_adv - x).clamp(-eps, eps)`, then `clamp(0, 1)`.
+#
+# </details>
+#
+# <details><summary>Hint 3</summary>
+#
+# A step of 2.5 eps / steps crosses the ball with some to spare. Sum the loss over the images: a mean changes nothing
+# under a sign, but it may underflow.
+#
+# </details>
 
 # %% answer q1
 def pgd(model, x, y, eps, steps):
@@ -94,11 +107,15 @@ def q2(mine, world):
 # %% text
 # ## Question 3: a defence (2 points)
 #
-# Here is the colleague's network. Attack it with your PGD at 8/255 and look at the accuracy. Then find the reason:
-# store as `zero_share` the share of the 100 clean images for which the gradient of *its* cross-entropy is exactly 0
-# in every pixel.
+# Here is the colleague's network. Attack it with your PGD at 8/255 with 20 steps and look at the accuracy. Then find
+# the reason: store as `zero_share` the share of the 100 clean images for which the gradient of *its* cross-entropy is
+# exactly 0 in every pixel.
 #
-# <details><summary>Hint</summary>`(gradient == 0).flatten(1).all(1)` says it for each image.</details>
+# <details><summary>Hint</summary>
+#
+# `(gradient == 0).flatten(1).all(1)` says it for each image.
+#
+# </details>
 
 # %% code
 class Sharp(torch.nn.Module):
@@ -139,12 +156,19 @@ def q3(mine, world):
 # ## Question 4: break it (3 points)
 #
 # Write an attack that breaks such a defence, whatever the factor is. You may use its logits and their gradients, and
-# nothing from inside.
+# nothing from inside; how many steps it takes is for you to choose. Try it on `defended` at 8/255.
 #
-# <details><summary>Hint 1</summary>Which part of the loss loses the gradient: the logits, or what is made of
-# them?</details>
-# <details><summary>Hint 2</summary>The difference between the largest wrong logit and the true one has a gradient
-# wherever the network has one.</details>
+# <details><summary>Hint 1</summary>
+#
+# Which part of the loss loses the gradient: the logits, or what is made of them?
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# The difference between the largest wrong logit and the true one has a gradient wherever the network has one.
+#
+# </details>
 
 # %% answer q4
 def break_it(defended, x, y, eps):

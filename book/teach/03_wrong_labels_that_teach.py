@@ -32,10 +32,23 @@ teacher = learned(train.x, train.y, seed=0)
 # steps along the gradient, each of one and the same $L_2$ length, and stay in $\|x' - x\|_2 \le \varepsilon$ and in
 # $[0, 1]$.
 #
-# <details><summary>Hint 1</summary>Lengths are per image: `flatten(1).norm(dim=1).view(-1, 1, 1, 1)`.</details>
-# <details><summary>Hint 2</summary>Back into the ball: if x' - x is longer than eps, scale it to eps.</details>
-# <details><summary>Hint 3</summary>A step of 2.5 eps / steps. A gradient of 0 must not become "not a number": bound
-# its length from below.</details>
+# <details><summary>Hint 1</summary>
+#
+# Lengths are per image: `flatten(1).norm(dim=1).view(-1, 1, 1, 1)`.
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# Back into the ball: if x' - x is longer than eps, scale it to eps.
+#
+# </details>
+#
+# <details><summary>Hint 3</summary>
+#
+# A step of 2.5 eps / steps. A gradient of 0 must not become "not a number": bound its length from below.
+#
+# </details>
 
 # %% answer q1
 def d_det(model, x, y, eps, steps):

@@ -30,8 +30,11 @@ def scales(labels):
 # A channel of an image is called robust where the noise that it stands is louder than the loudest channel of that
 # image: $\sigma^2 > T$, where $T$ is the largest variance among the channels *of the image*.
 #
-# <details><summary>Hint</summary>`amax(1, keepdim=True)` is a maximum for each row that can be compared with the
-# row.</details>
+# <details><summary>Hint</summary>
+#
+# `amax(1, keepdim=True)` is a maximum for each row that can be compared with the row.
+#
+# </details>
 
 # %% answer q1
 def robust_channels(sigma, variance):
@@ -58,8 +61,11 @@ def q1(mine, world):
 #
 # The robust and the non-robust part of features $z$: zero outside their channels, and together exactly $z$.
 #
-# <details><summary>Hint</summary>A mask (N, C) becomes one for maps (N, C, H, W) by `mask[:, :, None,
-# None]`.</details>
+# <details><summary>Hint</summary>
+#
+# A mask (N, C) becomes one for maps (N, C, H, W) by `mask[:, :, None, None]`.
+#
+# </details>
 
 # %% answer q2
 def parts(z, mask):
@@ -83,10 +89,14 @@ def q2(mine, world):
 # ## Question 3: told the truth (3 points)
 #
 # Tell the bottleneck the true labels of `few`. How often does the network say the true label from the robust part,
-# and how often from the non-robust part? Store the shares as `robust_true` and `rest_true`.
+# and how often from the non-robust part? Store the shares as `robust_true` and `rest_true`. They need not add up to 1:
+# both parts may say it.
 #
-# <details><summary>Hint</summary>`model.features(few.x, cut)` gives the features, `model.logits_from(z, cut)` goes on
-# from them.</details>
+# <details><summary>Hint</summary>
+#
+# `model.features(few.x, cut)` gives the features, `model.logits_from(z, cut)` goes on from them.
+#
+# </details>
 
 # %% answer q3
 ### BEGIN SOLUTION

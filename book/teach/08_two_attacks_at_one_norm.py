@@ -57,8 +57,11 @@ def q1(mine, world):
 # Bring each change to a given $L_2$ length, and the image into $[0, 1]$ afterwards. A change of length 0 has no
 # direction: leave it 0.
 #
-# <details><summary>Hint</summary>Divide by the length of each change, bounded from below by 1e-12; 0 divided by that
-# is still 0.</details>
+# <details><summary>Hint</summary>
+#
+# Divide by the length of each change, bounded from below by 1e-12; 0 divided by that is still 0.
+#
+# </details>
 
 # %% answer q2
 def at_length(x, x_adv, length):

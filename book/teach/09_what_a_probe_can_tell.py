@@ -31,8 +31,17 @@ y, y_test = train.y.numpy(), test.y.numpy()
 # Scale the features to mean 0 and variance 1, fit a `LogisticRegression(max_iter=1000)` and return its accuracy on
 # the test features. Nothing about the test features may enter the fit, not even their mean.
 #
-# <details><summary>Hint 1</summary>Which features' mean and deviation does the scaling use, for both?</details>
-# <details><summary>Hint 2</summary>A feature that is constant has deviation 0: divide by 1 there.</details>
+# <details><summary>Hint 1</summary>
+#
+# Which features' mean and deviation does the scaling use, for both?
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# A feature that is constant has deviation 0: divide by 1 there.
+#
+# </details>
 
 # %% answer q1
 def probe(z, y, z_test, y_test):

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from book.press.environment import take
-from book.press.release import chromium
+from book.press.pdf import chromium
 from nbutils.machine import ROOT, build_dir
 
 PACKAGES = ("playwright-core@1.65.1", "axe-core@4.14.1")

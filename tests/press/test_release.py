@@ -15,7 +15,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from book.press import release
+from book.press import pdf, release
 from nbutils.machine import ROOT
 from nbutils.versions import sha256
 from tests.helpers import WITHOUT_TORCH
@@ -71,7 +71,7 @@ def test_what_is_printed() -> None:
 def test_no_chromium_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                              capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.delenv("CHROMIUM", raising=False)
-    monkeypatch.setattr(release, "CHROMIUM", ("nosuch-chromium",))
+    monkeypatch.setattr(pdf, "CHROMIUM", ("nosuch-chromium",))
     assert release.print_pdf(tmp_path, tmp_path / "book.pdf")
     assert capsys.readouterr().out == ("book.pdf is left out: no Chromium is installed (on Debian: apt install "
                                        "chromium)\n")

@@ -126,6 +126,8 @@ def test_what_cannot_be_graded_is_told_without_a_run(tmp_path: Path) -> None:
     for code in (f"import os; os.environ['{assignments.GRADER}']", "from book.teach import worlds"):
         nbformat.write(solved(q1=code), tmp_path / "ada" / "01_tiny.ipynb")
         assert "could tell its world" in desk.graded("ada", tmp_path / "ada").fault
+    (tmp_path / "ada" / "01_tiny.ipynb").rename(tmp_path / "ada" / "01_tiny (1).ipynb")
+    assert desk.graded("ada", tmp_path / "ada").fault.endswith("no 01_tiny.ipynb, only 01_tiny (1).ipynb")
     assert not desk.root.exists()
 
 

@@ -1,9 +1,11 @@
 """The course kit: nothing hidden reaches a student, and the same course gives the same files."""
 
 import hashlib
+import html
 import io
 import json
 import re
+import tomllib
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load
 
-from book.press import assignments, teach
+from book.press import assignments, pdf, sheets, teach
 from book.teach import worlds
 from book.teach.worlds import World, own_seed
 from nbutils.machine import ROOT
@@ -25,6 +27,12 @@ SOURCES = sorted([*assignments.SOURCES.glob("[0-9o]*.py"), *TINY.glob("*.py")])
 @pytest.fixture
 def small_worlds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worlds, "SIZES", {"train": 20, "test": 10})
+
+
+@pytest.fixture
+def no_chromium(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CHROMIUM", raising=False)
+    monkeypatch.setattr(pdf, "CHROMIUM", ("nosuch-chromium",))
 
 
 @pytest.fixture
@@ -64,7 +72,8 @@ def test_no_line_of_a_solution_check_or_rubric_is_in_a_file_for_students(path: P
         return
     if (opening := path.with_name("opening.py")).exists():
         given |= hidden_and_given(opening)[1]
-    files = unpacked(teach.handout([assignments.read(path)], seed=1))
+    one = assignments.read(path)
+    files = unpacked(teach.handout([one], seed=1))
     assert files.keys() == {f"{path.stem}.ipynb", "world.safetensors"}
     cells = json.loads(files[f"{path.stem}.ipynb"])["cells"]
     text = "\n".join("".join(cell["source"]) for cell in cells)
@@ -74,6 +83,10 @@ def test_no_line_of_a_solution_check_or_rubric_is_in_a_file_for_students(path: P
     assert not (hidden - given) & lines
     assert not [line for line in hidden - given if len(line) > 30 and line in text]
     assert not re.search("BEGIN|HIDDEN|book[.]", files[f"{path.stem}.ipynb"].decode())
+    printed = html.unescape(re.sub("<[^>]+>", "", sheets.sheet(one)))
+    assert one.cells[1].source.splitlines()[-1] in printed
+    assert not (hidden - given) & {line.strip() for line in printed.splitlines()}
+    assert not [line for line in hidden - given if len(line) > 30 and line in printed]
 
 
 def test_no_source_of_an_assignment_is_a_page_of_the_book() -> None:
@@ -84,6 +97,8 @@ def test_no_source_of_an_assignment_is_a_page_of_the_book() -> None:
     pages = "\n".join(path.read_text() for path in (ROOT / "book").glob("*.md"))
     for path in SOURCES:
         assert not [line for line in hidden_and_given(path)[0] if len(line) > 20 and line in pages]
+    packaged = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert not [name for name in [*packaged["packages"], *packaged["package-data"]["nbutils.book"]] if "teach" in name]
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -91,7 +106,8 @@ def digests(folder: Path) -> dict[str, str]:
             for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def test_two_generations_are_the_same_to_the_last_byte(course: Path, small_worlds: None) -> None:
+def test_two_generations_are_the_same_to_the_last_byte_and_slides_tell_no_solution(
+        course: Path, small_worlds: None, no_chromium: None) -> None:
     teach.make(course)
     first = digests(course)
     teach.make(course)
@@ -100,6 +116,51 @@ def test_two_generations_are_the_same_to_the_last_byte(course: Path, small_world
     assert {f"teacher/{name}.ipynb" for name in assignments.sources()} <= first.keys()
     assert first["handout/ada.zip"] != first["handout/bob.zip"]
     assert "{result}" not in "".join(path.read_text() for path in (course / "teacher").glob("*.*"))
+    shown = html.unescape("".join(path.read_text() for path in (course / "teacher" / "slides").glob("*.html")))
+    told = set().union(*(hidden_and_given(path)[0] for path in SOURCES))
+    assert not [line for line in told if len(line) > 30 and line in shown]
+
+
+def test_a_student_sees_what_is_stored_under_the_names_that_the_check_reads(capsys: pytest.CaptureFixture[str]) -> None:
+    one = assignments.read(assignments.sources()["02_break_a_defence"])
+    cells = assignments.notebook(one, "student").cells
+    code = next(cell.source for cell in cells if cell.metadata.get("nbgrader", {}).get("grade_id") == "q2-check")
+    exec(code, {"clean": 0.75, "model": None})
+    assert capsys.readouterr().out == "clean = 0.75\nrobust = missing\n"
+
+
+def test_a_sheet_has_formulas_for_mathjax_and_its_hints_at_the_end() -> None:
+    for path in assignments.sources().values():
+        text = path.read_text()
+        questions, _, hints = sheets.sheet(assignments.read(path)).partition('<div class="hints">')
+        assert questions.count("<h2>Question ") == 4
+        assert "<strong>Question " not in questions
+        assert hints.count("<strong>Question ") == text.count("<details>") > 0
+        assert "details" not in questions + hints
+        assert "`" not in hints  # what is code is set as code
+        assert questions.count(r"\(") == text.partition("# %% rubric")[0].count("$") // 2
+
+
+def test_no_chromium_is_told_and_nothing_is_printed(tmp_path: Path, no_chromium: None,
+                                                    capsys: pytest.CaptureFixture[str]) -> None:
+    sheets.make(tmp_path / "handout", TINY)
+    assert capsys.readouterr().out.startswith("Assignments on paper are left out: no Chromium")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not pdf.chromium(), reason="no Chromium")
+def test_a_sheet_printed_twice_is_the_same_to_the_last_byte(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        sheets.make(tmp_path / name, TINY)
+    first, second = ((tmp_path / name / "01_tiny.pdf").read_bytes() for name in ("a", "b"))
+    assert first == second
+    assert first.startswith(b"%PDF-")
+    assert b"(D:19800101000000" in first
+
+
+def test_a_page_that_is_not_printed_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHROMIUM", "false")
+    assert_one_line(lambda: pdf.print_page(tmp_path / "x.html", tmp_path / "x.pdf"), ["x.pdf was not printed: no word"])
 
 
 def test_the_plans_have_as_many_rows_as_sessions_and_each_row_its_question() -> None:
@@ -125,6 +186,7 @@ def test_a_world_is_of_one_name_and_one_salt(small_worlds: None) -> None:
     assert torch.equal(world.seen("test").x, given["test.x"].float() / 255)
     assert world.file() == World(seed).file()
     assert len({World(other).law.rho for other in range(20)}) == 4
+    assert (teach.world_seed(b"salt", "ada"), teach.world_seed(b"salt", teach.PRACTICE)) == (seed, 0)
 
 
 def test_points_are_those_of_the_properties_that_hold_up_to_the_first_error(capsys: pytest.CaptureFixture[str]) -> None:
