@@ -151,7 +151,7 @@ def test_an_operation_in_place_that_destroys_a_gradient_is_named(few: Tensor) ->
     network = Net(nn.Sequential(nn.Sigmoid(), Lambda(written)))
     check_mechanics(network, INSIDE, few, 10)
     assert_one_line(lambda: masked_by(network, INSIDE, few, torch.arange(8)),
-                    ("no gradient (one of the variables", "in place works: 'first.1' (Lambda);"))
+                    ("no gradient (one of the variables", "in place works: 'first.1' (Lambda)"))
     network = Net(last=Lambda(lambda z: written(z.exp())))  # beside a ReLU in place, which does no harm
     assert_one_line(lambda: masked_by(network, INSIDE, few, torch.arange(8)), ("in place works: 'last' (Lambda);",))
 
