@@ -54,7 +54,7 @@ def source(chapter):
 
 # Two chapters at a time, each on half of the cores: the networks are too small for one chapter to fill them all. Those
 # that train what others take from the store go first, then the longest; at the end both halves have work.
-cores = workflow.cores or 1  # of a cluster nobody knows
+cores = workflow.resource_settings.cores or 1  # of a cluster nobody says how many
 together = min(2, len(selected), cores) or 1
 first = ["02", "09", "08", "10", "12", "04"]
 
@@ -85,11 +85,13 @@ rule sweep:
     localrule: True
 
 
+# update: on a cluster a driver that was killed leaves jobs behind, and the next one queues them again. By the time such a
+# second job starts, the first may have finished; without the flag Snakemake removes what it has made.
 for number, job in enumerate(swept):
     rule:
         name: f"sweep_{number}"
         input: ancient(job.chapter.source.relative_to(ROOT))
-        output: job.output
+        output: update(job.output)
         params: words = [word for pair in job.settings.items() for word in ("-p", *pair)]
         shell: "exec {sys.executable:q} -m book.press execute --once {input[0]:q} {output:q} {params.words:q}"
 

@@ -27,6 +27,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from nbutils import features, images, robustness, store, training
+from nbutils.console import warn
 from nbutils.images import ImageSet
 from nbutils.lab.parameters import Parameters, resolve
 from nbutils.lab.results import Result, Table, read, wilson
@@ -127,8 +128,7 @@ def made(network: str, classes: int) -> nn.Module:
                          "mine.py")
     sys.path.insert(0, os.getcwd())
     try:
-        if module.partition(".")[0] == "torchvision":
-            importlib.import_module("nbutils.torchvision")  # which makes it import beside any torch
+        importlib.import_module("nbutils.torchvision")  # of which a factory may be: it imports beside any torch
         found = importlib.import_module(module)
         make = getattr(found, factory, None)
         if callable(make):
@@ -172,8 +172,9 @@ def load_weights(model: nn.Module, path: Path) -> None:
     absent, more = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     if absent or more:
         hint = "; take 'module.' off its names" if any(name.startswith("module.") for name in more) else ""
-        raise ValueError(f"weights = {str(path)!r}: lacks {absent[:1] or 'nothing'} and {len(absent[1:])} more, has "
-                         f"{more[:1] or 'nothing'} and {len(more[1:])} more that the network does not know{hint}")
+        found = [f"{verb} {names[0]!r}" + f" and {len(names) - 1} more" * (len(names) > 1)
+                 for verb, names in (("lacks", absent), ("has, unknown to the network,", more)) if names]
+        raise ValueError(f"weights = {str(path)!r}: {'; '.join(found)}; expected the network's own names{hint}")
     for name, tensor in own.items():
         if weights[name].shape != tensor.shape:
             raise ValueError(f"weights = {str(path)!r}: {name} is {tuple(weights[name].shape)}; expected "
@@ -306,7 +307,10 @@ def masked_by(network: nn.Module, normalise: Normalise, x: Tensor, y: Tensor) ->
         try:
             (gradient,) = torch.autograd.grad(margin(logits, y).sum(), pixels)
         except RuntimeError as error:
-            writers = ", ".join(dict.fromkeys(step.name for step in steps if step.written)) or type(network).__name__
+            alone = [step.name for step in list(steps)
+                     if _destroys(network.get_submodule(_path(step.name)), step.input)]
+            found = alone or [step.name for step in steps if step.written] or [type(network).__name__]
+            writers = ", ".join(dict.fromkeys(found))
             raise ValueError(f"the network has no gradient ({str(error).partition(':')[0]}); in place works: {writers}"
                              "; expected operations that leave their input as it was") from None
     reached = _share(gradient)
@@ -317,6 +321,18 @@ def masked_by(network: nn.Module, normalise: Normalise, x: Tensor, y: Tensor) ->
         if step.input.requires_grad and out is not None and _share(out) > 0.5 > _share(into):
             return step.name, reached
     return type(network).__name__, reached
+
+
+def _destroys(module: nn.Module, x: Tensor) -> bool:
+    """Whether a module without others in it works in place on what its own gradient needs."""
+    if any(module.children()):
+        return False
+    try:
+        given = x.detach().clone().requires_grad_()
+        torch.autograd.grad(module(given.clone()).sum(), given)
+    except Exception as error:  # whatever the code of others raises
+        return "inplace operation" in str(error)
+    return False
 
 
 def _share(gradient: Tensor | None) -> float:
@@ -375,7 +391,7 @@ def check_pixels(network: nn.Module, normalisation: str, data: ImageSet, device:
                          f"normalisation = {normalisation} gives{hint}")
     most = data.y.bincount().max().item() / len(data)
     if wilson(round(accuracy * len(data)), len(data))[0] > most:
-        return f"note: it is right on {accuracy:.0%}{hint}; is the one that was given the right one?" * better
+        return f"the network is right on {accuracy:.0%}{hint}; is the one that was given the right one?" * better
     table = torch.zeros(data.num_classes, data.num_classes).index_put_(
         (data.y, logits.argmax(1)), torch.ones(len(data)), accumulate=True)
     rows, columns = linear_sum_assignment(-table.numpy())
@@ -469,14 +485,16 @@ def audit(network: str, weights: str, normalisation: str, **given: Any) -> Audit
         load_weights(model, Path(os.path.expanduser(weights)))
     few = test.take(FEW)
     check_mechanics(model, normalise, few.x, test.num_classes)
-    note = check_pixels(model, normalisation, test, device)
+    if note := check_pixels(model, normalisation, test, device):
+        warn(note)  # before minutes are spent
     suspect = Suspect.of(model.to("cpu"), normalise, few, device)
     try:
         store.fingerprint(suspect.model)
     except TypeError as error:
         raise ValueError(f"network = {network!r}: {error}") from None
-    notes = [note, f"{YOURS!r} has the gradient of the identity in {', '.join(suspect.masks)}; its answers are as they "
-                   "were." * (suspect.as_it_is is not suspect.model)]
+    notes = [f"note: {note}" * bool(note),
+             f"{YOURS!r} has the gradient of the identity in {', '.join(suspect.masks)}; its answers are as they were."
+             * (suspect.as_it_is is not suspect.model)]
     return replace(_measured(p, device, train, test, suspect), notes=[note for note in notes if note])
 
 

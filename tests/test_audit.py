@@ -152,6 +152,8 @@ def test_an_operation_in_place_that_destroys_a_gradient_is_named(few: Tensor) ->
     check_mechanics(network, INSIDE, few, 10)
     assert_one_line(lambda: masked_by(network, INSIDE, few, torch.arange(8)),
                     ("no gradient (one of the variables", "in place works: 'first.1' (Lambda)"))
+    network = Net(last=Lambda(lambda z: written(z.exp())))  # beside a ReLU in place, which does no harm
+    assert_one_line(lambda: masked_by(network, INSIDE, few, torch.arange(8)), ("in place works: 'last' (Lambda);",))
 
 
 def test_straight_through_keeps_the_answers_and_gives_a_gradient(few: Tensor) -> None:
@@ -231,7 +233,11 @@ def test_only_safetensors_are_read(tmp_path: Path) -> None:
     assert torch.equal(network.head.bias, weights["head.bias"])
     assert_one_line(lambda: load_weights(other, path), ("head.weight is (10, 512); expected (3, 512)",))
     save_file({f"module.{name}": value for name, value in weights.items()}, path)
-    assert_one_line(lambda: load_weights(network, path), ("lacks ['conv.bias'] and 3 more", "take 'module.' off"))
+    assert_one_line(lambda: load_weights(network, path), (
+        "lacks 'conv.bias' and 3 more; has, unknown to the network, 'module.conv.bias' and 3 more", "take 'module."))
+    del weights["head.bias"]
+    save_file(weights, path)
+    assert_one_line(lambda: load_weights(network, path), ("lacks 'head.bias'; expected the network's own names",))
 
 
 def test_the_command_that_converts_a_pickle_works(tmp_path: Path) -> None:
@@ -251,6 +257,9 @@ from torch import nn
 
 def make(): return nn.Linear(2, 2)
 def sized(num_classes): return nn.Linear(2, num_classes)
+def of_torchvision():
+    import torchvision
+    return torchvision.models.squeezenet1_1(num_classes=3)
 def broken(): raise RuntimeError("two\\nlines")
 def none(): return 3
 """
@@ -277,6 +286,7 @@ def test_a_factory_may_take_the_number_of_classes(mine: None) -> None:
     assert made("mine_to_audit:make", 7).weight.shape == (2, 2)
     assert made("mine_to_audit:sized", 7).weight.shape == (7, 2)
     assert made("torchvision.models:squeezenet1_1", 7)(torch.rand(1, 3, 64, 64)).shape == (1, 7)
+    assert made("mine_to_audit:of_torchvision", 7)(torch.rand(1, 3, 64, 64)).shape == (1, 3)
 
 
 @pytest.mark.parametrize(("given", "words"), [

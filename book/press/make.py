@@ -138,9 +138,10 @@ def _graph(target: str) -> int:
         os.environ |= {"HOME": str(home), "NBUTILS_DATA": data}
     if not _to_make(target):
         return 0
-    # --nolock: a run killed at any moment leaves no lock behind. What a sweep's runs write appears whole or not at all.
-    incomplete = "--ignore-incomplete" if target == "sweep" else "--rerun-incomplete"
-    words = ["--cores", "all", "--nolock", incomplete, "--keep-going", "--quiet", "all", "--", target]
+    # --nolock: a run killed at any moment leaves no lock behind. What a sweep's runs write appears whole or not at all,
+    # and a run that fails may have waited for another one that has made it.
+    incomplete = ["--ignore-incomplete", "--keep-incomplete"] if target == "sweep" else ["--rerun-incomplete"]
+    words = ["--cores", "all", "--nolock", *incomplete, "--keep-going", "--quiet", "all", "--", target]
     kept = {name: value for name, value in os.environ.items() if not name.startswith("SNAKEMAKE_")}
     run = subprocess.Popen([sys.executable, "-m", "snakemake", *words], cwd=ROOT, env=kept, start_new_session=True)
     try:

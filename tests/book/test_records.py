@@ -50,6 +50,7 @@ One sentence names {claim}`tile-is-useful`.
 ```
 
 ```{seed-minutes} quick
+first_seed=100 dataset=4 network=8
 ```
 
 ```{claims-beside}
@@ -129,7 +130,8 @@ def test_the_numbers_of_editions_have_addresses_whatever_the_book_shows(pages: d
     assert f'<a href="../records/quick/{NAME}.html">01</a>, <a href="../records/quick/02_' in page  # what is kept
     assert page.count(f'href="../records/quick/{NAME}.html#{id}"') == 1  # its claim, beside other editions
     took = editions.find("quick", NAME)
-    assert f"<tr><td>01</td><td>{took.minutes / took.parameters['seeds']:.1f}</td></tr>" in page
+    minutes = took.minutes / took.parameters["seeds"]
+    assert f"<tr><td>01</td><td>{minutes:.1f}</td><td>800</td><td>{minutes * 800 / 60:.0f}</td></tr>" in page
     kept = pages[f"records/quick/{NAME}.html"]
     assert f'<a href="../../notebooks/{NAME}.html">{NAME}</a>, edition quick' in kept
     assert f'<tr id="{id}">' in kept

@@ -1,12 +1,16 @@
 """Sweeps: which runs there are, where they go, which are pooled, and that what is there is not run again."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from book.press import make, sweep
+from book.press import editions, make, sweep
 from book.press.__main__ import main
+from book.press.chapters import every
 from book.press.sweep import jobs, pools
+from nbutils.machine import ROOT
 
 
 def test_a_sweep_has_each_combination_and_pools_the_seeds(own_build: Path) -> None:
@@ -74,3 +78,32 @@ def test_what_another_process_has_made_is_not_made_again(own_build: Path, capsys
     assert main(["execute", "--once", str(job.chapter.source), str(job.output), *words]) == 0
     assert "01_known_features is there already" in capsys.readouterr().out
     assert job.output.read_text() == "made"
+
+
+def test_a_job_that_a_cluster_starts_twice_leaves_what_is_there(own_build: Path,
+                                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver of a cluster was killed, the next one queued the job again, and the first has finished since."""
+    for name, value in {"PROFILE": "smoke", "CHAPTER": "01", "SWEEP": "first_seed=0,2"}.items():
+        monkeypatch.setenv(name, value)
+    job, _ = jobs("smoke", "01", "", "first_seed=0,2")
+    job.output.parent.mkdir(parents=True)
+    job.output.write_text("made")
+    words = ["--cores", "1", "--nolock", "--ignore-incomplete", "--force", "--quiet", "all", "--", str(job.output)]
+    subprocess.run([sys.executable, "-m", "snakemake", *words], cwd=ROOT, check=True)
+    assert job.output.read_text() == "made"
+
+
+def test_the_page_says_what_the_records_cost() -> None:
+    page, kept = (ROOT / "book" / "sweep.md").read_text(), editions.kept()
+    took = {edition: {name[:2]: record.minutes / record.parameters["seeds"] for name, record in kept[edition].items()}
+            for edition in ("planted", "cifar-cpu")}
+    assert "one seed of chapter 03 took eleven times as long" in page
+    assert round(took["cifar-cpu"]["03"] / took["planted"]["03"]) == 11
+    assert "sooner than chapter 10 does" in page
+    assert max(took["planted"], key=lambda chapter: took["planted"][chapter]) == "10"
+    spent = {}
+    for chapter in every(""):
+        runs = 4 ** ("dataset" in chapter.parameters) * 8 ** ("network" in chapter.parameters)
+        spent[chapter.name[:2]] = took["planted"][chapter.name[:2]] * runs
+    assert "chapters 02, 03, 04, 09 and 10 take four fifths" in page
+    assert round(5 * sum(spent[chapter] for chapter in ("02", "03", "04", "09", "10")) / sum(spent.values())) == 4
