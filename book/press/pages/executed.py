@@ -30,7 +30,7 @@ from book.press.editions import (
     older_claims,
 )
 from book.press.pages import ledger
-from book.press.pages.folding import tagged, with_pictures
+from book.press.pages.folding import tagged
 from book.press.pages.records import MARK, is_the_books, known
 from nbutils.lab.parameters import NEEDS_TRUTH
 from nbutils.lab.results import MIME, Record
@@ -56,7 +56,6 @@ def show_twin(app: Sphinx, docname: str, source: list[str]) -> None:
         twin = read(chapter.twin)
         ours = read(chapter.source)
         twin.cells = tagged(with_controls(merged(ours, twin), chapter), ours)
-        twin.cells[0].source = with_pictures(twin.cells[0].source, twin.cells)
         twin.metadata.pop("papermill", None)
         if chapter.record:
             title, rest = split(twin.cells[0].source)

@@ -6,16 +6,23 @@ it. A section whose first cell has the tag ``folded`` is folded under its headin
 opens it. All of it is ``details``: it opens by key, to a search and to a link, on paper, and without a script.
 
 ``{verdicts}`` shows how the claims that its lines name came out in the run that the page shows. ``{picture} cell-09``
-shows the first picture of that cell, once more.
+shows, once more, the first picture of that cell, or of the next one named; on another page that of the record that the
+book is about, ``{picture} 02_adversarial_training:cell-09``.
 """
 
+import html
+import os
 import re
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 from docutils import nodes
+from docutils.parsers.rst import directives
 from nbformat import NotebookNode
 from sphinx.application import Sphinx
 
+from book.press import editions
+from book.press.chapters import Chapter, read
 from book.press.pages import ledger
 from book.press.pages.numbers import number_of
 from book.press.pages.templates import HtmlDirective
@@ -25,17 +32,19 @@ from nbutils.lab import claims
 FOLDED = "folded"  # tag of a cell whose section is folded, and the comment below its heading
 OPEN = '<details class="part"><summary></summary>'
 SECTION = re.compile(rf"{OPEN}(.*?)</details><!--part-->", re.DOTALL)
-PICTURE = re.compile(r"^```\{picture\} (\S+)\n```$", re.MULTILINE)
+CAPTION = re.compile(r'<figcaption>(.*?)(?: <span class="stamp".*?)?</figcaption>', re.DOTALL)
 FIGURE = re.compile(r"<figure\b.*?</figure>", re.DOTALL)
-CODE = re.compile(r'<div class="highlight-default notranslate"><div class="highlight"><pre>.*?</pre></div>\s*</div>', re.DOTALL)
+CODE = re.compile(r'<div class="highlight-default notranslate"><div class="highlight"><pre>.*?</pre></div>\s*</div>',
+                  re.DOTALL)
 NAME = re.compile(r'<span class="n[fc]">(\w+)</span>')
 VERDICT = re.compile(r'(<div class="verdict [^>]*>)<p><strong>(.*?)</strong> (<(?:a|span) class="claim-id".*?)</p>'
                      r"<p>(.*?)</p><p>Measured: (.*?)(<a\b.*?</a>)(.*?)</p></div>", re.DOTALL)
 TOLD = re.compile(r'<div class="(verdict [^"]*)"[^>]*><p>(.*?)</p>', re.DOTALL)
 NOTES = re.compile(r'<ul class="table-notes">.*?</ul>', re.DOTALL)
-SMALL = re.compile(r'(?: <span class="stamp">(?:(?!</span>).)*</span>)?\s*<small>(?:(?!</?small>).)*</small>(?=</figcaption>)',
-                   re.DOTALL)
-BESIDE = re.compile(r'(</figure></div>\s*<div class="output text_html">)(<div class="result-table[^>]*>.*?</div>)', re.DOTALL)
+SMALL = re.compile(r'(?: <span class="stamp">(?:(?!</span>).)*</span>)?\s*<small>(?:(?!</?small>).)*</small>'
+                   "(?=</figcaption>)", re.DOTALL)
+BESIDE = re.compile(r'(</figure></div>\s*<div class="output text_html">)(<div class="result-table[^>]*>.*?</div>)',
+                    re.DOTALL)
 
 
 def tagged(cells: list[NotebookNode], source: NotebookNode) -> list[NotebookNode]:
@@ -47,18 +56,6 @@ def tagged(cells: list[NotebookNode], source: NotebookNode) -> list[NotebookNode
         elif FOLDED in cell.metadata.get("tags", []):
             cell.source = re.sub(r"(?m)^(#+ .*)$", rf"\1\n\n% {FOLDED}\n", cell.source, count=1)
     return cells
-
-
-def with_pictures(text: str, cells: list[NotebookNode]) -> str:
-    """A text with each ``{picture}`` in place of its name; nothing where this run has drawn none."""
-
-    def drawn(found: re.Match[str]) -> str:
-        outputs = [output.get("data", {}).get("text/html", "") for cell in cells if cell.id == found[1]
-                   for output in cell.get("outputs", [])]
-        figure = FIGURE.search("".join("".join(each) for each in outputs))
-        return f"```{{raw}} html\n{figure[0].replace('<figcaption>', '<figcaption class=again>')}\n```" if figure else ""
-
-    return PICTURE.sub(drawn, text)
 
 
 def parts(app: Sphinx, doctree: nodes.document) -> None:
@@ -101,7 +98,8 @@ def finish(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any
         return box(found[1], f"Show this part{told}", "part")
 
     body = CODE.sub(code, context["body"])
-    body = VERDICT.sub(rf"\1<p><strong>\2:</strong> \4 \6</p>{box(r'<p>\3. Measured: \5\6\7</p>', 'Criterion')}</div>", body)
+    criterion = box(r"<p>\3. Measured: \5\6\7</p>", "Criterion")
+    body = VERDICT.sub(rf"\1<p><strong>\2:</strong> \4 \6</p>{criterion}</div>", body)
     body = NOTES.sub(lambda found: box(found[0], "Intervals, attacks and settings"), body)
     body = SMALL.sub(lambda found: box(found[0], "Intervals and record"), body)
     body = BESIDE.sub(lambda found: found[1] + box(found[2], "The numbers"), body)
@@ -120,7 +118,39 @@ class Verdicts(HtmlDirective):
                       ledger=self.env.app.builder.get_relative_uri(self.env.docname, "book/ledger"))
 
 
+class Picture(HtmlDirective):
+    """``{picture}``: a chapter's picture, once more; nothing where the run has drawn none.
+
+    Its option ``caption`` stands in place of the caption; of a grid, ``top`` says which share of its height is shown.
+    """
+
+    required_arguments = 1
+    final_argument_whitespace = True
+    option_spec: ClassVar = {"caption": directives.unchanged_required, "top": float}
+
+    def html(self) -> str:
+        chapter, _, ids = self.arguments[0].rpartition(":")
+        if chapter:
+            path = editions.EDITIONS / (editions.of_the_book(chapter) or "") / f"{chapter}.ipynb"
+        else:
+            path = Chapter(Path(self.env.doc2path(self.env.docname)), os.environ.get("BOOK_PROFILE", "quick")).twin
+        cells = {cell.id: cell for cell in read(path).cells} if path.is_file() else {}
+        outputs = [output.get("data", {}).get("text/html", "") for id in ids.split() if id in cells
+                   for output in cells[id].get("outputs", [])]
+        found = FIGURE.search("".join(outputs))
+        if not found:
+            return ""
+        caption = html.escape(self.options["caption"]) if "caption" in self.options else None
+        style = f' style="--top: {self.options["top"]}"' if "top" in self.options else ""
+
+        def again(old: re.Match[str]) -> str:
+            return f'<figcaption class="again">{old[1] if caption is None else caption}</figcaption>'
+
+        return CAPTION.sub(again, found[0]).replace("<img", f"<img{style}", 1)
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
+    app.add_directive("picture", Picture)
     app.add_directive("verdicts", Verdicts)
     app.connect("doctree-read", parts)
     app.connect("html-page-context", finish, priority=600)  # after numbers and links are in place
