@@ -1,8 +1,8 @@
 """Sphinx extension: what a chapter's page folds, so that its answer is read first and nothing is lost.
 
 Code is folded unless it teaches: a code cell with the tag ``hide-input``, and the engine's code below a formula. So are
-the criterion of a verdict, the small print of pictures and tables, and a table whose numbers stand in the picture above
-it. A section whose first cell has the tag ``folded`` is folded under its heading, with its verdicts in the line that
+the criterion of a verdict, the small print of pictures and tables, and a table that is long or whose numbers stand in
+the picture above it. A section whose first cell has the tag ``folded`` is folded under its heading, with its verdicts in the line that
 opens it. All of it is ``details``: it opens by key, to a search and to a link, on paper, and without a script.
 
 ``{verdicts}`` shows how the claims that its lines name came out in the run that the page shows. ``{picture} cell-09``
@@ -43,6 +43,8 @@ TOLD = re.compile(r'<div class="(verdict [^"]*)"[^>]*><p>(.*?)</p>', re.DOTALL)
 NOTES = re.compile(r'<ul class="table-notes">.*?</ul>', re.DOTALL)
 SMALL = re.compile(r'(?: <span class="stamp">(?:(?!</span>).)*</span>)?\s*<small>(?:(?!</?small>).)*</small>'
                    "(?=</figcaption>)", re.DOTALL)
+TABLE = re.compile(r'(?<!</summary>)<div class="result-table[^>]*><table><caption>(.*?)</caption>.*?</div>', re.DOTALL)
+LARGE = 8  # rows of a table that is shown at once
 BESIDE = re.compile(r'(</figure></div>\s*<div class="output text_html">)(<div class="result-table[^>]*>.*?</div>)',
                     re.DOTALL)
 
@@ -92,6 +94,10 @@ def finish(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any
         names = dict.fromkeys(NAME.findall(found[0]))
         return box(found[0], f"In code: <code>{next(iter(names))}</code>", "code") if names else found[0]
 
+    def large(found: re.Match[str]) -> str:
+        rows = found[0].count("<tr>") - 1
+        return box(found[0], f"{found[1]} ({rows} rows)") if rows > LARGE else found[0]
+
     def section(found: re.Match[str]) -> str:
         told = "".join(f'<span class="{kind}">{words}</span>' for kind, words in TOLD.findall(found[1]))
         told = re.sub(r"</?a\b[^>]*>", "", told)  # a link in a summary cannot be reached by key
@@ -103,6 +109,7 @@ def finish(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any
     body = NOTES.sub(lambda found: box(found[0], "Intervals, attacks and settings"), body)
     body = SMALL.sub(lambda found: box(found[0], "Intervals and record"), body)
     body = BESIDE.sub(lambda found: found[1] + box(found[2], "The numbers"), body)
+    body = TABLE.sub(large, body)
     context["body"] = SECTION.sub(section, body)
 
 
