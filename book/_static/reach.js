@@ -45,6 +45,17 @@ document.addEventListener("DOMContentLoaded", () => {
     });
   }
 
+  // What a link leads to may be folded.
+  function unfold() {
+    const place = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    const folded = place?.closest("details:not([open])");
+    if (!folded) return;
+    for (let box = folded; box; box = box.parentElement.closest("details")) box.open = true;
+    place.scrollIntoView();
+  }
+  unfold();
+  addEventListener("hashchange", unfold);
+
   // A title is shown by a mouse alone. Here it also appears when its word has the focus or is touched; Escape hides it.
   const tip = document.createElement("div");
   tip.className = "tip-box";
@@ -89,7 +100,7 @@ document.addEventListener("DOMContentLoaded", () => {
   addEventListener("beforeprint", () => {
     article.style.maxWidth = "38rem";
     least = 0.3;  // paper does not scroll
-    article.querySelectorAll(".numbers").forEach((box) => (box.open = true));
+    article.querySelectorAll("details").forEach((box) => (box.open = true));
     fit();
   });
   addEventListener("afterprint", () => {

@@ -10,6 +10,7 @@ import ast
 import re
 import textwrap
 from collections.abc import Callable, Mapping
+from itertools import count
 from pathlib import Path
 
 import nbformat
@@ -39,10 +40,11 @@ def reader_notebook(source: Path, say: Callable[[str, str], str],
     Raises:
         ValueError: a box without an end, or code that is not where the text says, in one line.
     """
-    notebook = read(source)
+    notebook, places = read(source), count(1)
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            cell.source = plain(cell.source, source.parent, say, equations)
+            cell.source = re.sub(r"\*\*Exercise\.", lambda _: f"**Exercise {int(source.name[:2])}.{next(places)}.",
+                                 plain(cell.source, source.parent, say, equations))
         elif cell.metadata.get("tags") == ["remove-cell"]:
             cell.metadata = nbformat.from_dict({})
     title, _, rest = notebook.cells[0].source.partition("\n")
@@ -109,7 +111,7 @@ def plain(text: str, folder: Path, say: Callable[[str, str], str], equations: Ma
             return f"**Exercise. {title}**"
         if name == "solution-start":
             return "**Solution**"
-        if name.endswith("-end"):
+        if name.endswith("-end") or name in ("picture", "verdicts"):  # which the run itself shows
             return ""
         if name == "solution":
             return f"<details><summary>Solution</summary>\n\n{made(inner).strip()}\n\n</details>"

@@ -25,7 +25,8 @@ REVEAL = "5.2.1"
 RUNS = EDITIONS / "planted"
 SHOWN = ('<figure class="picture"', '<div class="result-table"', '<div class="verdict')
 PASSED_OVER = ("Parameters", "Exercises", "Run card")
-HIDDEN = r"^(`{3,})\{(?:literalinclude|math|exercise|solution)[^\n]*\n.*?^\1$"  # directives whose content is no prose
+# Directives whose content is no prose.
+HIDDEN = r"^(`{3,})\{(?:literalinclude|math|exercise|picture|solution|verdicts)[^\n]*\n.*?^\1$"
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
 <link rel="stylesheet" href="../node_modules/reveal.js/dist/reveal.css">

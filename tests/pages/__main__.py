@@ -1,5 +1,7 @@
 """Look at every page of the rendered book in Chromium, light and dark, wide and narrow: what `make pages` does.
 
+It ends with a table of how long the chapters are; `python -m tests.pages length` makes that alone.
+
 axe-core and playwright-core come from npm into the build folder, once; Chromium is the system's, or that of CHROMIUM.
 """
 
@@ -17,9 +19,9 @@ from nbutils.machine import ROOT, build_dir
 PACKAGES = ("playwright-core@1.65.1", "axe-core@4.14.1")
 
 
-def check(book: Path, modules: Path, *pages: str) -> tuple[int, list[dict[str, object]]]:
-    """The exit status of the check, and what it says of each page, theme and width."""
-    words = ["node", str(Path(__file__).with_name("check.mjs")), str(book), *pages]
+def check(book: Path, modules: Path, *pages: str, script: str = "check.mjs") -> tuple[int, list[dict[str, object]]]:
+    """The exit status of a script beside this file, and what it says of each page."""
+    words = ["node", str(Path(__file__).with_name(script)), str(book), *pages]
     environment = {**os.environ, "NODE_PATH": str(modules), "CHROMIUM": chromium()}
     done = subprocess.run(words, env=environment, stdout=subprocess.PIPE, text=True)
     return done.returncode, [json.loads(line) for line in done.stdout.splitlines()]
@@ -39,12 +41,18 @@ def main(*pages: str) -> int:
         npm = ["npm", "install", "--silent", "--no-save", "--prefix", str(peers), *PACKAGES]
         if status := subprocess.call(npm, env={**os.environ, "PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD": "1"}):
             return status
-    status, found = check(book, modules, *pages)
+    status, only = 0, pages[:1] == ("length",)
+    if not only:
+        status, found = check(book, modules, *pages)
+        for one in found:
+            faults = [fault for kind in ("axe", "cut", "links") for fault in one[kind]]  # type: ignore[attr-defined]
+            print(f"{one['page']}, {one['theme']}, {one['width']} px: {len(faults) or 'no'} faults")
+            print("".join(f"    {fault}\n" for fault in faults), end="")
+    ended, found = check(book, modules, *pages[only:], script="length.mjs")
+    print(f"{'in screens of 900 px':34}  long  figure  verdict")
     for one in found:
-        faults = [fault for kind in ("axe", "cut", "links") for fault in one[kind]]  # type: ignore[attr-defined]
-        print(f"{one['page']}, {one['theme']}, {one['width']} px: {len(faults) or 'no'} faults")
-        print("".join(f"    {fault}\n" for fault in faults), end="")
-    return status
+        print(f"{one['page']:34}  {one['screens']:4}  {one['figure'] or '-':6}  {one['verdict'] or '-':7}")
+    return status or ended
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Equations, figures and tables have numbers of their own, and drawings stand in the page."""
+"""Equations, figures, tables and exercises have numbers of their own, and drawings stand in the page."""
 
 import re
 from pathlib import Path
@@ -32,16 +32,12 @@ def test_figures_and_tables_count_by_chapter() -> None:
     assert finished(numbered_by_sphinx) == numbered_by_sphinx
 
 
-@pytest.mark.parametrize(("attacks", "folded"), [(2, False), (3, True), (7, True)])
-def test_long_notes_below_a_table_are_folded_but_for_the_first(attacks: int, folded: bool) -> None:
-    row = {f"attack {i}": Result.of(f"a{i}", "b", [0.5, 0.25], attack=f"PGD {i}", n=8) for i in range(attacks)}
-    table = Table({"row": row}, "Numbers")
-    page = finished(table._repr_html_())
-    before, _, inside = page.partition("<details")
-    assert ("<details" in page) is folded
-    assert f"<li>{table.notes()[0]}</li>" in before
-    assert [f"<li>{note}</li>" in inside for note in table.notes()[1:]] == [folded] * attacks
-    assert page.count("<li>") == len(table.notes())
+def test_exercises_count_by_chapter_and_so_do_their_solutions() -> None:
+    title = '<p class="admonition-title">'
+    exercise = title + '<span class="caption-number">Exercise {} </span> (Recall)</p>'
+    solution = title + 'Solution to<a class="reference internal" href="#ex"> Exercise {} (Recall)</a></p>'
+    page = finished("".join((exercise + solution).format(number, number) for number in (12, 13)))
+    assert re.findall(r"Exercise [\d.]+", page) == ["Exercise 3.1", "Exercise 3.1", "Exercise 3.2", "Exercise 3.2"]
 
 
 def test_equations_count_by_chapter_in_their_order() -> None:

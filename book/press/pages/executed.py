@@ -30,6 +30,7 @@ from book.press.editions import (
     older_claims,
 )
 from book.press.pages import ledger
+from book.press.pages.folding import tagged
 from book.press.pages.records import MARK, is_the_books, known
 from nbutils.lab.parameters import NEEDS_TRUTH
 from nbutils.lab.results import MIME, Record
@@ -53,7 +54,8 @@ def show_twin(app: Sphinx, docname: str, source: list[str]) -> None:
     state = chapter.state()
     if state.status == "ok":
         twin = read(chapter.twin)
-        twin.cells = with_controls(merged(read(chapter.source), twin), chapter)
+        ours = read(chapter.source)
+        twin.cells = tagged(with_controls(merged(ours, twin), chapter), ours)
         twin.metadata.pop("papermill", None)
         if chapter.record:
             title, rest = split(twin.cells[0].source)

@@ -1,8 +1,8 @@
 """Sphinx extension: our own numbers, drawings, and the last touches to a written page.
 
 Equations, figures and tables of a chapter are numbered by it, so that none is taken for a paper's: the second figure
-of chapter 03 is figure 3.2, its first equation (3.1). A claim's name becomes a link to its row in the ledger, and long
-notes below a table are folded.
+of chapter 03 is figure 3.2, its first equation (3.1), its second exercise 3.2. A claim's name becomes a link to its row
+in the ledger.
 
 ``{drawing} recipe.svg`` puts a drawing from ``book/_static`` into the page itself, where it takes the page's colours;
 its content is the caption, its option ``alt`` the text alternative.
@@ -24,7 +24,7 @@ from nbutils.machine import ROOT
 from nbutils.messages import read_text
 
 CAPTION = re.compile(r'<figcaption>(?!\s*<p><span class="caption-)|<div class="result-table[^>]*><table><caption>')
-NOTES = re.compile(r'<ul class="table-notes">(<li>.*?</li>)((?:<li>.*?</li>){3,})</ul>', re.DOTALL)
+EXERCISE = re.compile(r'<span class="caption-number">Exercise (\d+) ?</span>')
 LABELLED = '<summary aria-label="Toggle hidden content">'  # which hides from a screen reader what the summary says
 
 
@@ -43,7 +43,7 @@ def equations(app: Sphinx, env: BuildEnvironment) -> Iterable[str]:
 
 
 def finish(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: nodes.document) -> None:
-    """On ``html-page-context``: numbers before captions, long notes folded, links to the ledger, and summaries that a
+    """On ``html-page-context``: numbers before captions and of exercises, links to the ledger, and summaries that a
     screen reader reads."""
     if "body" not in context:
         return
@@ -60,8 +60,10 @@ def finish(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any
 
     body = CAPTION.sub(numbered, context["body"]).replace(LABELLED, "<summary>")
     body = re.sub(r'<th class="blank[^>]*>&nbsp;</th>', "<td></td>", body)  # pandas' empty corner
-    body = NOTES.sub(r'<ul class="table-notes">\1</ul><details class="numbers"><summary>Attacks and settings</summary>'
-                     r'<ul class="table-notes">\2</ul></details>', body)
+    exercises = {old: f"Exercise {chapter}.{new}" for new, old in enumerate(EXERCISE.findall(body), start=1)}
+    body = EXERCISE.sub(lambda found: f'<span class="caption-number">{exercises[found[1]]}</span>', body)
+    body = re.sub(r'(<p class="admonition-title">Solution to<a [^>]*>) ?Exercise (\d+)',
+                  lambda found: f"{found[1]} {exercises[found[2]]}", body)
     context["body"] = re.sub(r'<span class="claim-id">([\w-]+)</span>',
                              r'<a class="claim-id" href="../book/ledger.html#claim-\1">\1</a>', body)
 

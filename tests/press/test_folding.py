@@ -1,0 +1,85 @@
+"""What a page folds is still there, under a line that says what it is."""
+
+import re
+
+from docutils import nodes
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from book.press.pages import folding
+from nbutils.lab import claims
+from nbutils.lab.figures import curves, drawn
+from nbutils.lab.results import Result, Table
+
+RESULT = Result.of("a", "b", [0.5, 0.25], attack="PGD", n=8)
+TABLE = Table({"row": {"one": RESULT}}, "Numbers")
+VERDICT = claims.Verdict(claims.find("attack-plants-the-pattern"), RESULT, "held", "held in the planted world")
+
+
+def finished(body: str, page: str = "notebooks/03_constructed_datasets") -> str:
+    context = {"body": body}
+    folding.finish(None, page, "page.html", context, None)  # type: ignore[arg-type]  # it looks at the page alone
+    return context["body"]
+
+
+def words(page: str) -> list[str]:
+    """What stands on a page, folded or not."""
+    return sorted(re.sub(r"<summary>.*?</summary>|<[^>]*>|[:.]", " ", page).split())
+
+
+def test_a_verdict_is_a_line_and_its_criterion_is_folded() -> None:
+    shown = VERDICT._repr_html_().replace("<a data-result", '<a class="address" data-result')
+    page = finished(shown)
+    line, _, inside = page.partition("<details")
+    assert "held in the planted world" in line
+    assert VERDICT.claim.paraphrase in line
+    assert str(RESULT) in line
+    assert str(VERDICT.claim.criterion) in inside
+    assert set(words(shown)) <= set(words(page))
+    assert finished(shown, "book/intro") == shown
+
+
+def test_notes_small_print_and_tables_beside_their_picture_are_folded() -> None:
+    picture = curves({"line": [RESULT]}, [1], xlabel="x", ylabel="y", caption="A point", stamp="a run")._repr_html_()
+    shown = (f'<div class="output text_html">{picture}</div>\n<div class="output text_html">{TABLE._repr_html_()}</div>'
+             + drawn(TABLE, xlabel="x")._repr_html_() + TABLE._repr_html_())
+    page = finished(shown)
+    assert words(page) == words(shown)
+    assert page.count("<summary>The numbers</summary>") == 2
+    assert page.count("<summary>Intervals, attacks and settings</summary>") == 3
+    assert page.count("<summary>Intervals and record</summary>") == 2
+    assert page.count("<details") == page.count("</details>") == 7
+
+
+def test_code_of_the_engine_is_folded_under_its_name() -> None:
+    code = ('<div class="highlight-default notranslate"><div class="highlight"><pre><span class="nf">step</span></pre>'
+            "</div>\n</div>")
+    assert finished(code) == folding.box(code, "In code: <code>step</code>", "code")
+
+
+def test_cells_have_the_tags_of_today_and_gone_code_is_folded() -> None:
+    hidden = {"tags": ["hide-input"]}
+    source = new_notebook(cells=[new_code_cell("a", id="a", metadata=hidden), new_code_cell("b", id="b")])
+    ran = [new_code_cell("a", id="a"), new_code_cell("b", id="b", metadata=hidden),
+           new_code_cell("c", id="c", metadata={"tags": ["x"]})]
+    assert [cell.metadata["tags"] for cell in folding.tagged(ran, source)] == [["hide-input"], [], ["x", "hide-input"]]
+
+
+def test_a_folded_section_keeps_its_heading_and_tells_its_verdicts() -> None:
+    cell = new_markdown_cell("(a)=\n## Control\n\nText.\n\n### More", metadata={"tags": ["folded"]})
+    folding.tagged([cell], new_notebook())
+    assert cell.source.count("% folded") == 1
+    assert "## Control\n\n% folded\n" in cell.source
+
+    inner = nodes.section("", nodes.title("", "More"), nodes.comment("", "folded"), nodes.paragraph("", "Deep"))
+    outer = nodes.section("", nodes.title("", "Control"), nodes.comment("", "folded"), nodes.paragraph("", "Text"))
+    outer += inner
+    doctree = nodes.Element("", outer)
+    folding.parts(None, doctree)  # type: ignore[arg-type]  # it looks at the tree alone
+    kinds = [type(child).__name__ for child in outer.children]
+    assert kinds == ["title", "raw", "paragraph", "section", "raw"]
+    assert [type(child).__name__ for child in inner.children] == ["title", "paragraph"]
+
+    page = finished(outer[1].astext() + VERDICT._repr_html_() + outer[-1].astext())
+    summary = page.partition("</summary>")[0]
+    assert VERDICT.claim.paraphrase in summary
+    assert "<a" not in summary
