@@ -2,8 +2,9 @@
 
 Code is folded unless it teaches: a code cell with the tag ``hide-input``, and the engine's code below a formula. So are
 the criterion of a verdict, the small print of pictures and tables, and a table that is long or whose numbers stand in
-the picture above it. A section whose first cell has the tag ``folded`` is folded under its heading, with its verdicts in the line that
-opens it. All of it is ``details``: it opens by key, to a search and to a link, on paper, and without a script.
+the picture above it. A section whose first cell has the tag ``folded`` is folded under its heading, with its verdicts
+in the line that opens it. All of it is ``details``: it opens by key, to a search and to a link, on paper, and without a
+script.
 
 ``{verdicts}`` shows how the claims that its lines name came out in the run that the page shows. ``{picture} cell-09``
 shows, once more, the first picture of that cell, or of the next one named; on another page that of the record that the
