@@ -2,8 +2,9 @@
 
 Code is folded unless it teaches: a code cell with the tag ``hide-input``, and the engine's code below a formula. So are
 the criterion of a verdict, the small print of pictures and tables, and a table that is long or whose numbers stand in
-the picture above it. A section whose first cell has the tag ``folded`` is folded under its heading, with its verdicts in the line that
-opens it. All of it is ``details``: it opens by key, to a search and to a link, on paper, and without a script.
+the picture above it. A section whose first cell has the tag ``folded`` is folded under its heading, with its verdicts
+in the line that opens it. All of it is ``details``: it opens by key, to a search and to a link, on paper, and without a
+script.
 
 ``{verdicts}`` shows how the claims that its lines name came out in the run that the page shows. ``{picture} cell-09``
 shows, once more, the first picture of that cell, or of the next one named; on another page that of the record that the
@@ -128,12 +129,12 @@ class Verdicts(HtmlDirective):
 class Picture(HtmlDirective):
     """``{picture}``: a chapter's picture, once more; nothing where the run has drawn none.
 
-    Its option ``caption`` stands in place of the caption; of a grid, ``top`` says which share of its height is shown.
+    Its option ``caption`` stands in place of the caption; of a grid, ``rows``, as in "3 of 5", says how many are shown.
     """
 
     required_arguments = 1
     final_argument_whitespace = True
-    option_spec: ClassVar = {"caption": directives.unchanged_required, "top": float}
+    option_spec: ClassVar = {"caption": directives.unchanged_required, "rows": directives.unchanged_required}
 
     def html(self) -> str:
         chapter, _, ids = self.arguments[0].rpartition(":")
@@ -148,7 +149,8 @@ class Picture(HtmlDirective):
         if not found:
             return ""
         caption = html.escape(self.options["caption"]) if "caption" in self.options else None
-        style = f' style="--top: {self.options["top"]}"' if "top" in self.options else ""
+        rows, _, of = self.options.get("rows", "").partition(" of ")
+        style = f' style="--top: {int(rows) / int(of)}"' if rows else ""
 
         def again(old: re.Match[str]) -> str:
             return f'<figcaption class="again">{old[1] if caption is None else caption}</figcaption>'
