@@ -129,12 +129,12 @@ class Verdicts(HtmlDirective):
 class Picture(HtmlDirective):
     """``{picture}``: a chapter's picture, once more; nothing where the run has drawn none.
 
-    Its option ``caption`` stands in place of the caption; of a grid, ``top`` says which share of its height is shown.
+    Its option ``caption`` stands in place of the caption; of a grid, ``rows``, as in "3 of 5", says how many are shown.
     """
 
     required_arguments = 1
     final_argument_whitespace = True
-    option_spec: ClassVar = {"caption": directives.unchanged_required, "top": float}
+    option_spec: ClassVar = {"caption": directives.unchanged_required, "rows": directives.unchanged_required}
 
     def html(self) -> str:
         chapter, _, ids = self.arguments[0].rpartition(":")
@@ -149,7 +149,8 @@ class Picture(HtmlDirective):
         if not found:
             return ""
         caption = html.escape(self.options["caption"]) if "caption" in self.options else None
-        style = f' style="--top: {self.options["top"]}"' if "top" in self.options else ""
+        rows, _, of = self.options.get("rows", "").partition(" of ")
+        style = f' style="--top: {int(rows) / int(of)}"' if rows else ""
 
         def again(old: re.Match[str]) -> str:
             return f'<figcaption class="again">{old[1] if caption is None else caption}</figcaption>'
