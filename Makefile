@@ -6,7 +6,7 @@
 # make pages   look at every rendered page in Chromium, with axe-core
 # make teach   make the course kit in the folder COURSE, see book/teach.md
 # make sweep   run CHAPTER at all combinations of SWEEP and pool the seeds, see book/sweep.md
-# make stage   list the stages of EDITION, or run STAGE
+# make stage   list the stages of EDITION, or run STAGE    make environment  only install what runs chapters
 #
 # make book PROFILE=smoke CHAPTER=02 SET="eps=4/255 steps=20"
 # make book EDITION=best    render recorded runs; nothing is run
@@ -23,7 +23,9 @@ export OMP_WAIT_POLICY ?= PASSIVE
 env := .venv/complete
 python := .venv/bin/python
 
-.PHONY: read release book stage sweep teach test oracles pages serve clean
+.PHONY: environment read release book stage sweep teach test oracles pages serve clean
+
+environment: $(env)
 
 read release: .venv-read/complete
 	@exec .venv-read/bin/python -m book.press $@
