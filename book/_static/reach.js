@@ -3,10 +3,12 @@ document.addEventListener("DOMContentLoaded", () => {
   const article = document.querySelector(".bd-article");
   if (!article) return;
 
-  // The theme names neither its side bar nor, in full, its search button.
+  // The theme names neither its side bar, nor what folds there, nor, in full, its search button.
   const side = document.querySelector(".bd-sidebar-primary");
   side?.setAttribute("role", "complementary");
   side?.setAttribute("aria-label", "Pages of the book");
+  side?.querySelectorAll("summary").forEach((toggle) =>
+    toggle.setAttribute("aria-label", `Pages below ${toggle.closest("li").querySelector("a").innerText}`));
   document.querySelectorAll(".search-button__button").forEach((button) =>
     button.setAttribute("aria-label", button.innerText.replace(/\s+/g, " ").trim() || "Search"));
 
