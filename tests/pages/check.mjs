@@ -78,7 +78,7 @@ const browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? 
 let faults = 0;
 for (const path of pages(folder)) {
   const page = relative(folder, path);
-  if (/genindex|search\.html/.test(page) || (wanted.length && !wanted.some((part) => page.includes(part)))) continue;
+  if (/^(genindex|search|index)\.html/.test(page) || (wanted.length && !wanted.some((part) => page.includes(part)))) continue;
   for (const width of [1280, 390]) {
     const tab = await browser.newPage({ viewport: { width, height: 900 } });
     tab.setDefaultTimeout(300000);

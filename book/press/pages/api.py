@@ -46,7 +46,8 @@ def described(node: Named, kind: str = "function") -> str:
         if any(ast.unparse(mark).endswith("property") for mark in node.decorator_list):
             kind, taken = "property", ""
     else:
-        fields = [ast.unparse(part) for part in node.body if isinstance(part, ast.AnnAssign)]
+        fields = [ast.unparse(part).partition(" = ")[0] if isinstance(part.value, ast.Call) else ast.unparse(part)
+                  for part in node.body if isinstance(part, ast.AnnAssign)]  # a call says how it is checked
         made = [part for part in node.body if isinstance(part, ast.FunctionDef) and part.name == "__init__"]
         kind, taken = "class", f"({', '.join(fields)})"
         if made:
