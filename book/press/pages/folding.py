@@ -55,7 +55,7 @@ def tagged(cells: list[NotebookNode], source: NotebookNode) -> list[NotebookNode
     tags = {cell.id: cell.metadata.get("tags", []) for cell in source.cells}
     for cell in cells:
         if cell.cell_type == "code":
-            cell.metadata["tags"] = tags.get(cell.id, [*cell.metadata.get("tags", []), "hide-input"])
+            cell.metadata["tags"] = tags.get(cell.id, sorted({*cell.metadata.get("tags", []), "hide-input"}))
         elif FOLDED in cell.metadata.get("tags", []):
             cell.source = re.sub(r"(?m)^(#+ .*)$", rf"\1\n\n% {FOLDED}\n", cell.source, count=1)
     return cells
