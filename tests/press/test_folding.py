@@ -62,7 +62,7 @@ def test_cells_have_the_tags_of_today_and_gone_code_is_folded() -> None:
     ran = [new_code_cell("a", id="a"), new_code_cell("b", id="b", metadata=hidden),
            new_code_cell("c", id="c", metadata={"tags": ["x"]}), new_code_cell("d", id="d", metadata=hidden)]
     tags = [cell.metadata["tags"] for cell in folding.tagged(ran, source)]
-    assert tags == [["hide-input"], [], ["hide-input", "x"], ["hide-input"]]  # a notebook with a tag twice is no notebook
+    assert tags == [["hide-input"], [], ["hide-input", "x"], ["hide-input"]]  # each once, as nbformat asks
 
 
 def test_a_folded_section_keeps_its_heading_and_tells_its_verdicts() -> None:
