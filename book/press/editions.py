@@ -209,8 +209,8 @@ def older_claims(chapter: Chapter, stamp: Mapping[str, Any] | None) -> str:
     now = _sources(chapter)
     if all(stamp.get(name, now[name]) == now[name] for name in CHANGED):
         return ""
-    return ("Its verdicts are by the criteria of that day, those in the {doc}`ledger </book/ledger>` by today's; what "
-            "the text has gained since has no result here.")
+    return ("Verdicts within its sections are by the criteria of that day, those at its head and in the {doc}`ledger "
+            "</book/ledger>` by today's; what the text has gained since has no result here.")
 
 
 def literal(text: object) -> str:
