@@ -31,7 +31,7 @@ from book.press.environment import PYTHONS
 from book.press.files import packed
 from book.press.plain import TITLE
 from nbutils.lab.history import present_commit
-from nbutils.machine import ROOT, build_dir
+from nbutils.machine import ROOT, build_dir, stores
 from nbutils.versions import sha256
 
 NAME = "robust-and-non-robust-features"
@@ -71,11 +71,11 @@ def release() -> int:
         ValueError: kept runs, networks or pages that cannot be used, in one line.
     """
     folder = build_dir() / "release" / f"{NAME}-{nbutils.__version__}"
-    beside = folder.with_name(f"{folder.name}-weights")
-    shutil.rmtree(beside, ignore_errors=True)
-    weights.gather(beside, {chapter.name: editions.find(edition, chapter.name) for chapter in every("")
-                            if (edition := editions.of_the_book(chapter.name))})
+    beside, places = folder.with_name(f"{folder.name}-weights"), stores()  # of this build folder, not of the pages
     with make.published() as pages:
+        shutil.rmtree(beside, ignore_errors=True)
+        weights.gather(beside, {chapter.name: editions.find(edition, chapter.name) for chapter in every("")
+                                if (edition := editions.of_the_book(chapter.name))}, places)
         if make.render():
             return 1
         rendered = pages / "_build"
@@ -95,8 +95,7 @@ def release() -> int:
         for name in BESIDE:
             shutil.copy(ROOT / name, folder)
         (folder / "README.txt").write_text(README, encoding="utf-8")
-    for made in (folder, beside):
-        if made.is_dir():
+        for made in filter(Path.is_dir, (folder, beside)):
             manifest(made)
             zipped = pack(made)
             print(f"{zipped}  {zipped.stat().st_size / 1e6:.1f} MB\nSHA-256 {sha256(zipped)}")

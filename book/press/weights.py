@@ -9,11 +9,10 @@ They are taken from the stores of this machine, see `nbutils.machine.stores`, to
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nbutils.lab.results import Record
-from nbutils.machine import stores
 from nbutils.versions import sha256
 
 LIMIT = 300_000_000  # bytes of all weights, so that a release stays small enough for the places that keep them
@@ -40,15 +39,15 @@ def networks(record: Record) -> set[str]:
     return {key for key in named if key.startswith("model-")}
 
 
-def gather(folder: Path, records: Mapping[str, Record]) -> None:
-    """Put the networks of these chapters into a folder, as far as they are here and LIMIT allows; it is said what is
-    left out.
+def gather(folder: Path, records: Mapping[str, Record], stores: Sequence[Path]) -> None:
+    """Put the networks of these chapters into a folder, as far as these stores, of which the first counts most, have
+    them and LIMIT allows; it is said what is left out.
 
     Raises:
         ValueError: a network that is damaged.
     """
     keys = {chapter: networks(record) for chapter, record in records.items()}
-    paths = [path for store in reversed(stores()) for path in (store / "model").glob("model-*") if path.is_dir()]
+    paths = [path for store in reversed(stores) for path in (store / "model").glob("model-*") if path.is_dir()]
     found = {path.name: path for path in paths}
     if not found:
         print("Networks are left out: the store holds none; NBUTILS_WEIGHTS may name that of another build folder")

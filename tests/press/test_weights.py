@@ -10,6 +10,7 @@ import pytest
 from book.press import weights
 from nbutils import features, images, lab, store, training
 from nbutils.lab.results import Record, dumps, loads
+from nbutils.machine import stores
 
 CHAPTER = "02_adversarial_training"
 
@@ -32,7 +33,7 @@ def chapter(monkeypatch: pytest.MonkeyPatch) -> Record:
 def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Record, Path]:
     """The record of a run, and its networks as a release has them; what follows has an empty store."""
     record, folder = chapter(monkeypatch), tmp_path / "weights"
-    weights.gather(folder, {CHAPTER: record})
+    weights.gather(folder, {CHAPTER: record}, stores())
     monkeypatch.setenv("NBUTILS_BUILD", str(tmp_path / "empty"))
     monkeypatch.setenv("NBUTILS_WEIGHTS", str(folder))
     return record, folder
@@ -70,8 +71,9 @@ def test_a_damaged_network_is_refused_in_one_line_and_trained_anew(
     assert notes == [f"note: {record.networks[0]} is damaged (its checksum differs); not used"]
     assert len(trained) == 1
     monkeypatch.setenv("NBUTILS_BUILD", str(folder.parent / "other"))  # whose store has no sound one
+    first = record.model_copy(update={"networks": record.networks[:1]})
     with pytest.raises(ValueError, match=f"{record.networks[0]}/tensors.safetensors: damaged"):
-        weights.gather(folder.parent / "next", {CHAPTER: record.model_copy(update={"networks": record.networks[:1]})})
+        weights.gather(folder.parent / "next", {CHAPTER: first}, stores())
 
 
 def test_a_card_has_the_accuracies_with_intervals(made: tuple[Record, Path]) -> None:
@@ -89,12 +91,12 @@ def test_what_is_left_out_is_said(made: tuple[Record, Path], tmp_path: Path, mon
                                   capsys: pytest.CaptureFixture[str]) -> None:
     record, folder = made
     monkeypatch.setattr(weights, "LIMIT", 1)
-    weights.gather(tmp_path / "large", {CHAPTER: record})
+    weights.gather(tmp_path / "large", {CHAPTER: record}, stores())
     shutil.rmtree(folder / "model" / record.networks[0])
-    weights.gather(tmp_path / "absent", {CHAPTER: record})
+    weights.gather(tmp_path / "absent", {CHAPTER: record}, stores())
     shutil.rmtree(folder / "model")
     (folder / "model").mkdir()
-    weights.gather(tmp_path / "none", {CHAPTER: record})
+    weights.gather(tmp_path / "none", {CHAPTER: record}, stores())
     said = capsys.readouterr().out.splitlines()
     assert [line.rpartition(": ")[2] for line in said[:2]] == ["more than 0 MB with those of the others",
                                                               "1 are not in the store"]

@@ -14,6 +14,8 @@ book is about, ``{picture} 02_adversarial_training:cell-09``.
 import html
 import os
 import re
+import struct
+from base64 import b64decode
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -150,7 +152,10 @@ class Picture(HtmlDirective):
             return ""
         caption = html.escape(self.options["caption"]) if "caption" in self.options else None
         rows, _, of = self.options.get("rows", "").partition(" of ")
-        style = f' style="--top: {int(rows) / int(of)}"' if rows else ""
+        style = ""
+        if rows:
+            width, height = struct.unpack(">II", b64decode(found[0].partition("base64,")[2][:32])[16:24])  # of a PNG
+            style = f' style="--shape: {width / height * int(of) / int(rows):.4f}"'
 
         def again(old: re.Match[str]) -> str:
             return f'<figcaption class="again">{old[1] if caption is None else caption}</figcaption>'
