@@ -22,7 +22,7 @@ from tests.helpers import WITHOUT_TORCH, record
 NAME = "01_known_features"  # a chapter that exists: pages are made for chapters only
 CONF = f"""{WITHOUT_TORCH}
 sys.path.append({str(ROOT)!r})
-extensions = ["myst_nb", "book.press.pages.ledger", "book.press.pages.records"]
+extensions = ["myst_nb", "book.press.pages.folding", "book.press.pages.ledger", "book.press.pages.records"]
 nb_execution_mode = "off"
 html_theme = "basic"
 exclude_patterns = ["build", "executed"]
@@ -39,6 +39,11 @@ notebooks/01_known_features
 ```
 
 One sentence names {claim}`tile-is-useful`.
+
+```{verdicts}
+tile-is-useful
+attacks-transfer
+```
 
 ```{claims-picture}
 ```
@@ -222,6 +227,16 @@ def test_the_ledger_leads_to_the_verdicts(pages: dict[str, str]) -> None:
     assert re.search('href="book/ledger.html#claim-tile-is-useful">tile-is-useful<', pages["index.html"])
     assert "sanity checks: 1 held" in pages["index.html"]  # the picture's alternative text
     assert '"state": "held"' in pages["ledger.json"]
+
+
+def test_a_box_of_verdicts_says_what_its_words_mean(pages: dict[str, str]) -> None:
+    shown = re.search(r'<ul class="verdicts">(.*?)</ul>\n<p class="meant">(.*?)</p>', pages["index.html"], re.DOTALL)
+    assert shown
+    box, meant = shown.groups()
+    assert re.findall(r"<strong>(. [^<]*):</strong>", box) == ["✓ recovers the known truth: yes", "· not run"]
+    assert meant.startswith("Known truth: the answer was planted, and the method finds it or not. <a")
+    assert "Direction" not in meant  # no box says so
+    assert 'href="book/reading.html#verdicts"' in meant
 
 
 def test_an_unknown_claim_in_the_prose_stops_the_book(tmp_path: Path) -> None:

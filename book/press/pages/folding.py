@@ -16,6 +16,7 @@ import os
 import re
 import struct
 from base64 import b64decode
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -32,6 +33,12 @@ from book.press.pages.templates import HtmlDirective
 from book.press.pages.templates import html as filled
 from nbutils.lab import claims
 
+MEANT = {  # words of verdicts that do not say it themselves -> what they mean
+    "direction": "Direction: networks smaller than the paper's, so the sign is judged and not the size.",
+    "recovers the known truth": "Known truth: the answer was planted, and the method finds it or not.",
+    "control failed": "Control failed: what the claim stands on did not hold, so nothing follows.",
+    "at the floor": "At the floor: nothing is left that could be compared.",
+}
 FOLDED = "folded"  # tag of a cell whose section is folded, and the comment below its heading
 OPEN = '<details class="part"><summary></summary>'
 SECTION = re.compile(rf"{OPEN}(.*?)</details><!--part-->", re.DOTALL)
@@ -124,8 +131,11 @@ class Verdicts(HtmlDirective):
     def html(self) -> str:
         found = {entry.claim.id: entry for entry in ledger.entries()}
         wanted = [claims.find(id).id for id in self.content]
-        return filled("verdicts", entries=[found[id] for id in wanted],
-                      ledger=self.env.app.builder.get_relative_uri(self.env.docname, "book/ledger"))
+        entries = [found[id] for id in wanted]
+        address = partial(self.env.app.builder.get_relative_uri, self.env.docname)
+        meant = [words for word, words in MEANT.items() if any(word in entry.words for entry in entries)]
+        return filled("verdicts", entries=entries, meant=meant, ledger=address("book/ledger"),
+                      reading=address("book/reading"))
 
 
 class Picture(HtmlDirective):
