@@ -147,12 +147,11 @@ def decoded(names: Sequence[Path | str], files: Sequence[Path | BytesIO]) -> tup
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2), sum(transparent)
 
 
-def as_pixels(levels: Tensor) -> Tensor:
-    """(N, 3, H, W), pixels in [0, 1], of grey levels from 0 to 255. Sides that are no multiple of 8 are padded to the
-    next one by repeating the pixels at the edge: 28 x 28 becomes 32 x 32."""
-    pixels = levels.float().div_(255)  # in place: one more copy of all of Tiny ImageNet would take 5 GB
-    missing = -pixels.shape[-1] % MULTIPLE
-    return F.pad(pixels, [missing // 2, missing - missing // 2] * 2, "replicate") if missing else pixels
+def padded(levels: Tensor) -> Tensor:
+    """(N, 3, H, W) levels, whose sides that are no multiple of 8 are padded to the next one by repeating the pixels at
+    the edge: 28 x 28 becomes 32 x 32."""
+    missing = -levels.shape[-1] % MULTIPLE
+    return F.pad(levels, [missing // 2, missing - missing // 2] * 2, "replicate") if missing else levels
 
 
 def check_size(name: object, width: int, height: int) -> None:
