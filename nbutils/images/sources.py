@@ -212,7 +212,8 @@ def _tiny_imagenet(split: str, choose: Choice) -> tuple[Tensor, Tensor]:
         index = choose(labels)
         names = [found[i][0] for i in index]
         contents = [BytesIO(archive.read(name)) for name in names]  # one by one: threads cannot share the archive
-    return folders.padded(folders.decoded(names, contents)[0]), labels[index]
+    images, _ = folders.decoded(names, contents)
+    return folders.padded(images).to(memory_format=torch.channels_last), labels[index]
 
 
 LOADERS = {"digits": _digits, "cifar10": _cifar10, "svhn": _svhn, "tiny-imagenet": _tiny_imagenet}
