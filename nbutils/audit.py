@@ -542,8 +542,8 @@ def masking_checks(suspect: Suspect, data: ImageSet, pgd: PGD, longest: float) -
     longest: the model's accuracy on the data under pgd.
     """
     model, masks, size = suspect.model, ", ".join(suspect.masks), pgd.step_size or 0
-    x_adv = robustness.attacked(model, data, replace(pgd, loss="margin")).x
-    before, after = (_margins(model, x, data.y) for x in (data.x, x_adv))
+    adv = robustness.attacked(model, data, replace(pgd, loss="margin"))
+    before, after = (_margins(model, x, data.y) for x in (data, adv))
     moved = (after > before).double().mean().item()
     noisy = robustness.worst_case([evaluate(model, data, Noise(pgd.threat), seed=seed) for seed in range(10)]).accuracy
     sizes = {f"{factor:g}": evaluate(model, data, replace(pgd, step_size=factor * size)).accuracy
@@ -571,7 +571,7 @@ def masking_checks(suspect: Suspect, data: ImageSet, pgd: PGD, longest: float) -
     return checks
 
 
-def _margins(model: SplitClassifier, x: Tensor, y: Tensor) -> Tensor:
+def _margins(model: SplitClassifier, x: ImageSet | Tensor, y: Tensor) -> Tensor:
     return in_batches(lambda part, labels: margin(model(part), labels), model, x, y)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nbutils.architectures import NETWORKS
 from nbutils.console import progress
-from nbutils.images.imageset import ImageSet
+from nbutils.images.imageset import ImageSet, as_pixels
 from nbutils.messages import check_choice
 from nbutils.precision import Float32Conv2d, Float32Linear
 
@@ -107,10 +107,11 @@ def in_batches(f: Callable[..., Tensor], model: nn.Module, images: ImageSet | Te
                batch_size: int = 256) -> Tensor:
     """f(x, ...) for images x (B, 3, H, W) and what goes with them, batch after batch, joined on the CPU. The model is
     `frozen` and says on which device and in which precision; nothing is differentiated."""
-    x = images.x if isinstance(images, ImageSet) else images
+    x = images.held if isinstance(images, ImageSet) else images
     batches = list(zip(*(part.split(batch_size) for part in (x, *others)), strict=True))
+    device = next(model.parameters()).device
     with frozen(model), torch.no_grad():
-        return torch.cat([f(suited(x, model), *(part.to(next(model.parameters()).device) for part in rest)).cpu()
+        return torch.cat([f(suited(as_pixels(x), model), *(part.to(device) for part in rest)).cpu()
                           for x, *rest in progress(batches, getattr(model, "name", ""))])
 
 
@@ -292,7 +293,7 @@ def build(name: str, num_classes: int = 10, seed: int = 0, image_size: int = 32)
 def as_built(network: str, images: ImageSet, seed: int = 0, device: torch.device | str = "cpu") -> SplitClassifier:
     """A fresh network for images like these, in evaluation mode; see `build`. Its BatchNorm has seen no image: where an
     untrained network is to predict, `features.untrained` is the fairer one."""
-    return build(network, images.num_classes, seed, images.x.shape[-1]).to(device).eval()
+    return build(network, images.num_classes, seed, images.held.shape[-1]).to(device).eval()
 
 
 def whiten(model: SplitClassifier, x: Tensor) -> SplitClassifier:

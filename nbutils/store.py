@@ -74,8 +74,7 @@ def load_or_build(kind: str, recipe: Mapping[str, Any], build: Callable[..., dic
 
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder.with_suffix(".lock"))
-        lock.acquire()
+        held = FileLock(folder.with_suffix(".lock")).acquire()
     except OSError as error:
         if kept := _kept(kind, key):  # somebody else's store: what is there can be read, for it appeared all at once
             return kept
@@ -84,7 +83,7 @@ def load_or_build(kind: str, recipe: Mapping[str, Any], build: Callable[..., dic
                                   "be, set NBUTILS_BUILD to one") from error
         warn(f"{key} cannot be stored ({error.strerror}); going on without the store")
         return made()
-    with lock:
+    with held:
         for leftover in folder.parent.glob(f".{key}.*"):  # of a process that was killed while it wrote
             shutil.rmtree(leftover, ignore_errors=True)
         if kept := _kept(kind, key):
@@ -97,7 +96,7 @@ def load_or_build(kind: str, recipe: Mapping[str, Any], build: Callable[..., dic
             cause = getattr(error, "strerror", None) or error
             warn(f"{key} could not be stored ({cause}); it is lost when this run ends")
         unfinished.unlink(missing_ok=True)
-        return artifact
+        return _kept(kind, key) or artifact  # mapped from the file, it takes no memory of its own
 
 
 def keep(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -157,7 +157,7 @@ CASES = [
     Bad("grey images", lambda: ImageSet(X[:, :1], Y, ("a", "b"), "x"), ("(4, 1, 8, 8)", "(N, 3, H, W)"), DataError),
     Bad("channels last", lambda: ImageSet(X.permute(0, 2, 3, 1), Y, ("a", "b"), "x"),
         ("(4, 8, 8, 3)", "(N, 3, H, W); did you mean x.permute(0, 3, 1, 2)?"), DataError),
-    Bad("bytes", lambda: ImageSet(X.byte(), Y, ("a", "b"), "x"), ("torch.uint8", "torch.float32"), DataError),
+    Bad("whole numbers", lambda: ImageSet(X.long(), Y, ("a", "b"), "x"), ("int64", "float32", "uint8"), DataError),
     Bad("an array", lambda: ImageSet(X.numpy(), Y, ("a", "b"), "x"), ("ndarray (4, 3", "torch.float32"), DataError),  # type: ignore[arg-type]
     Bad("a list of labels", lambda: ImageSet(X, [0, 1], ("a", "b"), "x"), ("list ()", "torch.int64 (4,)"), DataError),  # type: ignore[arg-type]
     Bad("short labels", lambda: ImageSet(X, Y.int(), ("a", "b"), "x"), ("torch.int32", "torch.int64"), DataError),

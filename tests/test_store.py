@@ -192,6 +192,18 @@ print(load_or_build("model", {"n": 1}, build).tensors["x"].sum().item())
     assert done.stderr.count("\n") == 1
 
 
+def test_a_build_that_failed_can_be_tried_again_while_its_traceback_is_kept(own_build: Path) -> None:
+    """As in a notebook, which keeps the last traceback and so all that stands in it."""
+    def fail() -> dict[str, torch.Tensor]:
+        raise ZeroDivisionError
+
+    failures = []
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError) as caught:
+            load_or_build("model", RECIPE, fail)
+        failures.append(caught)
+
+
 def test_a_build_folder_that_is_a_file(build: Builder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("NBUTILS_BUILD", str(tmp_path / "file"))

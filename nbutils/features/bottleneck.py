@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nbutils import networks
-from nbutils.images.imageset import ImageSet
+from nbutils.images.imageset import ImageSet, as_pixels
 from nbutils.messages import check_choice, check_counts
 from nbutils.networks import GlobalAveragePool, SplitClassifier, in_batches, suited
 from nbutils.robustness.attacks import check_finite
@@ -249,7 +249,7 @@ def random_masks(robust: Tensor, images: ImageSet | Tensor, seed: int = 0, energ
     Raises:
         ValueError: shapes that do not fit.
     """
-    x = images.x if isinstance(images, ImageSet) else images
+    x = images.held if isinstance(images, ImageSet) else images
     if len(x) != len(robust) or (energy is not None and energy.shape != robust.shape):
         raise ValueError(f"masks {tuple(robust.shape)} for {len(x)} images, energy "
                          f"{None if energy is None else tuple(energy.shape)}: expected one row each, of one length")
@@ -272,14 +272,14 @@ def untrained(network: str, images: ImageSet, seed: int = 0, device: torch.devic
     Args:
         passes: how many batches of the images it is shown.
     """
-    model = networks.build(network, images.num_classes, seed, images.x.shape[-1])
+    model = networks.build(network, images.num_classes, seed, images.held.shape[-1])
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None  # the average, not a moving one
     model.train()
     with torch.no_grad():
-        for x in images.x.split(batch_size)[:passes]:
-            model(suited(x, model))
+        for x in images.held.split(batch_size)[:passes]:
+            model(suited(as_pixels(x), model))
     model.name = f"{network}, untrained"
     return model.to(device).eval()
 
@@ -363,7 +363,7 @@ def loud_half(found: Distilled) -> Tensor:
 
 def image_seeds(x: Tensor, seed: int = 0) -> list[int]:
     """One seed per image (N, 3, H, W), from its pixels in float32: the same wherever and in whatever company it is."""
-    pixels = x.detach().float().cpu().contiguous().numpy()
+    pixels = (image for part in x.split(256) for image in as_pixels(part.detach().cpu()).float().contiguous().numpy())
     return [int.from_bytes(hashlib.blake2b(image.data, digest_size=7, salt=seed.to_bytes(8, signed=True)).digest())
             for image in pixels]
 

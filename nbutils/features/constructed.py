@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -76,12 +76,10 @@ class ConstructedSet(ImageSet):
             the new label, 1 if not.
     """
 
+    PER_IMAGE = ("y", "start", "residual")
+
     start: Tensor
     residual: Tensor
-
-    def take(self, index: int | slice | Tensor) -> Self:
-        chosen = slice(index) if isinstance(index, int) else index
-        return replace(self, **{part: getattr(self, part)[chosen] for part in ("x", "y", "start", "residual")})
 
 
 def D_R(images: ImageSet, model: SplitClassifier, seed: int = 0, precision: str = "float32",
@@ -147,12 +145,12 @@ def matched(images: ImageSet, model: nn.Module, name: str, objective: Matching =
     seeds = torch.randint(2**62, (n,), generator=generator).tolist()  # one each, so that no image depends on another
 
     def noise(row: int) -> Tensor:
-        return torch.rand(images.x.shape[1:], generator=torch.Generator().manual_seed(seeds[row]))
+        return torch.rand(images.held.shape[1:], generator=torch.Generator().manual_seed(seeds[row]))
 
     def change(rows: Tensor) -> tuple[Tensor, Tensor]:
-        x0 = images.x[others[rows]] if start == "image" else torch.stack([noise(row) for row in rows.tolist()])
+        x0 = images.take(others[rows]).x if start == "image" else torch.stack([noise(row) for row in rows.tolist()])
         with torch.no_grad():
-            loss = objective(model, suited(images.x[rows], model), torch.Generator().manual_seed(seeds[rows[0]]))
+            loss = objective(model, suited(images.take(rows).x, model), torch.Generator().manual_seed(seeds[rows[0]]))
         x_adv, first, last = _descend(loss, suited(x0, model), steps, step_size)
         if not torch.isfinite(first + last).all():
             raise ValueError(f"{name}: the loss went from {first.max():g} to {last.max():g}; expected finite numbers")
@@ -189,7 +187,7 @@ def relabelled(images: ImageSet, model: SplitClassifier, name: str, target: str,
     t = _new_labels(images, target, seed)
 
     def change(rows: Tensor) -> tuple[Tensor, Tensor]:
-        x, label = suited(images.x[rows], model), t[rows].to(next(model.parameters()).device)
+        x, label = suited(images.take(rows).x, model), t[rows].to(next(model.parameters()).device)
         x_adv = attack(model, x, label)
         with torch.no_grad(), mixed_precision(x.device, "float32"):
             return x_adv, model(x_adv).argmax(1) != label
@@ -270,10 +268,10 @@ def _check_teacher(model: nn.Module, images: ImageSet) -> None:
         raise DataError(f"{images.name}: {len(images)} images; expected at least two")
     if not isinstance(model, SplitClassifier):
         return
-    size = f"{images.x.shape[3]} x {images.x.shape[2]} pixels"
+    size = f"{images.held.shape[3]} x {images.held.shape[2]} pixels"
     try:
         with frozen(model), torch.no_grad():
-            classes = model(suited(images.x[:2], model)).shape[1]
+            classes = model(suited(images.take(2).x, model)).shape[1]
     except RuntimeError as error:
         cause = str(error).partition("\n")[0]
         raise DataError(f"{model.name}: cannot read images of {size} ({cause}); expected a teacher for "

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nbutils.images.imageset import DataError, ImageSet
+from nbutils.images.imageset import DataError, ImageSet, as_pixels
 from nbutils.messages import check_choice
 
 AUGMENTATIONS = ("none", "crop", "crop+flip")
@@ -55,5 +55,5 @@ def batches(images: ImageSet, batch_size: int, generator: torch.Generator,
     order = torch.randperm(len(images), generator=generator)
     for chosen in order.split(batch_size):
         if len(chosen) > 1 or len(images) == 1:
-            x = augment(images.x[chosen].to(device), images.augmentation, generator)
+            x = augment(as_pixels(images.held[chosen]).to(device), images.augmentation, generator)
             yield x, images.y[chosen].to(device)

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from nbutils.images.imageset import ImageSet
+from nbutils.images.imageset import ImageSet, as_pixels
 
 Images = TypeVar("Images", bound=ImageSet)
 
@@ -26,12 +26,10 @@ def jpeg(images: Images, quality: int = 75) -> Images:
     if not 1 <= quality <= 95:
         raise ValueError(f"quality = {quality!r}: expected 1 to 95, such as 75")
 
-    def through(pixels: Tensor) -> Tensor:
-        file = io.BytesIO()
-        Image.fromarray(pixels.numpy()).save(file, "JPEG", quality=quality, subsampling="4:2:0")
-        return torch.from_numpy(np.array(Image.open(file)))
+    def through(image: Tensor) -> Tensor:
+        levels, file = (255 * as_pixels(image).permute(1, 2, 0)).round().byte(), io.BytesIO()
+        Image.fromarray(levels.numpy()).save(file, "JPEG", quality=quality, subsampling="4:2:0")
+        return torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1).contiguous()
 
-    levels = (255 * images.x.permute(0, 2, 3, 1)).round().byte()
-    seen = torch.stack([through(pixels) for pixels in levels]) if len(levels) else levels
-    x = (seen.float() / 255).permute(0, 3, 1, 2).contiguous()
-    return replace(images, x=x, name=f"{images.name}, JPEG {quality}")
+    seen = torch.stack([through(image) for image in images.held]) if len(images) else images.held
+    return replace(images, x=seen, name=f"{images.name}, JPEG {quality}")

@@ -141,18 +141,27 @@ def decoded(names: Sequence[Path | str], files: Sequence[Path | BytesIO]) -> tup
         DataError: an image that is unreadable, in motion, not square, too small or too large, of numbers whose range is
             unknown, or of another size than the others; each is named.
     """
+    first = _decoded(names[0], files[0])
+    height, width, _ = first[0].shape
+    images = np.empty((len(names), 3, height, width), np.uint8)  # filled in place, so that none is held twice
+
+    def place(index: int) -> tuple[tuple[int, ...], bool]:
+        image, transparent = _decoded(names[index], files[index]) if index else first
+        if image.shape[:2] == (height, width):  # others are refused below
+            images[index] = image.transpose(2, 0, 1)
+        return image.shape, transparent
+
     with ThreadPoolExecutor() as pool:
-        images, transparent = zip(*pool.map(_decoded, names, files), strict=True)
-    _same_size(names, [image.shape for image in images])
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2), sum(transparent)
+        shapes, transparent = zip(*pool.map(place, range(len(names))), strict=True)
+    _same_size(names, shapes)
+    return torch.from_numpy(images), sum(transparent)
 
 
-def as_pixels(levels: Tensor) -> Tensor:
-    """(N, 3, H, W), pixels in [0, 1], of grey levels from 0 to 255. Sides that are no multiple of 8 are padded to the
-    next one by repeating the pixels at the edge: 28 x 28 becomes 32 x 32."""
-    pixels = levels.float().div_(255)  # in place: one more copy of all of Tiny ImageNet would take 5 GB
-    missing = -pixels.shape[-1] % MULTIPLE
-    return F.pad(pixels, [missing // 2, missing - missing // 2] * 2, "replicate") if missing else pixels
+def padded(levels: Tensor) -> Tensor:
+    """(N, 3, H, W) levels, whose sides that are no multiple of 8 are padded to the next one by repeating the pixels at
+    the edge: 28 x 28 becomes 32 x 32."""
+    missing = -levels.shape[-1] % MULTIPLE
+    return F.pad(levels, [missing // 2, missing - missing // 2] * 2, "replicate") if missing else levels
 
 
 def check_size(name: object, width: int, height: int) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import re
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -36,9 +36,21 @@ def _shape(values: object) -> tuple[int, ...]:
     return tuple(getattr(values, "shape", ()))
 
 
+def as_pixels(held: Tensor) -> Tensor:
+    """Pixels in [0, 1], float32, of images as a set holds them: `levels / 255`, or what are pixels already.
+
+    Call it on the CPU, since a GPU rounds the quotient in its own way.
+    """
+    return held.float().div_(255) if held.dtype == torch.uint8 else held
+
+
 @dataclass(frozen=True, eq=False)
 class ImageSet:
     """Labelled images.
+
+    Images of 8 bits may be given as their grey levels, uint8 from 0 to 255. They stay so and take a quarter of the
+    memory; all numbers are those of `levels / 255`. `x` then makes the pixels anew each time, of all images at once, so
+    what walks over a set makes those of a batch: `as_pixels(images.held[index])` or `images.take(index).x`.
 
     Attributes:
         x: (N, 3, H, W) float32, pixels in [0, 1]. Normalisation belongs to the model.
@@ -51,6 +63,8 @@ class ImageSet:
         DataError: shapes, dtypes, pixel range or labels do not fit.
     """
 
+    PER_IMAGE: ClassVar[tuple[str, ...]] = ("y",)  # attributes beside x that have one entry for each image
+
     x: Tensor
     y: Tensor
     classes: tuple[str, ...]
@@ -58,13 +72,14 @@ class ImageSet:
     augmentation: str = "none"
 
     def __post_init__(self) -> None:
-        if _kind(self.x) != "torch.float32" or self.x.ndim != 4 or self.x.shape[1] != 3:
-            raise DataError(f"images {_kind(self.x)} {_shape(self.x)}: expected torch.float32 (N, 3, H, W)"
-                            + "; did you mean x.permute(0, 3, 1, 2)?" * (_shape(self.x)[3:] == (3,)))
-        if _kind(self.y) != "torch.int64" or self.y.shape != self.x.shape[:1]:
-            raise DataError(f"labels {_kind(self.y)} {_shape(self.y)}: expected torch.int64 ({len(self.x)},)")
-        if len(self.x):
-            low, high = (value.item() for value in torch.aminmax(self.x))
+        kind, shape = _kind(self.held), _shape(self.held)
+        if kind not in ("torch.float32", "torch.uint8") or len(shape) != 4 or shape[1] != 3:
+            raise DataError(f"images {kind} {shape}: expected torch.float32 or torch.uint8 (N, 3, H, W)"
+                            + "; did you mean x.permute(0, 3, 1, 2)?" * (shape[3:] == (3,)))
+        if _kind(self.y) != "torch.int64" or self.y.shape != shape[:1]:
+            raise DataError(f"labels {_kind(self.y)} {_shape(self.y)}: expected torch.int64 ({shape[0]},)")
+        if len(self):
+            low, high = (as_pixels(value).item() for value in torch.aminmax(self.held))
             if not (low >= 0 and high <= 1):  # also false for NaN
                 raise DataError(f"pixels from {low:.3g} to {high:.3g}: expected [0, 1]; divide 8-bit pixels by 255, "
                                 "and leave normalisation to the model")
@@ -72,7 +87,13 @@ class ImageSet:
                 raise DataError(f"labels from {self.y.min()} to {self.y.max()}: expected 0 to {len(self.classes) - 1}")
 
     def __len__(self) -> int:
-        return len(self.x)
+        return len(self.held)
+
+    @property
+    def held(self) -> Tensor:
+        """(N, 3, H, W) the images as they were given: float32 pixels, or uint8 levels."""
+        held: Tensor = vars(self)["x"]
+        return held
 
     @property
     def num_classes(self) -> int:
@@ -81,12 +102,24 @@ class ImageSet:
     def take(self, index: int | slice | Tensor) -> Self:
         """The first `index` images, or those a slice or index tensor names."""
         chosen = slice(index) if isinstance(index, int) else index
-        return replace(self, x=self.x[chosen], y=self.y[chosen])
+        return replace(self, x=self.held[chosen], **{part: getattr(self, part)[chosen] for part in self.PER_IMAGE})
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over pixels, labels and class names: two sets with the same fingerprint are the same data."""
-        digest = hashlib.sha256(repr((tuple(self.x.shape), self.classes, self.augmentation)).encode())
-        for tensor in (self.x, self.y):
-            digest.update(tensor.contiguous().cpu().numpy().data)
+        digest = hashlib.sha256(repr((tuple(self.held.shape), self.classes, self.augmentation)).encode())
+        for part in (*self.held.split(256), self.y):
+            digest.update(as_pixels(part).contiguous().cpu().numpy().data)
         return digest.hexdigest()[:16]
+
+
+def _read(images: ImageSet) -> Tensor:
+    return as_pixels(images.held)
+
+
+def _hold(images: ImageSet, x: Tensor) -> None:
+    vars(images)["x"] = x
+
+
+# However images are held, `x` reads as pixels. Not in the class, where `dataclass` would take it for a default of `x`.
+ImageSet.x = property(_read, _hold)  # type: ignore[assignment]

@@ -177,6 +177,8 @@ class PlantedSet(ImageSet):
         seen_as: the view that `x` and `y` show.
     """
 
+    PER_IMAGE = ("y", "base", "background", "noise", "shape", "pattern", "wrong", "independent")
+
     world: PlantedWorld
     base: Tensor
     background: Tensor
@@ -186,11 +188,6 @@ class PlantedSet(ImageSet):
     wrong: Tensor
     independent: Tensor
     seen_as: str = "natural"
-
-    def take(self, index: int | slice | Tensor) -> Self:
-        chosen = slice(index) if isinstance(index, int) else index
-        parts = ("x", "y", "base", "background", "noise", "shape", "pattern", "wrong", "independent")
-        return replace(self, **{part: getattr(self, part)[chosen] for part in parts})
 
     def view(self, view: str) -> Self:
         """The same images seen another way; `y` is the shape, except for pattern_only, where it is the pattern.

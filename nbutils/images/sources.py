@@ -103,7 +103,7 @@ def _folder(dataset: str, split: str, n: int | None, seed: int) -> ImageSet:
     paths, labels = zip(*found.files[split], strict=True)
     y = torch.tensor(labels)
     index = _balanced(n, seed, f"{found.root / split}", y)
-    x = folders.as_pixels(folders.levels(found)[split][index])
+    x = folders.padded(folders.levels(found)[split][index])
     lossy_cifar = found.classes == CIFAR10 and x.shape[2:] == (32, 32) and paths[0].suffix.lower() in LOSSY
     name = "CIFAR-10 (JPEG copy)" if lossy_cifar else printable(Path(os.path.abspath(found.root)).name)
     if name.startswith("planted"):  # a verdict on "planted" images speaks of the truth that was planted
@@ -133,15 +133,15 @@ def _digits(split: str, choose: Choice) -> tuple[Tensor, Tensor]:
     images, labels = load_digits(return_X_y=True)
     keep = torch.arange(len(labels)) % 5 == 0
     keep = keep if split == "test" else ~keep
-    grey = torch.tensor(images, dtype=torch.float32).view(-1, 1, 8, 8)[keep] * (255 / 16)
+    grey = torch.tensor(images, dtype=torch.float32).view(-1, 1, 8, 8)[keep] / 16
     return _taken(grey.repeat_interleave(4, 2).repeat_interleave(4, 3).expand(-1, 3, -1, -1),
                   torch.tensor(labels)[keep], choose)
 
 
-def _taken(levels: Tensor, labels: Tensor, choose: Choice) -> tuple[Tensor, Tensor]:
-    """Pixels in [0, 1] of the images that are taken, out of levels (N, 3, H, W) from 0 to 255, and their labels."""
+def _taken(x: Tensor, labels: Tensor, choose: Choice) -> tuple[Tensor, Tensor]:
+    """The images that are taken, out of x (N, 3, H, W), and their labels."""
     index = choose(labels)
-    return levels[index].float().div_(255), labels[index]  # in place: images are float32 once, not twice
+    return x[index], labels[index]
 
 
 @contextmanager
@@ -212,7 +212,8 @@ def _tiny_imagenet(split: str, choose: Choice) -> tuple[Tensor, Tensor]:
         index = choose(labels)
         names = [found[i][0] for i in index]
         contents = [BytesIO(archive.read(name)) for name in names]  # one by one: threads cannot share the archive
-    return folders.as_pixels(folders.decoded(names, contents)[0]), labels[index]
+    images, _ = folders.decoded(names, contents)
+    return folders.padded(images).to(memory_format=torch.channels_last), labels[index]
 
 
 LOADERS = {"digits": _digits, "cifar10": _cifar10, "svhn": _svhn, "tiny-imagenet": _tiny_imagenet}

@@ -94,7 +94,7 @@ def pretrained(paradigm: Paradigm, images: ImageSet, schedule: training.Schedule
     Raises:
         ValueError: a setting of the paradigm that does not fit the images. FloatingPointError: training diverged.
     """
-    model = untrained(paradigm, images.x.shape[-1], seed, device)
+    model = untrained(paradigm, images.held.shape[-1], seed, device)
     model.name = name or model.name
     return training.fitted_once(model, paradigm, images, schedule, seed, precision)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from nbutils import store
 from nbutils.console import counter
-from nbutils.images.imageset import ImageSet
+from nbutils.images.imageset import ImageSet, as_pixels
 from nbutils.networks import SplitClassifier, artifacts, frozen
 from nbutils.robustness.attacks import FGSM, PGD, Attack
 from nbutils.robustness.autoattack import FAB, AutoAttack
@@ -81,11 +81,12 @@ def attacked(model: nn.Module, images: ImageSet, attack: Attack, seed: int = 0, 
         raise ValueError(f"{attack!r}: the image set is empty; expected at least one image")
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
-    x_adv = torch.empty_like(images.x)  # filled in place: joined parts would need the memory twice
+    x_adv = torch.empty_like(images.held, dtype=torch.float32)  # filled in place: joining needs the memory twice
     with counter(f"{attack!r} on {len(images)} images", "pass") as count:
         hook = model.register_forward_pre_hook(lambda module, inputs: count(len(inputs[0])))
         try:
-            for x, y, found in zip(*(part.split(batch_size) for part in (images.x, images.y, x_adv)), strict=True):
+            for x, y, found in zip(*(part.split(batch_size) for part in (images.held, images.y, x_adv)), strict=True):
+                x = as_pixels(x)
                 found.copy_(attack(model, x.to(device), y.to(device), generator).detach())
                 _check_promise(attack, found, found - x)
         finally:
@@ -94,14 +95,15 @@ def attacked(model: nn.Module, images: ImageSet, attack: Attack, seed: int = 0, 
 
 
 def predict(model: nn.Module, x: Tensor, batch_size: int = 256) -> Tensor:
-    """(N,) predicted classes, on the CPU, for pixels x (N, 3, H, W) in [0, 1]; the model's mode is left as it was.
+    """(N,) predicted classes, on the CPU, for pixels x (N, 3, H, W) in [0, 1], or as a set holds them; the
+    model's mode is left as it was.
 
     Raises:
         ValueError: NaN among the logits.
     """
     device = next(model.parameters()).device
     with frozen(model), torch.no_grad():
-        logits = torch.cat([model(part.to(device)).cpu() for part in x.split(batch_size)])
+        logits = torch.cat([model(as_pixels(part).to(device)).cpu() for part in x.split(batch_size)])
     if torch.isnan(logits).any():
         raise ValueError("the model returned NaN among its logits; expected finite numbers")
     return logits.argmax(1)
@@ -131,7 +133,7 @@ def evaluate(model: SplitClassifier, images: ImageSet, attack: Attack | None = N
     attacker, began = source or model, time.monotonic()
     kept: store.Artifact | None = None
     if attack is None:
-        found = _found(model, images, images.x, read)
+        found = _found(model, images, images.held, read)
     elif read is not None:
         kept = _attacked_once(attacker, images, attack, seed, batch_size)
         found = _found(model, images, kept.tensors["x"], read)
@@ -171,9 +173,12 @@ def _recipe(model: nn.Module, images: ImageSet, attack: Attack, seed: int, batch
 
 
 def _found(model: SplitClassifier, images: ImageSet, x_adv: Tensor, read: Reader | None = None) -> dict[str, Tensor]:
-    delta = (x_adv - images.x).detach().flatten(1)
-    said = predict(model, x_adv) if read is None else read(model, x_adv)
-    return {"prediction": said, "l2": delta.norm(dim=1), "linf": delta.abs().amax(1)}
+    """What `_outcome` takes, for images x_adv as a set holds them."""
+    said = predict(model, x_adv) if read is None else read(model, as_pixels(x_adv))
+    deltas = ((as_pixels(after) - as_pixels(before)).detach().flatten(1)
+              for after, before in zip(x_adv.split(256), images.held.split(256), strict=True))
+    l2, linf = zip(*((delta.norm(dim=1), delta.abs().amax(1)) for delta in deltas), strict=True)
+    return {"prediction": said, "l2": torch.cat(l2), "linf": torch.cat(linf)}
 
 
 def _outcome(model: SplitClassifier, images: ImageSet, attack: Attack | None, source: nn.Module,

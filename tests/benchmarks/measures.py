@@ -285,6 +285,47 @@ def memory(scale: Scale) -> Iterator[Row]:
     yield scale.row("memory of `attacked`, four times the images", "once, small", "1", grown[4 * n], grown[n], used)
 
 
+LEVELS = """
+import re, sys, torch
+from nbutils import networks
+from nbutils.images import ImageSet
+from nbutils.images.imageset import as_pixels
+from nbutils.robustness import evaluate
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
+kind, n, side = sys.argv[1], *map(int, sys.argv[2:])
+model, before = networks.build("small", 2, image_size=side).eval(), peak()
+x = torch.randint(256, (n, 3, side, side), dtype=torch.uint8)
+images = ImageSet(x if kind == "uint8" else as_pixels(x), torch.arange(n) % 2, ("a", "b"), "noise")
+del x
+images.fingerprint
+evaluate(model, images)
+print(peak() - before)
+"""
+
+
+def levels(scale: Scale) -> Iterator[Row]:
+    """Images of 8 bits as levels against the same as pixels: peak memory of the set, its fingerprint and its scores,
+    each in a process of its own, and the time of an epoch and of scores."""
+    n, side = scale(2000, 2000, 300), scale(128, 128, 16)
+    used: dict[str, list[float]] = {"uint8": [], "float32": []}
+    for _ in range(scale(3, 3, 1)):
+        for kind, mebibytes in used.items():
+            words = [sys.executable, "-c", LEVELS, kind, str(n), str(side)]
+            mebibytes.append(float(subprocess.run(words, capture_output=True, text=True, check=True).stdout))
+    figures = ", ".join(f"{kind}: {median(mebibytes):.0f} MiB" for kind, mebibytes in used.items())
+    yield scale.row("memory of a set and `evaluate`, 8-bit images as uint8", "as float32", "", used["uint8"],
+                    used["float32"], f"{n} images of {side} x {side}, small, {figures}")
+    x = torch.randint(256, (scale(2048, 8192, 8), 3, 32, 32), dtype=torch.uint8)
+    held = ImageSet(x, torch.arange(len(x)) % 10, tuple("abcdefghij"), "noise", "crop+flip")
+    model, sets = scale.network("small"), {"uint8": held, "float32": replace(held, x=held.x)}
+    for what, call in (("`evaluate`", lambda data: evaluate(model, data)),
+                       ("an epoch", lambda data: training.fit(model, data, training.Standard(), training.Schedule(1)))):
+        seconds = scale.times(scale(20, 20, 1), **{kind: partial(call, data) for kind, data in sets.items()})
+        yield scale.row(f"time of {what}, 8-bit images as uint8, small", "as float32", "≤ 1.05", seconds["uint8"],
+                        seconds["float32"], f"{len(x)} images of 32 x 32")
+
+
 def constructed(scale: Scale) -> Iterator[Row]:
     """Constructed sets against what their steps cost alone; the store is part of the work."""
     with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, NBUTILS_BUILD=folder):
@@ -516,8 +557,8 @@ def _published(scale: Scale, name: str, target: float) -> Row:
 
 MEASURES: dict[str, Callable[[Scale], Iterator[Row]]] = {
     "pgd": pgd, "foolbox": foolbox, "training": training_epoch, "precisions": precisions, "peak": peak,
-    "linear": linear, "memory": memory, "constructed": constructed, "masks": masks, "pictures": pictures,
-    "pretraining": pretraining, "probe": probe, "augmented": augmented, "published": published}
+    "linear": linear, "memory": memory, "levels": levels, "constructed": constructed, "masks": masks,
+    "pictures": pictures, "pretraining": pretraining, "probe": probe, "augmented": augmented, "published": published}
 ON_CUDA = {  # the measures that a CUDA GPU repeats, and what is asked of it
     "foolbox": ("speed of PGD-10, vgg16", "foolbox LinfPGD, contiguous, float32", "≥ 1.5; bfloat16 ≥ 3"),
     "training": ("speed of an epoch, PGD-10 training", "plain script", "≥ 4"),

@@ -165,7 +165,7 @@ def test_every_measure_gives_complete_rows(monkeypatch: pytest.MonkeyPatch, caps
     monkeypatch.setattr(robustness, "AutoAttack", lambda threat: PGD(threat, 3, restarts=2))
     monkeypatch.setattr(command, "keep_freed_memory", lambda: None)  # it would last for all tests that follow
     rows = command.main(["--tiny"])
-    assert len(rows) == 51
+    assert len(rows) == 54
     for row in rows:
         assert all(text for name, text in vars(row).items() if name not in ("asked", "range")), row
         assert row.measured.startswith("void") or float(row.measured) >= 0
