@@ -163,9 +163,8 @@ class Picture(HtmlDirective):
         return CAPTION.sub(again, found[0]).replace("<img", f"<img{style}", 1)
 
 
-def setup(app: Sphinx) -> dict[str, bool]:
+def setup(app: Sphinx) -> None:
     app.add_directive("picture", Picture)
     app.add_directive("verdicts", Verdicts)
     app.connect("doctree-read", parts)
     app.connect("html-page-context", finish, priority=600)  # after numbers and links are in place
-    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -190,7 +190,7 @@ def write_file(app: Sphinx, error: Exception | None) -> None:
         ledger.write(Path(app.outdir) / "ledger.json", entries())
 
 
-def setup(app: Sphinx) -> dict[str, bool]:
+def setup(app: Sphinx) -> None:
     claims.load()  # a claim without a criterion stops the build here
     app.add_directive("claims-ledger", ClaimsLedger)
     app.add_directive("claims-picture", ClaimsPicture)
@@ -199,4 +199,3 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("claims-beside", ClaimsBeside)
     app.add_directive("edition-slopes", EditionSlopes)
     app.connect("build-finished", write_file)
-    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -302,11 +302,10 @@ def read(app: Sphinx) -> None:
         raise ExtensionError(str(error)) from None
 
 
-def setup(app: Sphinx) -> dict[str, bool]:
+def setup(app: Sphinx) -> None:
     app.connect("builder-inited", read)
     app.connect("html-collect-pages", pages)
     app.connect("html-page-context", link)
     app.connect("doctree-read", unsaid)
     for name in ROLES:
         app.add_role(name, Role())
-    return {"parallel_read_safe": True, "parallel_write_safe": True}

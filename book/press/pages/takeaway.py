@@ -73,8 +73,7 @@ def card(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any],
                                    for name, words in said.items())
 
 
-def setup(app: Sphinx) -> dict[str, bool]:
+def setup(app: Sphinx) -> None:
     app.connect("build-finished", write)
     app.connect("html-page-context", buttons, priority=550)  # after the theme has put its own there
     app.connect("html-page-context", card)
-    return {"parallel_read_safe": True, "parallel_write_safe": True}
