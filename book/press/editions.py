@@ -20,7 +20,7 @@ from typing import Any
 
 import nbformat
 
-from book.press.chapters import Chapter, code_cells, every, read, recorded, written
+from book.press.chapters import Chapter, code_cells, every, named, read, recorded, written
 from book.press.files import write
 from book.press.stages import EDITIONS, NOT_RUN, Stage, differing, fault, stages
 from nbutils.lab import claims, results
@@ -51,12 +51,16 @@ def find(edition: str, chapter: str) -> results.Record:
     return results.read(path)
 
 
-def ours(yours: results.Record) -> results.Record:
+def ours(yours: results.Record, place: object) -> results.Record:
     """Our record of the same chapter: of the edition of its profile where there is one, or else of DEFAULT.
 
+    Args:
+        place: where yours stands, for messages.
+
     Raises:
-        ValueError: see `find`.
+        ValueError: a chapter that this book does not have; see also `find`.
     """
+    named(yours.chapter, f"{place}: of chapter {yours.chapter!r}, which this book does not have")
     recorded_too = yours.profile and (EDITIONS / yours.profile).is_dir()
     return find(yours.profile if recorded_too else DEFAULT, yours.chapter)
 
