@@ -9,7 +9,7 @@ content. The profile is named in BOOK_PROFILE.
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -71,9 +71,7 @@ class ClaimsLedger(HtmlDirective):
     """``{claims-ledger}``: all claims, chapter by chapter."""
 
     def html(self) -> str:
-        def uri(page: str) -> str:
-            return str(self.env.app.builder.get_relative_uri(self.env.docname, page))
-
+        uri = partial(self.env.app.builder.get_relative_uri, self.env.docname)
         return table(entries(), runs().get(os.environ.get("BOOK_PROFILE", "quick"), {}), uri)
 
 
