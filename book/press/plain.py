@@ -6,7 +6,6 @@ shown from the engine is copied in. The checks of the exercises, which the page 
 
 from __future__ import annotations
 
-import ast
 import re
 import textwrap
 from collections.abc import Callable, Mapping
@@ -117,13 +116,10 @@ def code(path: Path, name: str) -> str:
     Raises:
         ValueError: it is not there.
     """
-    text = read_text(path)
-    found: ast.AST = ast.parse(text)
-    for word in name.split("."):
-        named = [node for node in ast.iter_child_nodes(found) if getattr(node, "name", "") == word]
-        if not named:
-            raise ValueError(f"{path}: no {name}")
-        found = named[0]
-    assert isinstance(found, (ast.FunctionDef, ast.ClassDef))
-    first = min([found.lineno, *(decorator.lineno for decorator in found.decorator_list)])
-    return textwrap.dedent("\n".join(text.splitlines()[first - 1:found.end_lineno]))
+    from sphinx.pycode import ModuleAnalyzer  # here, since it takes a moment; pages find code with it, too
+
+    places = ModuleAnalyzer.for_file(path, "").find_tags()
+    if name not in places:
+        raise ValueError(f"{path}: no {name}")
+    _, first, last = places[name]
+    return textwrap.dedent("\n".join(read_text(path).splitlines()[first - 1:last]))
