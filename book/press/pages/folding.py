@@ -65,23 +65,16 @@ def tagged(cells: list[NotebookNode], source: NotebookNode) -> list[NotebookNode
 
 def parts(app: Sphinx, doctree: nodes.document) -> None:
     """On ``doctree-read``: what follows the comment in a section becomes one box."""
-    for comment in [found for found in doctree.findall(nodes.comment) if found.astext() == FOLDED]:
-        section = comment.parent
-        place = section.index(comment)
-        if _inside_another(section):
-            section.remove(comment)
-            continue
-        rest = section.children[place + 1:]
-        section[place:] = [nodes.raw("", OPEN, format="html"), *rest,
+    while inside := _comments(doctree):
+        section, place = inside[0].parent, inside[0].parent.index(inside[0])
+        for comment in _comments(section):
+            comment.parent.remove(comment)  # those of sections in this one, too: there is no box in a box
+        section[place:] = [nodes.raw("", OPEN, format="html"), *section.children[place:],
                            nodes.raw("", "</details><!--part-->", format="html")]
 
 
-def _inside_another(section: nodes.Element | None) -> bool:
-    """Whether a section stands in one that is folded."""
-    while section := section.parent if section else None:
-        if any(isinstance(child, nodes.raw) and child.astext() == OPEN for child in section.children):
-            return True
-    return False
+def _comments(within: nodes.Element) -> list[nodes.comment]:
+    return [found for found in within.findall(nodes.comment) if found.astext() == FOLDED]
 
 
 def box(inner: str, words: str, kind: str = "numbers") -> str:
