@@ -103,7 +103,8 @@ def _check_alike(first: str, reference: Record, name: str, run: Record) -> None:
     """Raise a ValueError unless two runs differ in nothing that matters but their seeds."""
     if run.chapter != reference.chapter:
         raise ValueError(f"{name}: chapter {run.chapter}, {first} has {reference.chapter}; expected one chapter")
-    for parameter in named(run.chapter, f"{name}: of chapter {run.chapter!r}, which this book does not have").parameters:
+    chapter = named(run.chapter, f"{name}: of chapter {run.chapter!r}, which this book does not have")
+    for parameter in chapter.parameters:
         a, b = (_comparable(parameter, each.parameters) for each in (run, reference))
         if a != b and parameter not in {"profile", "device", "precision", *OF_SEEDS} and None not in (a, b):
             raise ValueError(f"{name}: {parameter} = {short(a)}, {first} has {short(b)}; expected runs that differ in "
