@@ -118,7 +118,7 @@ def code(path: Path, name: str) -> str:
     """
     from sphinx.pycode import ModuleAnalyzer  # here, since it takes a moment; pages find code with it, too
 
-    places = ModuleAnalyzer.for_file(path, "").find_tags()
+    places = ModuleAnalyzer.for_file(str(path), "").find_tags()
     if name not in places:
         raise ValueError(f"{path}: no {name}")
     _, first, last = places[name]
