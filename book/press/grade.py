@@ -224,7 +224,7 @@ def _single(work: nbformat.NotebookNode) -> None:
     """Take what nbgrader stored out of cells that stand again further down: it stops at them."""
     last = {_id(cell): cell for cell in work.cells}
     for cell in work.cells:
-        if cell is not last[_id(cell)]:
+        if _id(cell) and cell is not last[_id(cell)]:
             cell.metadata.pop("nbgrader", None)
 
 
