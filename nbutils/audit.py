@@ -25,6 +25,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from scipy.optimize import linear_sum_assignment
+from sklearn.metrics import confusion_matrix
 from torch import Tensor, nn
 
 from nbutils import features, images, robustness, store, training
@@ -387,10 +388,8 @@ def check_pixels(network: nn.Module, normalisation: str, data: ImageSet, device:
     most = data.y.bincount().max().item() / len(data)
     if wilson(round(accuracy * len(data)), len(data))[0] > most:
         return f"the network is right on {accuracy:.0%}{hint}; is the one that was given the right one?" * better
-    table = torch.zeros(data.num_classes, data.num_classes).index_put_(
-        (data.y, logits.argmax(1)), torch.ones(len(data)), accumulate=True)
-    rows, columns = linear_sum_assignment(-table.numpy())
-    reordered = table[rows, columns].sum().item() / len(data)
+    table = confusion_matrix(data.y, logits.argmax(1), labels=range(data.num_classes))
+    reordered = table[linear_sum_assignment(table, maximize=True)].sum() / len(data)
     if reordered > max(0.5, others[best] + NEAR):
         hint = (f"; it would be right on {reordered:.0%} if its classes had another order; expected "
                 f"{', '.join(data.classes)[:100]}")
