@@ -15,8 +15,9 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from scipy.optimize import linear_sum_assignment
+from sklearn.metrics import confusion_matrix
 from torch import Tensor, nn
 
 from nbutils import features, images, robustness, store, training
@@ -91,11 +93,8 @@ class Before(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         found: list[Tensor] = []
-        hook = self.last.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0]))
-        try:
+        with self.last.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0])):
             self.network(x)
-        finally:
-            hook.remove()
         return found[-1]
 
 
@@ -209,7 +208,7 @@ def _traced(network: nn.Module) -> Iterator[list[Step]]:
         given = inputs[0] if inputs and isinstance(inputs[0], Tensor) else None
         before.append(None if given is None else (given, given._version))
 
-    def left(name: str, inputs: Any, output: Any) -> None:
+    def left(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
         if (came := before.pop()) is None or not isinstance(output, Tensor):
             return
         step = Step(name, came[0], output, output.detach().clone(), came[0]._version != came[1])
@@ -219,17 +218,19 @@ def _traced(network: nn.Module) -> Iterator[list[Step]]:
                 tensor.register_hook(lambda gradient, side=side: step.gradients.update({side: gradient}))
         steps.append(step)
 
-    hooks = []
-    for name, part in network.named_modules():
-        label = f"'{name}' ({type(part).__name__})" if name else type(part).__name__
-        hooks.append(part.register_forward_pre_hook(entered))
-        hooks.append(part.register_forward_hook(
-            lambda module, inputs, output, label=label: left(label, inputs, output)))
-    try:
+    with ExitStack() as hooks:
+        for name, part in network.named_modules():
+            label = f"'{name}' ({type(part).__name__})" if name else type(part).__name__
+            hooks.enter_context(part.register_forward_pre_hook(entered))
+            hooks.enter_context(part.register_forward_hook(partial(left, label)))
         yield steps
-    finally:
-        for hook in hooks:
-            hook.remove()
+
+
+def _called(network: nn.Module, x: Tensor, seed: int = 0) -> tuple[list[Step], Any]:
+    """The calls of modules while a network answers without gradients, and its answer."""
+    with _traced(network) as steps, torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return steps, network(x)
 
 
 def check_mechanics(network: nn.Module, normalise: Normalise, x: Tensor, classes: int) -> None:
@@ -244,8 +245,7 @@ def check_mechanics(network: nn.Module, normalise: Normalise, x: Tensor, classes
     state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     given = normalise(x).clone()
     try:
-        with _traced(network) as steps, torch.no_grad(), torch.random.fork_rng(devices=[]):
-            logits = network(given)
+        steps, logits = _called(network, given)
     except Exception as error:
         raise ValueError(f"the network fails on images {tuple(x.shape)}: {_told(error)}") from None
     if not isinstance(logits, Tensor) or logits.shape != (len(x), classes):
@@ -272,9 +272,7 @@ def check_mechanics(network: nn.Module, normalise: Normalise, x: Tensor, classes
 
 def _outputs(network: nn.Module, x: Tensor, seed: int) -> list[tuple[str, Tensor]]:
     """What each module gives, inner ones first; the network itself comes last."""
-    with _traced(network) as steps, torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        logits = network(x.clone())
+    steps, logits = _called(network, x.clone(), seed)
     return [*((step.name, step.kept) for step in steps), ("its code", logits)]
 
 
@@ -344,8 +342,7 @@ def straight_through(network: nn.Module, label: str, normalise: Normalise, x: Te
     """A copy with the gradient of the identity in the module of this label; None where its output has another shape
     than its input."""
     name = _path(label)
-    with _traced(network) as steps, torch.no_grad():
-        network(normalise(x).clone())
+    steps, _ = _called(network, normalise(x).clone())
     shapes = [step.input.shape == step.output.shape for step in steps if step.name == label]
     if not name or not shapes or not all(shapes):
         return None
@@ -356,8 +353,7 @@ def straight_through(network: nn.Module, label: str, normalise: Normalise, x: Te
 
 def split(network: nn.Module, normalise: Normalise, x: Tensor, name: str) -> SplitClassifier:
     """The network as one of ours; cut before its last layer, at "pool", where that is a linear one."""
-    with _traced(network) as steps, torch.no_grad():
-        logits = network(normalise(x).clone())
+    steps, logits = _called(network, normalise(x).clone())
     parts = [network.get_submodule(_path(step.name)) for step in steps if step.output.data_ptr() == logits.data_ptr()]
     last = next((part for part in parts if isinstance(part, nn.Linear) and part is not network), None)
     after = {"network": network} if last is None else {"pool": Before(network, last), "linear": last}
@@ -392,10 +388,8 @@ def check_pixels(network: nn.Module, normalisation: str, data: ImageSet, device:
     most = data.y.bincount().max().item() / len(data)
     if wilson(round(accuracy * len(data)), len(data))[0] > most:
         return f"the network is right on {accuracy:.0%}{hint}; is the one that was given the right one?" * better
-    table = torch.zeros(data.num_classes, data.num_classes).index_put_(
-        (data.y, logits.argmax(1)), torch.ones(len(data)), accumulate=True)
-    rows, columns = linear_sum_assignment(-table.numpy())
-    reordered = table[rows, columns].sum().item() / len(data)
+    table = confusion_matrix(data.y, logits.argmax(1), labels=range(data.num_classes))
+    reordered = table[linear_sum_assignment(table, maximize=True)].sum() / len(data)
     if reordered > max(0.5, others[best] + NEAR):
         hint = (f"; it would be right on {reordered:.0%} if its classes had another order; expected "
                 f"{', '.join(data.classes)[:100]}")

@@ -61,7 +61,8 @@ def load_or_build(kind: str, recipe: Mapping[str, Any], build: Callable[..., dic
         ValueError: NBUTILS_WEIGHTS names no store.
         TypeError: a recipe of other values, or code that uses what cannot be read.
     """
-    plain, key = _plain(recipe), f"{kind}-{content_hash([dict(sorted(recipe.items())), code_hash(build)])}"
+    plain = json.loads(json.dumps(recipe, default=_plain))
+    key = f"{kind}-{content_hash([dict(sorted(recipe.items())), code_hash(build)])}"
     folder = stores()[0] / kind / key
     given[key] = None
     unfinished = folder.with_suffix(".unfinished")
@@ -165,16 +166,10 @@ def _sync(path: Path) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """A recipe as JSON values, for who reads it; dataclasses carry their class name."""
+    """What of a recipe is no plain value, for who reads its JSON; dataclasses carry their class name."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
         return {"class": type(value).__qualname__, **fields}
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
     if callable(value):
         return {"function": getattr(value, "__qualname__", type(value).__qualname__)}
     raise TypeError(f"recipe holds a {type(value).__name__}: expected plain values, functions or dataclasses of them")

@@ -239,12 +239,12 @@ def every(profile: str, root: Path = ROOT) -> list[Chapter]:
     return [Chapter(root / f"{file}.ipynb", profile) for file in files if file.startswith("notebooks/")]
 
 
-def named(name: str, words: str) -> str:
-    """The name of a chapter; where this book has none of that name, raises ValueError with these words."""
-    names = [chapter.name for chapter in every("")]
-    if name not in names:
-        raise ValueError(f"{words}{nearest(name, names)}")
-    return name
+def named(name: str, words: str) -> Chapter:
+    """The chapter of this name; where this book has none, raises ValueError with these words."""
+    chapters = {chapter.name: chapter for chapter in every("")}
+    if name not in chapters:
+        raise ValueError(f"{words}{nearest(name, list(chapters))}")
+    return chapters[name]
 
 
 def images(settings: Mapping[str, str]) -> list[tuple[str, int, int]]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from book.press.chapters import aligned, named, recorded
+from book.press.chapters import aligned, recorded
 from book.press.editions import ours
 from book.press.pool import spans
 from nbutils.lab import student
@@ -207,8 +207,7 @@ def beside_ours(path: Path) -> Comparison:
         ValueError: no run that can be compared; in one line.
     """
     yours = recorded(path)
-    named(yours.chapter, f"{path}: of chapter {yours.chapter!r}, which this book does not have")
-    theirs = ours(yours)
+    theirs = ours(yours, path)
     if yours.sources and (twice := sorted({*yours.all_seeds} & {*theirs.all_seeds})):
         raise ValueError(f"{path}: a pooled record with seed {twice[0]}, which is ours too; expected seeds that we do "
                          "not have, compare the new runs alone")

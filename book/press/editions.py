@@ -20,7 +20,7 @@ from typing import Any
 
 import nbformat
 
-from book.press.chapters import Chapter, code_cells, every, read, recorded, written
+from book.press.chapters import Chapter, code_cells, every, named, read, recorded, written
 from book.press.files import write
 from book.press.stages import EDITIONS, NOT_RUN, Stage, differing, fault, stages
 from nbutils.lab import claims, results
@@ -51,12 +51,16 @@ def find(edition: str, chapter: str) -> results.Record:
     return results.read(path)
 
 
-def ours(yours: results.Record) -> results.Record:
+def ours(yours: results.Record, place: object) -> results.Record:
     """Our record of the same chapter: of the edition of its profile where there is one, or else of DEFAULT.
 
+    Args:
+        place: where yours stands, for messages.
+
     Raises:
-        ValueError: see `find`.
+        ValueError: a chapter that this book does not have; see also `find`.
     """
+    named(yours.chapter, f"{place}: of chapter {yours.chapter!r}, which this book does not have")
     recorded_too = yours.profile and (EDITIONS / yours.profile).is_dir()
     return find(yours.profile if recorded_too else DEFAULT, yours.chapter)
 
@@ -192,10 +196,10 @@ def banner(chapter: Chapter, stamp: dict[str, Any]) -> str:
     given += f", images from {literal_code(ran.dataset)}" * ran.dataset.startswith("folder:")
     words = [f"Edition **{literal(ran.profile)}**{given}, recorded on {ran.finished.date()} on "
              f"{literal(ran.device)}, from commit {literal(ran.commit)}. Nothing was run for this page."]
-    now = _sources(chapter)
-    if changed := [what for name, what in SILENT.items() if stamp[name] != now[name]]:
-        words.append(f"Since then {' and '.join(changed)} behind it changed.")
-    words += [sentence for name, sentence in CHANGED.items() if stamp.get(name, now[name]) != now[name]]
+    changed = _changed(chapter, stamp)
+    if silent := [what for name, what in SILENT.items() if name in changed]:
+        words.append(f"Since then {' and '.join(silent)} behind it changed.")
+    words += [sentence for name, sentence in CHANGED.items() if name in changed]
     set_then = {name: value for name, value in Stage("", set=stamp["set"]).given.items() if name in chapter.parameters}
     if differs := differing(chapter, ran.profile, set_then, ran):
         words.append(f"Its parameters have changed since: it ran with {literal(differs)} now.")
@@ -204,13 +208,15 @@ def banner(chapter: Chapter, stamp: dict[str, Any]) -> str:
 
 def older_claims(chapter: Chapter, stamp: Mapping[str, Any] | None) -> str:
     """What the head of a page says where criteria or code have changed since its edition was recorded."""
-    if not stamp:
-        return ""
-    now = _sources(chapter)
-    if all(stamp.get(name, now[name]) == now[name] for name in CHANGED):
+    if not stamp or not _changed(chapter, stamp) & CHANGED.keys():
         return ""
     return ("Verdicts within its sections are by the criteria of that day, those at its head and in the {doc}`ledger "
             "</book/ledger>` by today's; what the text has gained since has no result here.")
+
+
+def _changed(chapter: Chapter, stamp: Mapping[str, Any]) -> set[str]:
+    """What of `_sources` is other than when an edition was recorded; of what an older stamp lacks nobody knows."""
+    return {name for name, now in _sources(chapter).items() if stamp.get(name, now) != now}
 
 
 def literal(text: object) -> str:

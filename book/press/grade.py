@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -100,20 +101,12 @@ class Desk:
         if told := self.nbgrader("generate_assignment", name, "--force", "--create"):
             raise ValueError(f"nbgrader could not read {name}: {told.strip().splitlines()[-1]}")
 
-    def marks(self, student: str, forget: bool = False) -> dict[str, float]:
-        """Question -> points in the gradebook; nothing after the submission was taken out of it."""
+    def forget(self, student: str) -> None:
+        """Take a submission out of the gradebook: one that was not graded would show a silent 0 there."""
         from nbgrader.api import Gradebook, MissingEntry
 
-        name = self.one.name
-        with Gradebook(f"sqlite:///{self.root / 'gradebook.db'}", "course") as book:
-            try:
-                if forget:
-                    book.remove_submission(name, student)
-                    return {}
-                grades = book.find_submission_notebook(name, name, student).grades
-                return {grade.name.partition("-")[0]: grade.auto_score or 0.0 for grade in grades}
-            except MissingEntry:
-                return {}
+        with suppress(MissingEntry), Gradebook(f"sqlite:///{self.root / 'gradebook.db'}", "course") as book:
+            book.remove_submission(self.one.name, student)
 
     def graded(self, student: str, handed_in: Path) -> Graded:
         """Grade what a student handed in, in the student's own world."""
@@ -142,6 +135,8 @@ class Desk:
         return graded
 
     def _run(self, graded: Graded, work: nbformat.NotebookNode, missing: set[str]) -> None:
+        from nbgrader.utils import determine_grade
+
         from book.teach.worlds import World  # here, since the images of a world need torch
 
         name, world = self.one.name, World(teach.world_seed(self.key, graded.student))
@@ -154,18 +149,17 @@ class Desk:
             last = failed.strip().splitlines()[-1]
             reason = next((words for error, words in REASONS.items() if error in failed), last)
             graded.fault = "not graded: " + reason.format(limit=self.limit)
-            self.marks(graded.student, forget=True)  # else the gradebook would show a silent 0
+            self.forget(graded.student)
             return
-        marks = self.marks(graded.student)
         for cell in chapters.read(self.root / "autograded" / place).cells:
-            question, _, check = cell.metadata.get("nbgrader", {}).get("grade_id", "").partition("-")
-            if check != "check" or question not in marks or question in missing:
+            question, _, check = _id(cell).partition("-")
+            if check != "check" or question in missing:
                 continue
             error = next((output.ename for output in cell.outputs if output.output_type == "error"), "")
             if error:  # ours, or made by what the student did to Python: a check tells a wrong answer in words
                 graded.notes.append(f"{question} not graded: its check ended in {error}")
                 continue
-            graded.points[question] = marks[question]
+            graded.points[question], _ = determine_grade(cell)
             graded.said[question] = "".join(output.text for output in cell.outputs if output.output_type == "stream")
 
 
@@ -211,31 +205,32 @@ def _compared(graded: Graded, work: nbformat.NotebookNode, original: nbformat.No
 
     Of cells that stand twice the last one counts: so it does in Python.
     """
-    ids = Counter(cell.metadata.get("nbgrader", {}).get("grade_id", "") for cell in work.cells)
+    ids = Counter(map(_id, work.cells))
     missing = set()
-    for cell in original.cells:
-        id = cell.metadata.get("nbgrader", {}).get("grade_id", "")
+    for id in filter(None, map(_id, original.cells)):
         question = id.partition("-")[0]
-        if id and not ids[id]:
+        if not ids[id]:
             if question not in graded.points:
                 graded.fault = "not graded: a cell with given code was deleted"
             elif question not in missing:
                 graded.notes.append(f"{question} not graded: a cell of it was deleted")
                 missing.add(question)
-        elif id and ids[id] > 1:
+        elif ids[id] > 1:
             graded.notes.append(f"{question}: a cell stands {ids[id]} times; the last one counts")
     return missing
 
 
 def _single(work: nbformat.NotebookNode) -> None:
     """Take what nbgrader stored out of cells that stand again further down: it stops at them."""
-    seen = set()
-    for cell in reversed(work.cells):
-        id = cell.metadata.get("nbgrader", {}).get("grade_id")
-        if id in seen:
-            del cell.metadata["nbgrader"]
-        elif id:
-            seen.add(id)
+    last = {_id(cell): cell for cell in work.cells}
+    for cell in work.cells:
+        if _id(cell) and cell is not last[_id(cell)]:
+            cell.metadata.pop("nbgrader", None)
+
+
+def _id(cell: nbformat.NotebookNode) -> str:
+    """What nbgrader calls a cell of an assignment: q1, or q1-check; "" for one of the student's own."""
+    return str(cell.metadata.get("nbgrader", {}).get("grade_id", ""))
 
 
 def _shown(points: float | None) -> str:

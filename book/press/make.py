@@ -50,9 +50,7 @@ def book() -> int:
     _whole()
     with alone(build / ".lock", "another `make book` is at work in this build folder"):
         if edition:
-            editions.show(edition)
-            # Its own build folder, so that a run at a profile never takes an edition's notebooks for its own.
-            os.environ["NBUTILS_BUILD"] = str(build / "editions" / edition)
+            _lay_out(edition)
         status = _graph("book" if edition else "all")
         if status and not edition and any(c.partial.exists() for c in chapters.every(profile)):
             os.environ["INCOMPLETE"] = "1"
@@ -75,7 +73,7 @@ def read() -> int:
 
 @contextmanager
 def published() -> Iterator[Path]:
-    """Within it, one `make` at a time, the best of the editions are what is rendered; gives the build folder of theirs.
+    """One `make` at a time, have the best of the editions rendered from here on; gives the build folder of theirs.
 
     Raises:
         ValueError: files that cannot be used, in one line.
@@ -84,15 +82,18 @@ def published() -> Iterator[Path]:
     take(build)
     _whole()
     with alone(build / ".lock", "another `make` is at work in this build folder"):
-        editions.show(editions.BEST)
-        before, folder = dict(os.environ), build / "editions" / editions.BEST
-        os.environ |= {"NBUTILS_BUILD": str(folder), "BOOK_PROFILE": editions.BEST, "BOOK_EDITION": editions.BEST,
-                       "BOOK_INCOMPLETE": "1"}
-        try:
-            yield folder
-        finally:
-            os.environ.clear()
-            os.environ.update(before)
+        folder = _lay_out(editions.BEST)
+        os.environ |= {"BOOK_PROFILE": editions.BEST, "BOOK_EDITION": editions.BEST, "BOOK_INCOMPLETE": "1"}
+        yield folder
+
+
+def _lay_out(edition: str) -> Path:
+    """Lay out an edition in a build folder of its own, which is meant from here on: a run at a profile never takes an
+    edition's notebooks for its own."""
+    editions.show(edition)
+    folder = build_dir() / "editions" / edition
+    os.environ["NBUTILS_BUILD"] = str(folder)
+    return folder
 
 
 def swept() -> int:

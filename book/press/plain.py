@@ -6,7 +6,6 @@ shown from the engine is copied in. The checks of the exercises, which the page 
 
 from __future__ import annotations
 
-import ast
 import re
 import textwrap
 from collections.abc import Callable, Mapping
@@ -21,8 +20,9 @@ from nbutils.messages import read_text
 
 TITLE = "Robust and Non-Robust Features: a book that runs"
 ROLE = re.compile(r"\{([\w:-]+)\}`([^`]+)`")
-OPEN = re.compile(r"(`{3,}|:{3,})\s*\{([\w:-]+)\}\s*(.*)")
-OPTION = re.compile(r":([\w-]+):\s*(.*)")
+OPEN = r"^(`{3,}|:{3,})[ ]*\{([\w:-]+)\}[ ]*(.*)$"
+BOX = re.compile(rf"{OPEN}\n((?::[\w-]+:.*\n)*)((?:.*\n)*?)\1(?:\n|\Z)", re.MULTILINE)
+OPTION = re.compile(r":([\w-]+):[ ]*(.*)\n")
 TARGET = re.compile(r"^\([\w:.-]+\)=\n", re.MULTILINE)
 HEAD = (f"*A chapter of **{TITLE}**. It needs the package `nbutils`: "
         "`README.txt` of the release says how it is installed. With `profile = \"smoke\"` in its parameters cell a "
@@ -77,34 +77,23 @@ def plain(text: str, folder: Path, say: Callable[[str, str], str], equations: Ma
             return words[1] if words else content
         return say(name, content)
 
-    def spoken(lines: list[str]) -> str:
-        return ROLE.sub(role, TARGET.sub("", "\n".join(lines)))
+    def spoken(words: str) -> str:
+        if left := re.search(OPEN, words, re.MULTILINE):
+            raise ValueError(f"{left[0]}: this box has no end")
+        return ROLE.sub(role, TARGET.sub("", words.removesuffix("\n")))
 
-    def made(lines: list[str]) -> str:
-        parts, words, place = [], list[str](), 0
-        while place < len(lines):
-            opened = OPEN.fullmatch(lines[place])
-            if not opened:
-                words.append(lines[place])
-                place += 1
-                continue
-            fence, name, title = opened.groups()
-            if fence not in lines[place:]:
-                raise ValueError(f"{lines[place]}: this box has no end")
-            end = lines.index(fence, place)
-            inner = lines[place + 1:end]
-            options = {}
-            while inner and (option := OPTION.fullmatch(inner[0])):
-                options[option[1]] = option[2]
-                inner.pop(0)
-            parts += [spoken(words), box(name, title, options, inner)]
-            words, place = [], end + 1
-        return "\n\n".join([*parts, spoken(words)])
+    def made(text: str) -> str:
+        parts, done = list[str](), 0
+        for found in BOX.finditer(text):
+            _, name, title, options, inner = found.groups()
+            parts += [spoken(text[done:found.start()]), box(name, title, dict(OPTION.findall(options)), inner)]
+            done = found.end()
+        return "\n\n".join([*parts, spoken(text[done:])])
 
-    def box(name: str, title: str, options: dict[str, str], inner: list[str]) -> str:
+    def box(name: str, title: str, options: dict[str, str], inner: str) -> str:
         if name == "math":
             tag = f"\\tag{{{equations[options['label']]}}}" if "label" in options else ""
-            return "$$\n" + "\n".join(inner).strip() + tag + "\n$$"
+            return "$$\n" + inner.strip() + tag + "\n$$"
         if name == "literalinclude":
             return f"```python\n{code(folder / title, options['pyobject'])}\n```"
         if name == "exercise-start":
@@ -115,10 +104,10 @@ def plain(text: str, folder: Path, say: Callable[[str, str], str], equations: Ma
             return ""
         if name == "solution":
             return f"<details><summary>Solution</summary>\n\n{made(inner).strip()}\n\n</details>"
-        head = f"Exercise. {title}" if name == "exercise" else spoken([title]) or name.capitalize()
+        head = f"Exercise. {title}" if name == "exercise" else spoken(title) or name.capitalize()
         return textwrap.indent(f"**{head}**\n\n{made(inner).strip()}", "> ", lambda line: True)
 
-    return re.sub(r"\n{3,}", "\n\n", made(text.splitlines())).strip()
+    return re.sub(r"\n{3,}", "\n\n", made(text)).strip()
 
 
 def code(path: Path, name: str) -> str:
@@ -127,13 +116,10 @@ def code(path: Path, name: str) -> str:
     Raises:
         ValueError: it is not there.
     """
-    text = read_text(path)
-    found: ast.AST = ast.parse(text)
-    for word in name.split("."):
-        named = [node for node in ast.iter_child_nodes(found) if getattr(node, "name", "") == word]
-        if not named:
-            raise ValueError(f"{path}: no {name}")
-        found = named[0]
-    assert isinstance(found, (ast.FunctionDef, ast.ClassDef))
-    first = min([found.lineno, *(decorator.lineno for decorator in found.decorator_list)])
-    return textwrap.dedent("\n".join(text.splitlines()[first - 1:found.end_lineno]))
+    from sphinx.pycode import ModuleAnalyzer  # here, since it takes a moment; pages find code with it, too
+
+    places = ModuleAnalyzer.for_file(str(path), "").find_tags()
+    if name not in places:
+        raise ValueError(f"{path}: no {name}")
+    _, first, last = places[name]
+    return textwrap.dedent("\n".join(read_text(path).splitlines()[first - 1:last]))

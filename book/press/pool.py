@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from book.press.chapters import aligned, every, named, recorded
+from book.press.chapters import aligned, named, recorded
 from book.press.editions import ours
 from nbutils.lab import claims
 from nbutils.lab.parameters import OF_SEEDS, short
@@ -83,8 +83,7 @@ def pooled(paths: Sequence[Path]) -> Pool:
                          "each run once")
     if len(runs) == 1:
         [(path, yours)] = runs.items()
-        named(yours.chapter, f"{path}: of chapter {yours.chapter!r}, which this book does not have")
-        kept = ours(yours)
+        kept = ours(yours, path)
         runs[f"edition {kept.profile}"] = kept
     return Pool.of(runs)
 
@@ -104,9 +103,8 @@ def _check_alike(first: str, reference: Record, name: str, run: Record) -> None:
     """Raise a ValueError unless two runs differ in nothing that matters but their seeds."""
     if run.chapter != reference.chapter:
         raise ValueError(f"{name}: chapter {run.chapter}, {first} has {reference.chapter}; expected one chapter")
-    named(run.chapter, f"{name}: of chapter {run.chapter!r}, which this book does not have")
-    known = next(chapter for chapter in every("") if chapter.name == run.chapter).parameters
-    for parameter in known:
+    chapter = named(run.chapter, f"{name}: of chapter {run.chapter!r}, which this book does not have")
+    for parameter in chapter.parameters:
         a, b = (_comparable(parameter, each.parameters) for each in (run, reference))
         if a != b and parameter not in {"profile", "device", "precision", *OF_SEEDS} and None not in (a, b):
             raise ValueError(f"{name}: {parameter} = {short(a)}, {first} has {short(b)}; expected runs that differ in "

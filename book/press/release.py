@@ -84,9 +84,7 @@ def release() -> int:
         if not print_pdf(rendered, folder / "book.pdf"):
             return 1
         sheets.make(folder / "assignments")
-        (folder / "notebooks").mkdir()
-        for notebook in sorted((folder / "html" / "notebooks").glob("*.ipynb")):
-            shutil.copy(notebook, folder / "notebooks")
+        shutil.copytree(folder / "html" / "notebooks", folder / "notebooks", ignore=shutil.ignore_patterns("*.html"))
         for record in sorted(editions.EDITIONS.glob("*/*.json")):
             copy = folder / "records" / record.relative_to(editions.EDITIONS)
             copy.parent.mkdir(parents=True, exist_ok=True)

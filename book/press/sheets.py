@@ -17,24 +17,12 @@ from nbutils.machine import ROOT
 
 HINT = re.compile(r"<details><summary>(.*?)</summary>\n\n(.*?)\n\n</details>", re.DOTALL)
 QUESTION = re.compile(r"## (.*) \(\d+ points?\)")
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
-<style>
-body {{ font: 10.5pt/1.45 serif }} h1, h2 {{ line-height: 1.2; break-after: avoid }} h2 {{ font-size: 13pt }}
-pre {{ font-size: 8.5pt; line-height: 1.35; white-space: pre-wrap; background: #f3f3f3; padding: 2mm;
-  break-inside: avoid }}
-p code, li code {{ font-size: .9em }} .hints {{ break-before: page }}
-@page {{ size: A4; margin: 18mm 20mm }}
-</style>
-<script defer src="{mathjax}"></script></head>
-<body>
-{body}
-</body></html>
-"""
 
 
 def sheet(one: Assignment) -> str:
     """The student's version as a page of HTML; formulas are left to MathJax."""
+    from book.press.pages.templates import html  # here, since it needs Sphinx
+
     markdown = MarkdownIt("commonmark").use(dollarmath_plugin, renderer=lambda tex, _: rf"\({escape(tex)}\)")
     parts, hints = list[str](), list[str]()
     for cell in notebook(one, "student").cells:
@@ -47,7 +35,7 @@ def sheet(one: Assignment) -> str:
     parts += [f'<div class="hints">{markdown.render("## Hints")}', *map(markdown.render, hints), "</div>"]
     mathjax = ROOT / "book" / "_static" / "mathjax" / "tex-svg-full.js"
     head = one.cells[0].source.partition("\n")[0].removeprefix("# ")
-    return PAGE.format(title=escape(head), mathjax=mathjax.as_uri(), body="\n".join(parts))
+    return html("sheet", title=head, mathjax=mathjax.as_uri(), body="\n".join(parts))
 
 
 def make(folder: Path, of: Path = SOURCES) -> None:

@@ -16,6 +16,7 @@ from book.press.chapters import Chapter, every, read
 from book.press.files import write
 from book.press.pages.executed import merged
 from book.press.pages.records import known, look_up
+from book.press.pages.templates import html
 from book.press.stages import EDITIONS
 from book.press.teach import PREDICT
 from nbutils.lab import results
@@ -27,27 +28,6 @@ SHOWN = ('<figure class="picture"', '<div class="result-table"', '<div class="ve
 PASSED_OVER = ("Parameters", "Exercises", "Run card")
 # Directives whose content is no prose.
 HIDDEN = r"^(`{3,})\{(?:literalinclude|math|exercise|picture|solution|verdicts)[^\n]*\n.*?^\1$"
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
-<link rel="stylesheet" href="../node_modules/reveal.js/dist/reveal.css">
-<link rel="stylesheet" href="../node_modules/reveal.js/dist/theme/white.css">
-<style>
-.reveal {{ font-size: 26px }} .reveal h1 {{ font-size: 2em }} .reveal h2 {{ font-size: 1.5em }}
-.reveal h1, .reveal h2 {{ text-transform: none }} .reveal table {{ font-size: 20px }}
-.reveal caption, .reveal figcaption, .reveal .verdict {{ font-size: 16px }} .reveal .table-notes {{ font-size: 13px }}
-.reveal .result-table {{ max-height: 660px; overflow: auto }}
-.reveal figure {{ margin: 0 }} .reveal figure img {{ max-width: 100%; max-height: 560px; margin: 0 }}
-</style>
-<script>MathJax = {{ tex: {{ inlineMath: [["$", "$"]], tags: "none" }} }};</script>
-<script defer src="mathjax/tex-svg-full.js"></script></head>
-<body><div class="reveal"><div class="slides">
-{slides}
-</div></div>
-<script src="../node_modules/reveal.js/dist/reveal.js"></script>
-<script src="../node_modules/reveal.js/plugin/notes/notes.js"></script>
-<script>Reveal.initialize({{ hash: true, width: 1100, height: 700, plugins: [RevealNotes] }});</script>
-</body></html>
-"""
 
 
 def make(folder: Path) -> None:
@@ -61,7 +41,7 @@ def deck(chapter: Chapter, run: Path) -> str:
     """The slides of a chapter, of its text and of a recorded run."""
     slides = [_slide(f"<{level}>{_inline(head)}</{level}>{body}", text) + shown
               for level, head, body, text, shown in _sections(merged(read(chapter.source), read(run)), chapter.name)]
-    return PAGE.format(title=escape(chapter.title), slides="\n".join(f"<section>{slide}</section>" for slide in slides))
+    return html("slides", title=chapter.title, slides=slides)
 
 
 def _sections(cells: list[nbformat.NotebookNode], chapter: str) -> Iterator[tuple[str, str, str, str, str]]:
@@ -69,7 +49,7 @@ def _sections(cells: list[nbformat.NotebookNode], chapter: str) -> Iterator[tupl
     parts: list[tuple[str, list[str], list[str]]] = []
     for cell in cells:
         if cell.cell_type != "markdown":
-            parts[-1][2].extend(_slide(html, alt) for html, alt in _outputs(cell))
+            parts[-1][2].extend(_slide(shown, alt) for shown, alt in _outputs(cell))
             continue
         for block in filter(str.strip, re.split(r"^(?=##? )", cell.source, flags=re.MULTILINE)):
             head = re.match(r"##? (.*)", block)
@@ -90,14 +70,14 @@ def _sections(cells: list[nbformat.NotebookNode], chapter: str) -> Iterator[tupl
 def _outputs(cell: nbformat.NotebookNode) -> Iterator[tuple[str, str]]:
     """What a cell shows: HTML of figures, tables and verdicts, and the same in words."""
     for output in cell.outputs:
-        html, plain = ("".join(output.get("data", {}).get(kind, "")) for kind in ("text/html", "text/plain"))
-        if html.startswith(SHOWN):
-            yield re.sub(r"</?a\b[^>]*>", "", html), plain if html.startswith(SHOWN[0]) else ""
+        shown, plain = ("".join(output.get("data", {}).get(kind, "")) for kind in ("text/html", "text/plain"))
+        if shown.startswith(SHOWN):
+            yield re.sub(r"</?a\b[^>]*>", "", shown), plain if shown.startswith(SHOWN[0]) else ""
 
 
-def _slide(html: str, notes: str) -> str:
+def _slide(content: str, notes: str) -> str:
     said = "".join(f"<p>{_inline(part)}</p>" for part in notes.split("\n\n") if part.strip())
-    return f'<section>{html}<aside class="notes">{said}</aside></section>'
+    return f'<section>{content}<aside class="notes">{said}</aside></section>'
 
 
 def _inline(text: str) -> str:

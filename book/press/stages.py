@@ -53,7 +53,7 @@ class Stage:
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
-    chapter: Annotated[str, AfterValidator(lambda name: named(name, f"{name!r}: no such chapter"))]
+    chapter: Annotated[str, AfterValidator(lambda name: named(name, f"{name!r}: no such chapter").name)]
     gives: str = "the whole chapter"
     minutes: int | None = None
     set: Annotated[str, AfterValidator(_settings)] = ""

@@ -57,7 +57,6 @@ def syllabi(folder: Path = SOURCES) -> dict[str, str]:
     """
     path = folder / "syllabi.yml"
     plans, known = read_project_file(path, dict[int, list[Session]]), list(sources(folder))
-    chapter = {one.name: one for one in chapters.every("")}
     pages = {}
     for sessions, rows in plans.items():
         table = ["| | Objective | Pages | Minutes | Assignment | Slides |", "|---|---|---|---|---|---|"]
@@ -66,10 +65,10 @@ def syllabi(folder: Path = SOURCES) -> dict[str, str]:
             if row.assignment and row.assignment not in known:
                 near = chapters.nearest(row.assignment, known)
                 raise ValueError(f"{path}: {row.assignment!r}: no such assignment{near}")
-            name = chapters.named(row.chapter, f"{path}: {row.chapter!r}: no such chapter")
-            table.append(f"| {number} | {row.objective} | {chapter[name].title} | {row.minutes} | "
-                         f"{row.assignment or 'none'} | slides/{name}.html |")
-            boxes.append(f"**Before session {number}.** {_box(chapter[name].source)}")
+            chapter = chapters.named(row.chapter, f"{path}: {row.chapter!r}: no such chapter")
+            table.append(f"| {number} | {row.objective} | {chapter.title} | {row.minutes} | "
+                         f"{row.assignment or 'none'} | slides/{chapter.name}.html |")
+            boxes.append(f"**Before session {number}.** {_box(chapter.source)}")
         minutes = sum(row.minutes for row in rows)
         head = f"# A plan for {counted(sessions, 'session')}, {minutes} minutes in all"
         pages[f"syllabus-{sessions}.md"] = "\n\n".join(

@@ -148,7 +148,8 @@ def dots(groups: Mapping[str, Mapping[str, Result | Published]], *, xlabel: str,
                           [height for height, _ in printed], marker, color=colour, fillstyle="none")
         _mark(axes, marks or {}, 0, (3, 3), "baseline")
         results = tuple(cell for group in groups.values() for cell in group.values() if isinstance(cell, Result))
-        _rows(axes, groups, xlabel)
+        count = len(groups)
+        axes.set(xlabel=xlabel, yticks=range(count), yticklabels=list(groups), ylim=(count - 0.5, -0.5))
         _value_axis(axes.xaxis, axes.set_xlim, results)
         _legend(axes, drawn, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(series))
         rows_told = (_group(row, {name: result.parts[0] for name, result in group.items()})
@@ -359,12 +360,6 @@ def _legend(owner: Axes | Figure, drawn: Mapping[str, Any], **place: Any) -> Non
     legend = owner.legend(list(drawn.values()), [f" {label}" for label in drawn], **place)
     for text, label in zip(legend.get_texts(), drawn, strict=True):
         text.set_text(label)
-
-
-def _rows(axes: Axes, labels: Iterable[str], xlabel: str) -> None:
-    """A row for each label, the first on top."""
-    names = list(labels)
-    axes.set(xlabel=xlabel, yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
 
 
 def _bare(axes: Axes) -> None:

@@ -75,12 +75,7 @@ def _device(value: Any) -> str:
 
 
 def _one_of(known: Collection[str]) -> BeforeValidator:
-    def check(value: Any) -> str:
-        if value not in known:
-            raise ValueError(f"expected one of {', '.join(known)}{did_you_mean(value, known)}")
-        return str(value)
-
-    return BeforeValidator(check)
+    return BeforeValidator(lambda value: check_choice("value", value, known))
 
 
 def _some_of(known: Collection[str], least: int = 1, most: int = 99) -> BeforeValidator:
@@ -204,9 +199,9 @@ def resolve(given: Mapping[str, Any], allowed: Collection[str], chapter: str = "
         name = str(first["loc"][0])
         message = first["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
         where = "" if name in chosen else f" (from profile {profile!r})"
+        message = re.sub(rf"^\w+ = {re.escape(repr(first['input']))}: ", "", message)  # as a function's argument
         message = message.replace(repr(first["input"]), short_repr(first["input"]))
         message = message.removeprefix(f"{first['input']}: ")  # a folder's errors name it already
-        message = re.sub(rf"^\w+ = {re.escape(repr(first['input']))}: ", "", message)  # as a function's argument
         if not message.startswith(f"{name} ="):
             message = f"{name} = {short_repr(first['input'])}: {message[0].lower()}{message[1:]}"
         raise ParameterError(" ".join((message + where).split())) from None

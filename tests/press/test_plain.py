@@ -5,10 +5,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from docutils.parsers.rst import roles
 
 from book.press.chapters import every
-from book.press.pages import records, takeaway
+from book.press.pages import takeaway
 from book.press.plain import code, numbered, plain, reader_notebook
 from nbutils.machine import ROOT
 
@@ -71,7 +70,6 @@ def test_every_chapter_is_plain(source: Path) -> None:
 
 
 def test_the_roles_of_the_book_are_asked() -> None:
-    roles.register_local_role("published", records.Role(records.published))
     app = SimpleNamespace(env=SimpleNamespace(docname="notebooks/02_x", temp_data={}))
     words = "kim2021; Table 2; CIFAR-10; VGG-16; PGD"
     assert takeaway.said(app, "notebooks/02_x", "published", words) == "93.43\N{NO-BREAK SPACE}%"  # type: ignore[arg-type]

@@ -96,11 +96,15 @@ def test_ten_students_get_the_marks_they_should(tmp_path: Path, monkeypatch: pyt
     assert not [line for text in reports.values() for line in [*check, "book.teach", "Traceback"] if line in text]
     assert "1 of 1: twice 3 is 6\n0 of 1: twice -2 is -4" in reports["wrong"]
     assert max(map(len, reports.values())) < 1000
+    from nbgrader.api import Gradebook, MissingEntry
+
     desk = tmp_path / "private" / "gradebook"
     assert (desk / "autograded" / "huge" / "01_tiny" / "01_tiny.ipynb").stat().st_size < 50_000
-    one = grade.Desk(desk, ONE, TINY / "01_tiny.py", key, "", 60)
-    assert one.marks("right") == {"q1": 2, "q2": 3}
-    assert one.marks("dead") == {}  # not a silent 0
+    with Gradebook(f"sqlite:///{desk / 'gradebook.db'}", "course") as book:
+        grades = book.find_submission_notebook("01_tiny", "01_tiny", "right").grades
+        assert {one.name: one.auto_score for one in grades} == {"q1-check": 2, "q2-check": 3}
+        with pytest.raises(MissingEntry):  # not a silent 0
+            book.find_submission("01_tiny", "dead")
     shutil.rmtree(desk)
 
 

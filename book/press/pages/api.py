@@ -80,6 +80,5 @@ class Public(SphinxDirective):
         return self.parse_text_to_nodes(f"``````{{eval-rst}}\n{text}``````")
 
 
-def setup(app: Sphinx) -> dict[str, bool]:
+def setup(app: Sphinx) -> None:
     app.add_directive("public", Public)
-    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -189,7 +189,6 @@ class ExecutionStatus(SphinxDirective):
         return self.parse_text_to_nodes("\n".join(lines))
 
 
-def setup(app: Sphinx) -> dict[str, bool]:
+def setup(app: Sphinx) -> None:
     app.connect("source-read", show_twin)
     app.add_directive("execution-status", ExecutionStatus)
-    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -72,23 +72,16 @@ def tagged(cells: list[NotebookNode], source: NotebookNode) -> list[NotebookNode
 
 def parts(app: Sphinx, doctree: nodes.document) -> None:
     """On ``doctree-read``: what follows the comment in a section becomes one box."""
-    for comment in [found for found in doctree.findall(nodes.comment) if found.astext() == FOLDED]:
-        section = comment.parent
-        place = section.index(comment)
-        if _inside_another(section):
-            section.remove(comment)
-            continue
-        rest = section.children[place + 1:]
-        section[place:] = [nodes.raw("", OPEN, format="html"), *rest,
+    while inside := _comments(doctree):
+        section, place = inside[0].parent, inside[0].parent.index(inside[0])
+        for comment in _comments(section):
+            comment.parent.remove(comment)  # those of sections in this one, too: there is no box in a box
+        section[place:] = [nodes.raw("", OPEN, format="html"), *section.children[place:],
                            nodes.raw("", "</details><!--part-->", format="html")]
 
 
-def _inside_another(section: nodes.Element | None) -> bool:
-    """Whether a section stands in one that is folded."""
-    while section := section.parent if section else None:
-        if any(isinstance(child, nodes.raw) and child.astext() == OPEN for child in section.children):
-            return True
-    return False
+def _comments(within: nodes.Element) -> list[nodes.comment]:
+    return [found for found in within.findall(nodes.comment) if found.astext() == FOLDED]
 
 
 def box(inner: str, words: str, kind: str = "numbers") -> str:
@@ -173,9 +166,8 @@ class Picture(HtmlDirective):
         return CAPTION.sub(again, found[0]).replace("<img", f"<img{style}", 1)
 
 
-def setup(app: Sphinx) -> dict[str, bool]:
+def setup(app: Sphinx) -> None:
     app.add_directive("picture", Picture)
     app.add_directive("verdicts", Verdicts)
     app.connect("doctree-read", parts)
     app.connect("html-page-context", finish, priority=600)  # after numbers and links are in place
-    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -9,7 +9,7 @@ content. The profile is named in BOOK_PROFILE.
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -71,9 +71,7 @@ class ClaimsLedger(HtmlDirective):
     """``{claims-ledger}``: all claims, chapter by chapter."""
 
     def html(self) -> str:
-        def uri(page: str) -> str:
-            return str(self.env.app.builder.get_relative_uri(self.env.docname, page))
-
+        uri = partial(self.env.app.builder.get_relative_uri, self.env.docname)
         return table(entries(), runs().get(os.environ.get("BOOK_PROFILE", "quick"), {}), uri)
 
 
@@ -190,7 +188,7 @@ def write_file(app: Sphinx, error: Exception | None) -> None:
         ledger.write(Path(app.outdir) / "ledger.json", entries())
 
 
-def setup(app: Sphinx) -> dict[str, bool]:
+def setup(app: Sphinx) -> None:
     claims.load()  # a claim without a criterion stops the build here
     app.add_directive("claims-ledger", ClaimsLedger)
     app.add_directive("claims-picture", ClaimsPicture)
@@ -199,4 +197,3 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("claims-beside", ClaimsBeside)
     app.add_directive("edition-slopes", EditionSlopes)
     app.connect("build-finished", write_file)
-    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -83,8 +83,7 @@ class Drawing(SphinxDirective):
                 *self.parse_content_to_nodes(), nodes.raw("", "</figcaption></figure>", format="html")]
 
 
-def setup(app: Sphinx) -> dict[str, bool]:
+def setup(app: Sphinx) -> None:
     app.add_directive("drawing", Drawing)
     app.connect("env-get-updated", equations, priority=900)  # after Sphinx has given its numbers
     app.connect("html-page-context", finish)
-    return {"parallel_read_safe": True, "parallel_write_safe": True}

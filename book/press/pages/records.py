@@ -25,6 +25,7 @@ from typing import Any
 
 from docutils import nodes
 from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
 from sphinx.errors import ExtensionError
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxRole
@@ -156,77 +157,78 @@ def look_up(recorded: dict[str, Record], page: str, text: str) -> tuple[str, Res
 
 
 class Role(SphinxRole):
-    """A role that shows what a function makes of it; a ValueError of that function stops the build, in one line."""
-
-    def __init__(self, show: Callable[[SphinxRole], list[nodes.Node]]) -> None:
-        super().__init__()
-        self.show = show
+    """A role that shows what its function in ROLES makes of it; a ValueError of that function stops the build, in one
+    line."""
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
         try:
-            return self.show(self), []
+            return ROLES[self.name](self.env, self.name, self.text), []
         except ValueError as error:
             raise ExtensionError(f"{self.env.docname}: {{{self.name}}}`{self.text}`: {error}") from None
 
 
-def address(role: SphinxRole, page: str, anchor: str, shown: str, **attributes: Any) -> nodes.reference:
-    """A link from the role's page to a place on another one."""
-    uri = f"{role.env.app.builder.get_relative_uri(role.env.docname, page)}#{anchor}"
+def address(env: BuildEnvironment, page: str, anchor: str, shown: str, **attributes: Any) -> nodes.reference:
+    """A link from the page that is read to a place on another one."""
+    uri = f"{env.app.builder.get_relative_uri(env.docname, page)}#{anchor}"
     return nodes.reference("", shown, internal=True, refuri=uri, **attributes)
 
 
-def measured(role: SphinxRole) -> list[nodes.Node]:
+def measured(env: BuildEnvironment, name: str, text: str) -> list[nodes.Node]:
     """``{result}``: the value of a recorded result, with a link to its record; ``{interval}``: its interval, too.
 
     It is marked where the page shows another run of this chapter.
     """
-    page, recorded = role.env.docname, known()
-    key, result = look_up(recorded, page, role.text)
+    page, recorded = env.docname, known()
+    key, result = look_up(recorded, page, text)
     if isinstance(result, str):
         return [nodes.emphasis("", result)]
-    number = str(result) if role.name == "interval" else result.parts[0]
-    edition, chapter, _ = named(page, role.text)
+    number = str(result) if name == "interval" else result.parts[0]
+    edition, chapter, _ = named(page, text)
     other = not edition and page == f"notebooks/{chapter}" and not is_the_books(recorded, chapter) and key != chapter
     title = "; ".join([f"edition {key.partition('/')[0]}"] * other
                       + [result.what, str(result), *results.intervals([result])])
-    found = address(role, f"records/{key}", results.anchor(result.id), unbroken(number), reftitle=title,
+    found = address(env, f"records/{key}", results.anchor(result.id), unbroken(number), reftitle=title,
                     classes=["address"])
     return [found, nodes.superscript("", MARK)] if other else [found]
 
 
-def published(role: SphinxRole) -> list[nodes.Node]:
+def published(env: BuildEnvironment, name: str, text: str) -> list[nodes.Node]:
     """``{published}``: a number that a paper prints; its place is shown when one points at it."""
-    paper, *cells = role.text.split("; ")
+    paper, *cells = text.split("; ")
     number = results.published(paper, *cells)
     place = f"{claims.paper_name(paper)}: {'; '.join(cells)} ({number.certainty})"
     return [nodes.abbreviation("", unbroken(number.parts[0]), explanation=place)]
 
 
-def claim(role: SphinxRole) -> list[nodes.Node]:
+def claim(env: BuildEnvironment, name: str, text: str) -> list[nodes.Node]:
     """``{claim}``: the claim's name, as a link to its row in the ledger."""
-    claims.find(role.text)
-    return [address(role, "book/ledger", f"claim-{role.text}", role.text, classes=["claim-id"])]
+    claims.find(text)
+    return [address(env, "book/ledger", f"claim-{text}", text, classes=["claim-id"])]
 
 
-def says(role: SphinxRole) -> list[nodes.Node]:
+def says(env: BuildEnvironment, name: str, text: str) -> list[nodes.Node]:
     """``{says}``: words that speak of a record, with a link to what was measured, see `book.press.says`.
 
     Where the page shows this record and it does not bear the words out, `unsaid` tells so. Where it shows another run
     that does not, what is true of that run stands behind them.
     """
-    parts = re.fullmatch(r"(?s)(.+?)\s*<([^<]+)>", role.text)
+    parts = re.fullmatch(r"(?s)(.+?)\s*<([^<]+)>", text)
     if not parts:
         raise ValueError("expected words and, in <>, what must be true for them to stand")
     words, statement = " ".join(parts[1].split()), Statement.of(" ".join(parts[2].split()))
     is_verdict = statement.relation == "is"
-    found = verdict(statement) if is_verdict else compared(role.env.docname, statement)
+    found = verdict(statement) if is_verdict else compared(env.docname, statement)
     wanted = statement.object if is_verdict else statement.relation
-    link = address(role, *found.place, words, reftitle=found.told, classes=["address"])
+    link = address(env, *found.place, words, reftitle=found.told, classes=["address"])
     if found.edition or (the_books(found.chapter) and is_the_books(known(), found.chapter)):
         if found.book != wanted:
             link["unsaid"] = f"{statement.subject} {statement.relation} {statement.object}: {found.told}"
         return [link]
     return [link, nodes.emphasis("", f" (here: {found.own})")] if found.own not in ("", wanted) else [link]
+
+
+ROLES: dict[str, Callable[[BuildEnvironment, str, str], list[nodes.Node]]] = {
+    "result": measured, "interval": measured, "published": published, "claim": claim, "says": says}
 
 
 @dataclass(frozen=True)
@@ -300,12 +302,10 @@ def read(app: Sphinx) -> None:
         raise ExtensionError(str(error)) from None
 
 
-def setup(app: Sphinx) -> dict[str, bool]:
+def setup(app: Sphinx) -> None:
     app.connect("builder-inited", read)
     app.connect("html-collect-pages", pages)
     app.connect("html-page-context", link)
     app.connect("doctree-read", unsaid)
-    for name, show in {"result": measured, "interval": measured, "published": published, "claim": claim,
-                       "says": says}.items():
-        app.add_role(name, Role(show))
-    return {"parallel_read_safe": True, "parallel_write_safe": True}
+    for name in ROLES:
+        app.add_role(name, Role())

@@ -8,32 +8,25 @@ import re
 import textwrap
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import nbformat
 from docutils import nodes
-from docutils.parsers.rst import roles
-from docutils.parsers.rst.languages import en
 from sphinx.application import Sphinx
 
 from book.press import plain
 from book.press.chapters import every
+from book.press.pages.records import ROLES
 
 BRANCH = "readers"  # of a release's notebooks, in the repository
 
 
 def said(app: Sphinx, docname: str, name: str, text: str) -> str:
     """The text that a role of the book gives on a page; raises ValueError for one that there is not."""
-    language: Any = en
-    reporter: Any = SimpleNamespace(report_level=5, info=lambda *words, **place: None)
-    role, _ = roles.role(name, language, 0, reporter)
-    if role is None:
+    if name not in ROLES:
         raise ValueError(f"{docname}: {{{name}}}: no such role")
     app.env.temp_data["docname"] = docname
-    inliner: Any = SimpleNamespace(document=SimpleNamespace(settings=SimpleNamespace(env=app.env)), reporter=reporter)
-    made, _ = role(name, f"{{{name}}}`{text}`", text, 0, inliner, {}, [])
-    return "".join(node.astext() for node in made)
+    return "".join(node.astext() for node in ROLES[name](app.env, name, text))
 
 
 def write(app: Sphinx, error: Exception | None) -> None:
@@ -80,8 +73,7 @@ def card(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any],
                                    for name, words in said.items())
 
 
-def setup(app: Sphinx) -> dict[str, bool]:
+def setup(app: Sphinx) -> None:
     app.connect("build-finished", write)
     app.connect("html-page-context", buttons, priority=550)  # after the theme has put its own there
     app.connect("html-page-context", card)
-    return {"parallel_read_safe": True, "parallel_write_safe": True}
