@@ -27,7 +27,7 @@ SPLITS = ("train", "test")
 LOSSY = {".jpg", ".jpeg", ".jfif", ".webp"}
 SUFFIXES = LOSSY | {".png", ".bmp", ".gif", ".ppm", ".tif", ".tiff"}
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "PPM", "TIFF")  # no others: a PostScript file would start Ghostscript
-SIDES = (25, 128)  # what all networks and encoders of the book can read, once padded
+SIDES = (25, 224)  # what all networks and encoders of the book can read, once padded
 MULTIPLE = 8  # the U-Net's: blocks of 2 pixels and two halvings; patches of 4 divide it
 
 

@@ -78,9 +78,9 @@ def seen(root: Path) -> torch.Tensor:
 
 # --- sizes --------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("size", [32, 40, 128])
+@pytest.mark.parametrize("size", [32, 40, 224])
 def test_all_networks_and_encoders_read_every_size_that_the_rule_admits(size: int) -> None:
-    """Sides from 32 to 128 in steps of 8 are what padding leaves: the ends, and one that 16 does not divide."""
+    """Sides from 32 to 224 in steps of 8 are what padding leaves: the ends, and one that 16 does not divide."""
     x = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     cheap = ("small", "vgg_small", "vgg16", "wrn_small", "resnet18", "inception_v3") if size == 32 else ("vgg_small",)
     with torch.no_grad():
@@ -96,22 +96,22 @@ def test_all_networks_and_encoders_read_every_size_that_the_rule_admits(size: in
 @given(st.integers(1, 300), st.integers(1, 300))
 @example(28, 28)
 @example(25, 25)
-@example(128, 128)
-@example(129, 129)
+@example(224, 224)
+@example(225, 225)
 @example(24, 24)
 @example(48, 64)
 @example(8, 8)
 @example(1, 1)
 def test_a_size_is_admitted_or_refused_with_the_nearest_right_one(width: int, height: int) -> None:
-    if width == height and 25 <= width <= 128:
+    if width == height and 25 <= width <= 224:
         folders.check_size("x.png", width, height)
         return
-    with pytest.raises(DataError, match=f"^x.png: {width} x {height} pixels; expected square images of 25 to 128 pixels"
+    with pytest.raises(DataError, match=f"^x.png: {width} x {height} pixels; expected square images of 25 to 224 pixels"
                                         ) as caught:
         folders.check_size("x.png", width, height)
     near = int(str(caught.value).rpartition(" ")[2])
-    assert near in range(32, 129, 8)
-    assert abs(near - min(width, height)) <= max(4, 32 - min(width, height), min(width, height) - 128)
+    assert near in range(32, 225, 8)
+    assert abs(near - min(width, height)) <= max(4, 32 - min(width, height), min(width, height) - 224)
 
 
 @pytest.mark.parametrize(("side", "padded"), [(25, 32), (28, 32), (32, 32), (33, 40)])
@@ -126,11 +126,11 @@ def test_a_side_is_padded_to_a_multiple_of_eight(side: int, padded: int, tmp_pat
     assert torch.equal(x, x[:, :, index][:, :, :, index])  # the edge is repeated
 
 
-@pytest.mark.parametrize("size", [(8, 8), (48, 64), (1, 1), (200, 200)])
+@pytest.mark.parametrize("size", [(8, 8), (48, 64), (1, 1), (240, 240)])
 def test_a_folder_of_another_size_is_refused_when_parameters_are_checked(size: tuple[int, int], root: Path) -> None:
     for path in root.rglob("*.png"):
         picture(len(str(path)), 256).resize(size).save(path)
-    refused(root, f"{size[0]} x {size[1]} pixels; expected square images of 25 to 128 pixels a side")
+    refused(root, f"{size[0]} x {size[1]} pixels; expected square images of 25 to 224 pixels a side")
     with pytest.raises(ValueError, match="expected square images"):
         resolve({"profile": "smoke", "dataset": f"folder:{root}"}, tuple(Parameters.model_fields))
 
@@ -295,7 +295,7 @@ def test_damage_gives_an_image_or_one_line(format: str, changes: list[tuple[int,
         data[place:place + 1] = bytes([byte])
     line = ""
     try:
-        assert folders.decoded(["damaged.png"], [BytesIO(data)])[0].shape[2] <= 128
+        assert folders.decoded(["damaged.png"], [BytesIO(data)])[0].shape[2] <= 224
     except DataError as error:
         line = str(error)
     assert line.isprintable()
