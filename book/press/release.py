@@ -168,8 +168,9 @@ def for_a_folder(page: str) -> str:
 def for_print(page: str) -> str:
     """One page of HTML as it is printed: contents in front, nothing folded, no link that leads to another file, and no
     script but that of the formulas, since those of the theme keep a third of each sheet free."""
-    page, seen = re.sub(r'<script(?![^>]*mathjax)[^>]* src="[^>]*></script>', "", page), Counter[str]()
+    page = re.sub("<script.*?</script>", lambda found: found[0] * ("mathjax" in found[0].lower()), page, flags=re.DOTALL)
     page = page.replace("<html", '<html data-theme="light"', 1)  # which is one script's task; colours hang on it
+    seen = Counter[str]()
 
     def unique(found: re.Match[str]) -> str:  # chapters have sections of the same name
         seen[found[2]] += 1
