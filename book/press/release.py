@@ -57,7 +57,7 @@ details:is(.hide, .part) > summary { display: none !important; }
 body, html { background: white !important; font-size: 9pt !important; }
 .bd-page-width, .bd-article-container, .bd-main, .bd-content { max-width: none !important; display: block !important;
   overflow: visible !important; padding: 0 !important; }
-summary { list-style: none; break-after: avoid; }
+summary { list-style: none; break-after: avoid; break-inside: avoid; }
 .contents { break-after: page; } figure, .verdict { break-inside: avoid; } pre { white-space: pre-wrap; }
 div[class*=highlight] { break-inside: auto !important; }
 figure img, figure svg { max-height: 200mm; }
@@ -168,7 +168,7 @@ def for_a_folder(page: str) -> str:
 def for_print(page: str) -> str:
     """One page of HTML as it is printed: contents in front, nothing folded, no link that leads to another file, and no
     script but that of the formulas, since those of the theme keep a third of each sheet free."""
-    page = re.sub("<script.*?</script>", lambda found: found[0] * ("mathjax" in found[0].lower()), page, flags=re.DOTALL)
+    page = re.sub("(?s)<script.*?</script>", lambda found: found[0] * ("mathjax" in found[0].lower()), page)
     page = page.replace("<html", '<html data-theme="light"', 1)  # which is one script's task; colours hang on it
     seen = Counter[str]()
 
