@@ -53,11 +53,13 @@ MANIFEST.json has the SHA-256 of every file.
 PRINT = """<style>
 nav, header, footer, .sidebar, .bd-sidebar-primary, .bd-sidebar-secondary, .bd-header-article, .prev-next-footer,
 #pst-skip-link, #pst-back-to-top, #jb-print-docs-body, .search-button__wrapper, .headerlink, .copybtn,
-details > summary { display: none !important; }
+details:is(.hide, .part) > summary { display: none !important; }
 body, html { background: white !important; font-size: 9pt !important; }
 .bd-page-width, .bd-article-container, .bd-main, .bd-content { max-width: none !important; display: block !important;
   overflow: visible !important; padding: 0 !important; }
+summary { list-style: none; break-after: avoid; break-inside: avoid; }
 .contents { break-after: page; } figure, .verdict { break-inside: avoid; } pre { white-space: pre-wrap; }
+div[class*=highlight] { break-inside: auto !important; }
 figure img, figure svg { max-height: 200mm; }
 details > * { display: block !important; }
 @page { size: A4; margin: 18mm 16mm; }
@@ -81,6 +83,8 @@ def release() -> int:
         rendered = pages / "_build"
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(rendered / "html", folder / "html", ignore=shutil.ignore_patterns(".buildinfo*"))
+        for page in (folder / "html").rglob("*.html"):
+            page.write_text(for_a_folder(page.read_text(encoding="utf-8")), encoding="utf-8")
         if not print_pdf(rendered, folder / "book.pdf"):
             return 1
         sheets.make(folder / "assignments")
@@ -154,8 +158,16 @@ def print_pdf(rendered: Path, path: Path) -> bool:
     return True
 
 
+def for_a_folder(page: str) -> str:
+    """A page that is read from file://, where a browser refuses fonts in advance; the styles bring the same ones."""
+    return re.sub(r'<link rel="preload" as="font"[^>]*>\n?', "", page)
+
+
 def for_print(page: str) -> str:
-    """One page of HTML as it is printed: contents in front, nothing folded, no link that leads to another file."""
+    """One page of HTML as it is printed: contents in front, nothing folded, no link that leads to another file, and no
+    script but that of the formulas, since those of the theme keep a third of each sheet free."""
+    page = re.sub("(?s)<script.*?</script>", lambda found: found[0] * ("mathjax" in found[0].lower()), page)
+    page = page.replace("<html", '<html data-theme="light"', 1)  # which is one script's task; colours hang on it
     seen = Counter[str]()
 
     def unique(found: re.Match[str]) -> str:  # chapters have sections of the same name

@@ -54,7 +54,8 @@ def test_the_manifest_lists_every_other_file(folder: Path) -> None:
 
 
 def test_what_is_printed() -> None:
-    page = ('<head></head><section id="t"><h1>Book<a class="headerlink" href="#t">#</a></h1>'
+    page = ('<html lang="en"><head><script>x.theme = ""</script><script src="mathjax/tex.js"></script></head>'
+            '<section id="t"><h1>Book<a class="headerlink" href="#t">#</a></h1>'
             '<a class="address" href="../records/01_x.html#a">5</a><details class="d"><p>in</p></details>'
             '<a href="book/intro.html#s">part</a><a href="https://x.org/#s">x</a>'
             '<section id="s">\n<span id="x"></span><h2>Part <em>one</em><a class="headerlink" href="#s">#</a></h2>'
@@ -63,9 +64,16 @@ def test_what_is_printed() -> None:
     assert 'class="address" >5</a>' in printed
     assert '<a href="#s">part</a><a href="https://x.org/#s">x</a>' in printed
     assert "<details open" in printed
+    assert re.findall("<script(.+?)</script>", printed) == [' src="mathjax/tex.js">']
+    assert '<html data-theme="light" lang="en">' in printed
     contents = printed.partition('class="contents"')[2].partition("</div>")[0]
     listed = re.findall(r'<a href="#([\w-]+)">([^<]+)</a>', contents)
     assert listed == [("t", "Book"), ("s", "Part one"), ("s-2", "Two")]
+
+
+def test_a_page_in_a_folder_asks_for_no_font_in_advance() -> None:
+    kept = '<link rel="stylesheet" href="all.css">'
+    assert release.for_a_folder(f'<link rel="preload" as="font" crossorigin href="a.woff2" />\n{kept}') == kept
 
 
 def test_no_chromium_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
