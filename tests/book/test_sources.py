@@ -21,7 +21,6 @@ TEXT = {".py", ".md", ".yml", ".toml", ".txt", ".ipynb", ".csv", ".bib", ".cff",
 NO_CODE_BELOW = {
     "eq-dr": "a hope of the paper's; the chapter tests it",
     "eq-ib": "neither of its terms can be computed",
-    "eq-kim-taylor": "its remainder is measured in a section of its own",
     "eq-along": "another setting of the code under the formula before it",
     "eq-shares": "an identity, by which the result is explained",
     "eq-foreign": "a ratio of what the chapter measures first",

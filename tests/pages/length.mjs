@@ -28,7 +28,7 @@ const browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? 
 const chapters = readdirSync(join(folder, "notebooks")).filter((name) => name.endsWith(".html")).sort();
 for (const page of chapters.filter((name) => !wanted.length || wanted.some((part) => name.includes(part)))) {
   const tab = await browser.newPage({ viewport: { width: 1280, height: 900 } });
-  await tab.goto(pathToFileURL(join(folder, "notebooks", page)).href);
+  await tab.goto(pathToFileURL(join(folder, "notebooks", page)).href, { timeout: 300000 });
   await tab.evaluate(() => window.MathJax?.startup?.promise);
   console.log(JSON.stringify({ page, ...(await tab.evaluate(lengths)) }));
   await tab.close();
