@@ -34,8 +34,9 @@ PAGE = """<!doctype html>
 <style>
 .reveal {{ font-size: 26px }} .reveal h1 {{ font-size: 2em }} .reveal h2 {{ font-size: 1.5em }}
 .reveal h1, .reveal h2 {{ text-transform: none }} .reveal table {{ font-size: 20px }}
-.reveal caption, .reveal figcaption, .reveal .verdict {{ font-size: 16px }} .reveal .table-notes {{ font-size: 13px }}
-.reveal .result-table {{ max-height: 660px; overflow: auto }}
+.reveal table :is(th, td) {{ padding: 3px 10px; white-space: nowrap }} .reveal table thead th {{ white-space: normal }}
+.reveal caption, .reveal figcaption, .reveal .verdict p:last-child {{ font-size: 17px }}
+.reveal .verdict {{ font-size: 22px }} .reveal .table-notes {{ font-size: 13px }}
 .reveal figure {{ margin: 0 }} .reveal figure img {{ max-width: 100%; max-height: 560px; margin: 0 }}
 </style>
 <script>MathJax = {{ tex: {{ inlineMath: [["$", "$"]], tags: "none" }} }};</script>
@@ -45,7 +46,18 @@ PAGE = """<!doctype html>
 </div></div>
 <script src="../node_modules/reveal.js/dist/reveal.js"></script>
 <script src="../node_modules/reveal.js/plugin/notes/notes.js"></script>
-<script>Reveal.initialize({{ hash: true, width: 1100, height: 700, plugins: [RevealNotes] }});</script>
+<script>
+function fit() {{  // what is higher or wider than a slide is made smaller
+  const slide = Reveal.getCurrentSlide(), shown = [...slide.children].filter((part) => part.tagName != "ASIDE");
+  const zoomed = (by) => shown.forEach((part) => part.style.zoom = by);
+  zoomed(1);
+  for (let by = 1; by > 0.5 && (slide.scrollHeight > 700 || slide.scrollWidth > 1100); by -= 0.05) zoomed(by);
+  Reveal.layout();
+}}
+Reveal.on("ready", fit);
+Reveal.on("slidechanged", fit);
+Reveal.initialize({{ hash: true, width: 1100, height: 700, plugins: [RevealNotes] }});
+</script>
 </body></html>
 """
 
@@ -82,7 +94,10 @@ def _sections(cells: list[nbformat.NotebookNode], chapter: str) -> Iterator[tupl
         text = "\n\n".join(texts)
         formulas = re.findall(r"^```\{math\}\n(?::label:[^\n]*\n)?(.*?)^```", text, re.DOTALL | re.MULTILINE)
         body = "".join(f"<p>$${escape(formula.strip())}$$</p>" for formula in formulas)
-        yield "h1" if number == 0 else "h2", title, body, words(text, chapter), "\n".join(shown)
+        said = words(text, chapter)
+        if re.fullmatch(r"(?:- .*\n?)+", said):  # takeaways, and what would change our mind
+            body = "<ul>" + "".join(f"<li>{_inline(point[2:])}</li>" for point in said.splitlines()) + "</ul>"
+        yield "h1" if number == 0 else "h2", title, body, said, "\n".join(shown)
         if box := PREDICT.search(text):
             yield "h2", "Predict first", f"<p>{_inline(words(box[1], chapter))}</p>", "Ask; show hands; then go on.", ""
 
@@ -114,8 +129,10 @@ def words(text: str, chapter: str) -> str:
             return str(look_up(known(), chapter, content)[1])
         if role == "published":
             return str(results.published(*content.split("; ")))
+        if role == "cite:t":  # a word of its sentence
+            return re.sub(r"([a-z]+)(\d{4})\w*", lambda key: f"{key[1].capitalize()} ({key[2]})", content)
         return "" if role.startswith("cite") else "the formula" if role == "eq" else content.partition(" <")[0]
 
     text = re.sub(HIDDEN, "", text, flags=re.DOTALL | re.MULTILINE)
-    text = re.sub(r"^(?:[`:]{3,}.*|:\w+:.*|\(.*\)=|---+)$", "", text, flags=re.MULTILINE)
+    text = re.sub(r"^(?:(?:[`:]{3,}.*|:\w+:.*|\(.*\)=|---+)$|#+ )", "", text, flags=re.MULTILINE)
     return re.sub(r"\{([\w:]+)\}`([^`]+)`", said, text).strip()
