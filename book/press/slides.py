@@ -35,6 +35,7 @@ PAGE = """<!doctype html>
 .reveal {{ font-size: 26px }} .reveal h1 {{ font-size: 2em }} .reveal h2 {{ font-size: 1.5em }}
 .reveal h1, .reveal h2 {{ text-transform: none }} .reveal table {{ font-size: 20px }}
 .reveal table :is(th, td) {{ padding: 3px 10px; white-space: nowrap }} .reveal table thead th {{ white-space: normal }}
+.reveal .tall td br {{ display: none }} .reveal .tall td small {{ margin-left: .5em }}
 .reveal caption, .reveal figcaption, .reveal .verdict p:last-child {{ font-size: 17px }}
 .reveal .verdict {{ font-size: 22px }} .reveal .table-notes {{ font-size: 13px }}
 .reveal figure {{ margin: 0 }} .reveal figure img {{ max-width: 100%; max-height: 560px; margin: 0 }}
@@ -51,6 +52,7 @@ function fit() {{  // what is higher or wider than a slide is made smaller
   const slide = Reveal.getCurrentSlide(), shown = [...slide.children].filter((part) => part.tagName != "ASIDE");
   const zoomed = (by) => shown.forEach((part) => part.style.zoom = by);
   zoomed(1);
+  slide.classList.toggle("tall", slide.scrollHeight > 900);
   for (let by = 1; by > 0.5 && (slide.scrollHeight > 700 || slide.scrollWidth > 1100); by -= 0.05) zoomed(by);
   Reveal.layout();
 }}
