@@ -105,10 +105,13 @@ def _sections(cells: list[nbformat.NotebookNode], chapter: str) -> Iterator[tupl
 
 
 def _outputs(cell: nbformat.NotebookNode) -> Iterator[tuple[str, str]]:
-    """What a cell shows: HTML of figures, tables and verdicts, and the same in words."""
+    """What a cell shows: HTML of figures, tables and verdicts, three of these at a time, and the same in words."""
     for output in cell.outputs:
         html, plain = ("".join(output.get("data", {}).get(kind, "")) for kind in ("text/html", "text/plain"))
-        if html.startswith(SHOWN):
+        if html.startswith(SHOWN[2]):
+            verdicts = re.split(r'(?=<div class="verdict)', re.sub(r"</?a\b[^>]*>", "", html))[1:]
+            yield from (("".join(verdicts[at:at + 3]), "") for at in range(0, len(verdicts), 3))
+        elif html.startswith(SHOWN):
             yield re.sub(r"</?a\b[^>]*>", "", html), plain if html.startswith(SHOWN[0]) else ""
 
 
