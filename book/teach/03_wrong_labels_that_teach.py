@@ -16,7 +16,7 @@ from nbutils import networks, training
 
 
 def learned(x, labels, seed):
-    """A small network that has learned these images (N, 3, 32, 32) and labels (N,), in evaluation mode."""
+    """A small network, in evaluation mode, that has learned images (N, 3, 32, 32), labels (N,)."""
     network = networks.build("small", 10, seed)
     data = images.ImageSet(x, labels, train.classes, "what it learns")
     training.fit(network, data, training.Standard(), training.Schedule(6), seed)
