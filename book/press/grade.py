@@ -156,6 +156,8 @@ class Desk:
             if check != "check" or question in missing:
                 continue
             error = next((output.ename for output in cell.outputs if output.output_type == "error"), "")
+            if not error and not any(output.output_type == "execute_result" for output in cell.outputs):
+                error = "no number"  # nbgrader would give all points
             if error:  # ours, or made by what the student did to Python: a check tells a wrong answer in words
                 graded.notes.append(f"{question} not graded: its check ended in {error}")
                 continue

@@ -62,16 +62,22 @@ def _sections(cells: list[nbformat.NotebookNode], chapter: str) -> Iterator[tupl
         text = "\n\n".join(texts)
         formulas = re.findall(r"^```\{math\}\n(?::label:[^\n]*\n)?(.*?)^```", text, re.DOTALL | re.MULTILINE)
         body = "".join(f"<p>$${escape(formula.strip())}$$</p>" for formula in formulas)
-        yield "h1" if number == 0 else "h2", title, body, words(text, chapter), "\n".join(shown)
+        said = words(text, chapter)
+        if re.fullmatch(r"(?:- .*\n?)+", said):  # takeaways, and what would change our mind
+            body = "<ul>" + "".join(f"<li>{_inline(point[2:])}</li>" for point in said.splitlines()) + "</ul>"
+        yield "h1" if number == 0 else "h2", title, body, said, "\n".join(shown)
         if box := PREDICT.search(text):
             yield "h2", "Predict first", f"<p>{_inline(words(box[1], chapter))}</p>", "Ask; show hands; then go on.", ""
 
 
 def _outputs(cell: nbformat.NotebookNode) -> Iterator[tuple[str, str]]:
-    """What a cell shows: HTML of figures, tables and verdicts, and the same in words."""
+    """What a cell shows: HTML of figures, tables and verdicts, three of these at a time, and the same in words."""
     for output in cell.outputs:
         shown, plain = ("".join(output.get("data", {}).get(kind, "")) for kind in ("text/html", "text/plain"))
-        if shown.startswith(SHOWN):
+        if shown.startswith(SHOWN[2]):
+            verdicts = re.split(r'(?=<div class="verdict)', re.sub(r"</?a\b[^>]*>", "", shown))[1:]
+            yield from (("".join(verdicts[at:at + 3]), "") for at in range(0, len(verdicts), 3))
+        elif shown.startswith(SHOWN):
             yield re.sub(r"</?a\b[^>]*>", "", shown), plain if shown.startswith(SHOWN[0]) else ""
 
 
@@ -94,8 +100,10 @@ def words(text: str, chapter: str) -> str:
             return str(look_up(known(), chapter, content)[1])
         if role == "published":
             return str(results.published(*content.split("; ")))
+        if role == "cite:t":  # a word of its sentence
+            return re.sub(r"([a-z]+)(\d{4})\w*", lambda key: f"{key[1].capitalize()} ({key[2]})", content)
         return "" if role.startswith("cite") else "the formula" if role == "eq" else content.partition(" <")[0]
 
     text = re.sub(HIDDEN, "", text, flags=re.DOTALL | re.MULTILINE)
-    text = re.sub(r"^(?:[`:]{3,}.*|:\w+:.*|\(.*\)=|---+)$", "", text, flags=re.MULTILINE)
+    text = re.sub(r"^(?:(?:[`:]{3,}.*|:\w+:.*|\(.*\)=|---+)$|#+ )", "", text, flags=re.MULTILINE)
     return re.sub(r"\{([\w:]+)\}`([^`]+)`", said, text).strip()

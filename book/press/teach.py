@@ -59,16 +59,17 @@ def syllabi(folder: Path = SOURCES) -> dict[str, str]:
     plans, known = read_project_file(path, dict[int, list[Session]]), list(sources(folder))
     pages = {}
     for sessions, rows in plans.items():
-        table = ["| | Objective | Pages | Minutes | Assignment | Slides |", "|---|---|---|---|---|---|"]
+        table = ["| | Objective | Pages | Minutes | Predict first | Assignment | Slides |", "|---" * 7 + "|"]
         boxes = []
         for number, row in enumerate(rows, start=1):
             if row.assignment and row.assignment not in known:
                 near = chapters.nearest(row.assignment, known)
                 raise ValueError(f"{path}: {row.assignment!r}: no such assignment{near}")
             chapter = chapters.named(row.chapter, f"{path}: {row.chapter!r}: no such chapter")
+            assignment = f"[{row.assignment}]({row.assignment}.ipynb)" if row.assignment else "none"
             table.append(f"| {number} | {row.objective} | {chapter.title} | {row.minutes} | "
-                         f"{row.assignment or 'none'} | slides/{chapter.name}.html |")
-            boxes.append(f"**Before session {number}.** {_box(chapter.source)}")
+                         f"[ask](#before-session-{number}) | {assignment} | [slides](slides/{chapter.name}.html) |")
+            boxes.append(f"### Before session {number}\n\n{_box(chapter.source)}")
         minutes = sum(row.minutes for row in rows)
         head = f"# A plan for {counted(sessions, 'session')}, {minutes} minutes in all"
         pages[f"syllabus-{sessions}.md"] = "\n\n".join(

@@ -16,7 +16,7 @@ from nbutils import networks, training
 
 
 def learned(x, labels, seed):
-    """A small network that has learned these images (N, 3, 32, 32) and labels (N,)."""
+    """A small network, in evaluation mode, that has learned images (N, 3, 32, 32), labels (N,)."""
     network = networks.build("small", 10, seed)
     data = images.ImageSet(x, labels, train.classes, "what it learns")
     training.fit(network, data, training.Standard(), training.Schedule(6), seed)
@@ -71,16 +71,21 @@ def d_det(model, x, y, eps, steps):
 def q1(mine, world):
     import torch
 
+    def linear(weight):
+        network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, 10, bias=False))
+        network[1].weight.data = weight
+        return network
+
     seen, eps = world.seen("test").take(30), 0.5
     weight = torch.randn(10, 3072, generator=torch.Generator().manual_seed(world.seed)) / 50
-    made, t = mine.d_det(lambda z: z.flatten(1) @ weight.T, seen.x, seen.y, eps, 10)
+    made, t = mine.d_det(linear(weight), seen.x, seen.y, eps, 10)
     made = made.detach()
     yield 0.5, torch.equal(t, (seen.y + 1) % 10), "the new label is the next class, and the first after the last"
     inside = (made - seen.x).flatten(1).norm(dim=1).max() <= eps + 1e-4 and made.min() >= 0 and made.max() <= 1
     yield 1, inside, "no image moves farther than eps in L2, or out of [0, 1]"
     toward, grey = torch.zeros(10, 3072), torch.full((5, 3, 32, 32), 0.5)
     toward[1] = weight[1]
-    found, _ = mine.d_det(lambda z: z.flatten(1) @ toward.T, grey, torch.zeros(5, dtype=torch.int64), eps, 10)
+    found, _ = mine.d_det(linear(toward), grey, torch.zeros(5, dtype=torch.int64), eps, 10)
     best = grey + eps * (weight[1] / weight[1].norm()).view(3, 32, 32)
     yield 1.5, (found.detach() - best).abs().max() < 1e-3, "on a linear network it ends at the best place"
 
@@ -104,10 +109,11 @@ def q2(mine, world):
     import torch
 
     seen = world.seen("train")
-    changes = (mine.made.detach() - seen.x).flatten(1).norm(dim=1)
-    yield 1, changes.max() < 1.01 and changes.mean() > 0.5, "made of your images, none moved farther than 1"
+    changes, t = (mine.made.detach() - seen.x).flatten(1).norm(dim=1), (seen.y + 1) % 10
+    made = changes.max() < 1.01 and changes.mean() > 0.5 and (mine.new_labels == t).all()
+    yield 1, made, "made of your images, none moved farther than 1, each with its new label"
     with torch.no_grad():
-        truth = (mine.teacher(mine.made).argmax(1) == (seen.y + 1) % 10).double().mean().item()
+        truth = (mine.teacher(mine.made).argmax(1) == t).double().mean().item()
     yield 1, truth > 0.7 and abs(mine.seen_as - truth) < 0.01, "the teacher sees the new label in most, and so you say"
 
 # %% text
@@ -134,19 +140,21 @@ def q3(mine, world):
     import torch
 
     seen = world.seen("test")
+    again = mine.learned(mine.made.detach(), (world.seen("train").y + 1) % 10, seed=1)
     with torch.no_grad():
-        said = mine.learner(seen.x).argmax(1)
+        said, expected = mine.learner(seen.x).argmax(1), again(seen.x).argmax(1)
     true, following = (float((said == t).double().mean()) for t in (seen.y, (seen.y + 1) % 10))
     yield 1, abs(mine.says_true - true) < 0.01, "the share of true classes is that of your network"
     yield 1, abs(mine.says_next - following) < 0.01, "the share of next classes is that of your network"
-    yield 1, true > 0.2 and true > following, "the network has learned from wrong labels, better than chance"
+    learned = (said == expected).double().mean() > 0.9 and true > 0.2 and true > following
+    yield 1, learned, "it has learned your set with the new labels, and says the true class more often than by chance"
 
 # %% text
 # ## Question 4: the control (2 points)
 #
-# Perhaps any change under these labels would do. Give each training image a *random* change that is as long as that
-# of your set, let a network learn it with the same labels (seed 1), and store it as `control`. Store `control_true`
-# and `control_next` as above.
+# Perhaps any change under these labels would do. Give each training image a *random* change that is as long as its own
+# in your set, bring it back into $[0, 1]$, let a network learn the images with the same labels (seed 1), and store it
+# as `control`. Store `control_true` and `control_next` as above.
 
 # %% answer q4
 ### BEGIN SOLUTION

@@ -6,10 +6,12 @@ labels; the law they were drawn from, and which pattern each image carries, are 
 
 import hashlib
 import hmac
+import io
 import json
 import os
 import re
 from collections.abc import Iterator
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -71,13 +73,15 @@ def check(question: str, answers: dict[str, Any]) -> float:
     """The points that these answers (a notebook's variables) earn for a question, in this student's world.
 
     It prints a line for each property, and no line of a check: an error in the student's code ends it in one line, too.
+    Warnings and progress bars are dropped, since nbgrader gives no points for a cell that writes to stderr.
     """
     told = json.loads(os.environ[GRADER])
     cells = read(Path(told["source"])).cells
     (code,) = (cell.source for cell in cells if (cell.kind, cell.question) == ("check", question))
     names: dict[str, Any] = {}
     exec(code, names)
-    return points(names[question](SimpleNamespace(**answers), World(told["seed"])))
+    with redirect_stderr(io.StringIO()):
+        return points(names[question](SimpleNamespace(**answers), World(told["seed"])))
 
 
 def points(found: Iterator[tuple[float, object, str]]) -> float:

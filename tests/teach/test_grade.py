@@ -16,7 +16,7 @@ from tests.helpers import assert_one_line
 TINY = Path(__file__).with_name("tiny")
 ONE = assignments.read(TINY / "01_tiny.py")
 STUDENTS = ("right", "wrong", "loop", "dead", "duplicated", "deleted", "otherseed", "huge", "late", "empty",
-            "untouched")
+            "untouched", "silent")
 
 
 def solved(**answers: str) -> nbformat.NotebookNode:
@@ -60,8 +60,9 @@ def test_ten_students_get_the_marks_they_should(tmp_path: Path, monkeypatch: pyt
         "deleted": without(solved(), "q1-check"),
         "otherseed": solved(q2=f"total = {copied}  # what a friend found"),
         "huge": solved(q1="def double(x):\n    return x + x\n\nfor _ in range(100_000):\n    print('-' * 60)"),
-        "late": solved(),
+        "late": solved(q1="import warnings\n\ndef double(x):\n    warnings.warn('slow')\n    return x + x"),
         "untouched": assignments.notebook(ONE, "student"),
+        "silent": solved(q2="total = 0\nget_ipython().ast_node_interactivity = 'none'"),
     }
     for name, work in works.items():
         folder = tmp_path / "submitted" / name
@@ -79,17 +80,19 @@ def test_ten_students_get_the_marks_they_should(tmp_path: Path, monkeypatch: pyt
     assert marks == {
         "right": ("2", "3", "5"), "wrong": ("1", "0", "1"), "loop": nothing, "dead": nothing,
         "duplicated": ("2", "3", "5"), "deleted": ("not graded", "3", "not graded"), "otherseed": ("2", "0", "2"),
-        "huge": ("2", "3", "5"), "late": ("2", "3", "5"), "empty": nothing, "untouched": ("0", "0", "0")}
+        "huge": ("2", "3", "5"), "late": ("2", "3", "5"), "empty": nothing, "untouched": ("0", "0", "0"),
+        "silent": ("2", "not graded", "not graded")}
     assert "ran for more than 60 seconds" in rows["loop"]["fault"]
     assert "the kernel died" in rows["dead"]["fault"]
     assert "not a notebook" in rows["empty"]["fault"]
     assert rows["duplicated"]["notes"] == "q2: a cell stands 2 times; the last one counts"
     assert rows["deleted"]["notes"] == "q1 not graded: a cell of it was deleted"
     assert rows["late"]["notes"] == "late by 2.5 hours"
+    assert rows["silent"]["notes"] == "q2 not graded: its check ended in no number"
     assert not any(rows[name]["fault"] or rows[name]["notes"] for name in ("right", "wrong", "otherseed", "untouched"))
     questions = list(csv.DictReader((graded / "questions.csv").read_text().splitlines()))
     assert [list(row.values()) for row in questions] == [
-        ["q1", "2", "7", "1.57", "5", "1", "1", "4"], ["q2", "3", "8", "1.88", "5", "0", "3", "3"]]
+        ["q1", "2", "8", "1.62", "6", "1", "1", "4"], ["q2", "3", "8", "1.88", "5", "0", "3", "4"]]
     reports = {path.stem: path.read_text() for path in (graded / "reports").iterdir()}
     assert reports.keys() == set(STUDENTS)
     check = [line.strip() for cell in ONE.cells if cell.kind == "check" for line in cell.source.splitlines()]

@@ -20,6 +20,8 @@ def test_slides_show_headings_formulas_and_figures_and_say_the_rest(chapter: Cha
     assert shown.count("Predict first") == 1
     assert page.count("<p>$$") == len(re.findall(r"^```\{math\}", text, re.MULTILINE))
     assert page.count('<figure class="picture"') >= 2
+    takeaways = text.partition("## Takeaways\n")[2].partition("\n## ")[0].strip().splitlines()
+    assert len(takeaways) == len(re.findall("<li>", page.partition("<h2>Takeaways</h2>")[2].partition("<aside")[0])) > 2
     assert page.count("<section>") == page.count("</section>")
     notes = re.findall(r'<aside class="notes">(.*?)</aside>', page, re.DOTALL)
     assert len(" ".join(notes).split()) > 300
@@ -31,5 +33,6 @@ def test_slides_show_headings_formulas_and_figures_and_say_the_rest(chapter: Cha
 def test_words_stand_for_directives_and_roles() -> None:
     chapter = "01_known_features"
     text = ("(label)=\n```{literalinclude} x.py\n:pyobject: f\n```\n````{admonition} A box\n:class: note\nSee "
-            "{eq}`a` in {doc}`reading`{cite:p}`b`: {result}`known.tile.usefulness`.\n````\n")
-    assert re.fullmatch(r"See the formula in reading: 0\.\d+.*\.", slides.words(text, chapter))
+            "{eq}`a` in {doc}`reading`{cite:p}`b`: {result}`known.tile.usefulness`.\n````\n"
+            "### {cite:t}`goh2019leakage`")
+    assert re.fullmatch(r"See the formula in reading: 0\.\d+.*\.\n+Goh \(2019\)", slides.words(text, chapter))

@@ -17,6 +17,7 @@ from safetensors.torch import load
 from book.press import assignments, pdf, sheets, teach
 from book.teach import worlds
 from book.teach.worlds import World, own_seed
+from nbutils import networks
 from nbutils.machine import ROOT
 from tests.helpers import assert_one_line
 
@@ -116,6 +117,12 @@ def test_two_generations_are_the_same_to_the_last_byte_and_slides_tell_no_soluti
     assert {f"teacher/{name}.ipynb" for name in assignments.sources()} <= first.keys()
     assert first["handout/ada.zip"] != first["handout/bob.zip"]
     assert "{result}" not in "".join(path.read_text() for path in (course / "teacher").glob("*.*"))
+    for path in (course / "teacher").glob("syllabus-*.md"):
+        text = path.read_text()
+        heads = {"#" + head.lower().replace(" ", "-") for head in re.findall(r"^### (.*)", text, re.MULTILINE)}
+        links = re.findall(r"\]\((.*?)\)", text)
+        assert links
+        assert not [link for link in links if link not in heads and f"teacher/{link}" not in first]
     shown = html.unescape("".join(path.read_text() for path in (course / "teacher" / "slides").glob("*.html")))
     told = set().union(*(hidden_and_given(path)[0] for path in SOURCES))
     assert not [line for line in told if len(line) > 30 and line in shown]
@@ -169,7 +176,8 @@ def test_the_plans_have_as_many_rows_as_sessions_and_each_row_its_question() -> 
     for name, text in plans.items():
         sessions = int(re.findall(r"\d+", name)[0])
         rows = [line for line in text.splitlines() if re.match(r"\| \d+ \|", line)]
-        assert len(rows) == sessions == len(re.findall(r"^\*\*Before session \d+\.\*\* .{20,}", text, re.MULTILINE))
+        assert len(rows) == sessions == len(re.findall(r"^### Before session \d+\n\n.{20,}", text, re.MULTILINE))
+        assert all(len(row.split("|")) == 9 and all(map(str.strip, row.split("|")[1:-1])) for row in rows)
     assert all(name in plans["syllabus-12.md"] for name in assignments.sources())
 
 
@@ -219,6 +227,17 @@ def test_the_solution_has_all_points_in_two_worlds_and_the_handout_none(
     for seed in (3, own_seed(b"salt", "ada")):
         assert earned(seed, solved=True) == one.points
     assert sum(earned(3, solved=False).values()) == 0
+
+
+@pytest.mark.parametrize("name", ["02_break_a_defence", "03_wrong_labels_that_teach"])
+def test_a_check_takes_an_answer_that_treats_its_network_as_any_of_pytorch(name: str) -> None:
+    one = assignments.read(assignments.sources()[name])
+    answer, check = (next(cell.source for cell in one.cells if (cell.kind, cell.question) == (kind, "q1"))
+                     for kind in ("answer", "check"))
+    names = {"torch": torch, "model": networks.build("small", 10, seed=0).eval()}
+    exec(answer.replace("### BEGIN SOLUTION", "model.eval(), model.zero_grad(), next(model.parameters())"), names)
+    exec(check, found := {})
+    assert worlds.points(found["q1"](SimpleNamespace(**names), World(3))) == one.points["q1"]
 
 
 @pytest.mark.parametrize(("old", "new", "words"), [
