@@ -48,6 +48,8 @@ To run a chapter, with Python {PYTHONS}:
     env/bin/pip install package/*.whl jupyterlab
     env/bin/jupyter lab notebooks
 
+Plain pip takes PyTorch with CUDA, several GB; without a GPU, install its CPU build first, as its own page says.
+
 MANIFEST.json has the SHA-256 of every file.
 """
 PRINT = """<style>
