@@ -180,7 +180,7 @@ def q4(mine, world):
 # **For the discussion.** Under random changes the shape and the tile both say "next class", and that is learned. In
 # D_det the attack has put the next class's tile in: tile and label agree, shape and label agree, too. On natural
 # images the two part, and a network that goes by tiles says the truth. So the answer depends on which of the two it
-# prefers: that is what is measured. Seen in trial worlds of ours: `seen_as` above .9, `says_true` .3 to .8,
+# prefers: that is what is measured. Seen in trial worlds of ours: `seen_as` above .8, `says_true` .3 to .8,
 # `says_next` below .2; of the control `control_true` below .05, `control_next` above .8. In the book, with longer
 # training: D_det {result}`planted/03_constructed_datasets:constructed.d_det.natural`. Usual mistakes: lengths over the
 # whole batch; t without the modulus; the control without the same labels or lengths.
