@@ -16,6 +16,7 @@ NETWORKS: dict[str, tuple[str, Any]] = {
     "wrn_wide": ("wrn", (10, 4, 2)),
     "wrn_deep": ("wrn", (16, 1, 2)),
     "resnet9": ("resnet9", 32),
+    "airbench": ("airbench", (32, 32, 128, 256)),
     "vgg16": ("vgg", ((64, 64), (128, 128), (256,) * 3, (512,) * 3, (512,) * 3)),
     "wrn28_10": ("wrn", (28, 10, 1)),
     "resnet18": ("torchvision", "resnet18"),
@@ -24,7 +25,7 @@ NETWORKS: dict[str, tuple[str, Any]] = {
     "inception_v3": ("torchvision", "inception_v3"),
 }
 CUTTABLE = tuple(name for name, (kind, _) in NETWORKS.items()
-                 if kind in ("strided", "vgg", "wrn") or name == "densenet121")
+                 if kind in ("strided", "vgg", "airbench", "wrn") or name == "densenet121")
 """Those with a BatchNorm before their head, where Kim et al. (2021) cut."""
 
 

@@ -79,6 +79,9 @@ ARITHMETIC = {
     # the same without bias, and two pairs of convolutions inside their shortcuts
     "resnet9": sum(9 * a * b + 2 * b for a, b in ((3, 32), (32, 64), (64, 128), (128, 256))) + 10 * 257
     + sum(18 * a * a + 4 * a for a in (64, 256)),
+    # no bias; two convolutions in each group but the first, each with BatchNorm
+    "airbench": sum(9 * a * b + 2 * b for a, b in ((3, 32), (32, 32), (32, 32), (32, 128), (128, 128), (128, 256),
+                                                   (256, 256))) + 10 * 257,
     # 16-channel stem; per group one block: two convolutions, shortcut, BatchNorm on the way in and between
     "wrn_small": 27 * 16 + 2 * 128 + 10 * 129
     + sum(9 * a * b + 9 * b * b + a * b + 2 * a + 2 * b for a, b in ((16, 32), (32, 64), (64, 128))),

@@ -28,7 +28,7 @@ METHODS = ("ADV", "TRADES", "MART", "TRADES-K", "MART-K")
 PRECISIONS = ("auto", "float32", "bfloat16")
 NEEDS_TRUTH = "# planted world only"  # the first line of a cell that runs on planted images alone
 AT_MOST = (("attack_size", "test_size"), ("costly_size", "attack_size"), ("costly_size", "test_size"),
-           ("construct_size", "train_size"))
+           ("construct_size", "train_size"), ("match_size", "construct_size"))
 MASKED = {"05_ib_distillation": 0, "06_feature_visualization": 0, "07_correlation_tables": 0, "08_nrf_attack": 0,
           "12_three_definitions": -1}  # chapters that mask channels, and from which of the table's networks on
 
@@ -129,6 +129,7 @@ class Parameters(BaseModel):
     table_epochs: Count = Field(ge=1, le=10_000, description="passes for the table's networks")
     autoattack: Annotated[str, _one_of(AUTOATTACKS)]
     construct_size: Count = Field(ge=20, le=1_000_000, description="training images that a set is made from")
+    match_size: Count = Field(ge=20, le=1_000_000, description="training images that D_R and D_NR are made from")
     match_steps: Count = Field(ge=1, le=100_000, description="steps that make an image of D_R or D_NR")
     d_r_step_size: StepSize = Field(description="their L2 length, D_R")
     d_nr_step_size: StepSize = Field(description="their L2 length, D_NR")

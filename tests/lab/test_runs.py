@@ -143,6 +143,8 @@ def test_more_images_cannot_be_attacked_than_there_are() -> None:
      "costly_size = 12: expected at most test_size = 11"),
     ({"construct_size": 201}, ("construct_size", "train_size"),
      "construct_size = 201: expected at most train_size = 200"),
+    ({"match_size": 101}, ("match_size", "construct_size"),
+     "match_size = 101: expected at most construct_size = 100"),
 ])
 def test_sizes_that_do_not_go_together(given: dict[str, int], allowed: tuple[str, ...], message: str) -> None:
     with pytest.raises(ParameterError, match=re.escape(message)):
@@ -156,7 +158,7 @@ def test_no_more_images_than_a_folder_holds(tmp_path: Path) -> None:
                           ({"train_size": 20, "test_size": 11}, f"test_size = 11: {tmp_path}/test holds 10 images")):
         with pytest.raises(ParameterError, match=re.escape(message)):
             resolve(given | more, ALLOWED)
-    sizes = {"train_size": 20, "test_size": 10, "construct_size": 20}
+    sizes = {"train_size": 20, "test_size": 10, "construct_size": 20, "match_size": 20}
     assert resolve(given | sizes, ALLOWED).train_size == 20
     assert resolve(given, {"profile", "dataset", "attack_size"}).train_size == 200  # which this chapter does not use
 
@@ -176,7 +178,7 @@ def test_chapters_that_need_more_than_one_network_or_test_images_to_spare() -> N
 
 def test_sizes_that_a_chapter_lacks_follow() -> None:
     found = resolve({"profile": "quick", "test_size": 40, "train_size": 30}, {"profile", "test_size", "train_size"})
-    assert (found.attack_size, found.costly_size, found.construct_size) == (40, 40, 30)
+    assert (found.attack_size, found.costly_size, found.construct_size, found.match_size) == (40, 40, 30, 30)
     kept = resolve({"profile": "quick", "test_size": 400}, {"profile", "test_size"})
     usual = resolve({"profile": "quick"}, {"profile"})
     assert resolve({"profile": "gpu"}, ALLOWED).dataset == "cifar10"
@@ -266,7 +268,7 @@ def test_any_text_is_a_number_in_range_or_one_line(name: str, text: str) -> None
 
 
 def test_the_numbers_are_most_parameters() -> None:
-    assert len(NUMBERS) == 19
+    assert len(NUMBERS) == 20
     assert {"eps", "d_r_step_size", "d_nr_step_size", "seeds"} <= set(NUMBERS)
 
 
