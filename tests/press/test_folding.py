@@ -84,3 +84,10 @@ def test_a_folded_section_keeps_its_heading_and_tells_its_verdicts() -> None:
     summary = page.partition("</summary>")[0]
     assert VERDICT.claim.paraphrase in summary
     assert "<a" not in summary
+
+
+def test_a_box_names_no_result_by_its_id() -> None:
+    assert folding.plain("not comparable (known.DM, known.CL: not measured)") == (
+        "not comparable (a control that it asks for was not measured)")
+    for words in ("held", "not comparable (1 seed, the claim asks for 3)", "held, fragile (q = 0.060)"):
+        assert folding.plain(words) == words

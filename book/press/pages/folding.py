@@ -38,7 +38,9 @@ MEANT = {  # words of verdicts that do not say it themselves -> what they mean
     "recovers the known truth": "Known truth: the answer was planted, and the method finds it or not.",
     "control failed": "Control failed: what the claim stands on did not hold, so nothing follows.",
     "at the floor": "At the floor: nothing is left that could be compared.",
+    "not comparable": "Not comparable: measured, but not judged, for the reason given.",
 }
+ABSENT = re.compile(r"\([^)]*: not measured\)")  # names results by id, which the ledger explains
 FOLDED = "folded"  # tag of a cell whose section is folded, and the comment below its heading
 OPEN = '<details class="part"><summary></summary>'
 SECTION = re.compile(rf"{OPEN}(.*?)</details><!--part-->", re.DOTALL)
@@ -88,6 +90,11 @@ def box(inner: str, words: str, kind: str = "numbers") -> str:
     return f'<details class="{kind}"><summary>{words}</summary>{inner}</details>'
 
 
+def plain(words: str) -> str:
+    """The words of a verdict without the ids of results."""
+    return ABSENT.sub("(a control that it asks for was not measured)", words)
+
+
 def finish(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: nodes.document) -> None:
     """On ``html-page-context``: fold what is the same on every page."""
     if "body" not in context or number_of(pagename) is None:
@@ -127,7 +134,8 @@ class Verdicts(HtmlDirective):
         entries = [found[id] for id in wanted]
         address = partial(self.env.app.builder.get_relative_uri, self.env.docname)
         meant = [words for word, words in MEANT.items() if any(word in entry.words for entry in entries)]
-        return filled("verdicts", entries=entries, meant=meant, ledger=address("book/ledger"),
+        told = {entry.claim.id: plain(entry.words) for entry in entries}
+        return filled("verdicts", entries=entries, told=told, meant=meant, ledger=address("book/ledger"),
                       reading=address("book/reading"))
 
 
