@@ -210,8 +210,8 @@ def older_claims(chapter: Chapter, stamp: Mapping[str, Any] | None) -> str:
     """What the head of a page says where criteria or code have changed since its edition was recorded."""
     if not stamp or not _changed(chapter, stamp) & CHANGED.keys():
         return ""
-    return ("Verdicts within its sections are by the criteria of that day, those at its head and in the {doc}`ledger "
-            "</book/ledger>` by today's; what the text has gained since has no result here.")
+    return ("Verdicts at the top of this page and in the {doc}`ledger </book/ledger>` are by today's criteria, those "
+            "further down by the criteria of the day of the run. Parts that were added since show no result.")
 
 
 def _changed(chapter: Chapter, stamp: Mapping[str, Any]) -> set[str]:

@@ -234,7 +234,7 @@ def test_a_box_of_verdicts_says_what_its_words_mean(pages: dict[str, str]) -> No
     assert shown
     box, meant = shown.groups()
     assert re.findall(r"<strong>(. [^<]*):</strong>", box) == ["✓ recovers the known truth: yes", "· not run"]
-    assert meant.startswith("Known truth: the answer was planted, and the method finds it or not. <a")
+    assert meant.startswith("Known truth: the answer was planted, and the method finds it or not. In brackets: ")
     assert "Direction" not in meant  # no box says so
     assert 'href="book/reading.html#verdicts"' in meant
 

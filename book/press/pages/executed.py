@@ -135,7 +135,7 @@ def head(chapter: Chapter, record: Record) -> str:
     """The line at the head of a page: which run it shows, and folded below what came out otherwise than in the book."""
     edition = of_the_book(chapter.name)
     if not edition or is_the_books({**known(), chapter.name: record}, chapter.name):
-        return f"Shown here: {described(record)}, {record.finished.date()}."
+        return f"Shown here: the run {described(record)}, {record.finished.date()}."
     book = {entry.claim.id: entry.state for entry in ledger.of_the_book()}
     other = [f"- {{claim}}`{entry.claim.id}`: {entry.state}, in the book {book[entry.claim.id]}"
              for entry in ledger.entries() if entry.claim.chapter == chapter.name and entry.verdict
