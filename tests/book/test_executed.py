@@ -226,12 +226,13 @@ def ran_on(place: Path, dataset: str, **changes: object) -> Chapter:
 
 
 def test_what_needs_a_known_truth_is_shown_from_planted_images(editions_of_both: Path) -> None:
-    """One line stands above cells that follow each other; a cell that the edition does not have stays as it is."""
+    """One line stands above cells that follow each other, another in place of those that the edition does not have."""
     chapter = ran_on(editions_of_both, "folder:photographs")
     shown = executed.with_controls(chapters.read(chapter.twin).cells, chapter)
-    words = ("Needs a known truth, so it is shown from edition **planted** on planted images (2,000 to test, 5 seeds).")
-    assert [cell.source for cell in shown] == [
-        "a ran", f":::{{container}} shown-controls\n{words}\n:::", "b of planted", "c of planted", "d ran"]
+    edition = "edition **planted** on planted images (2,000 to test, 5 seeds)"
+    words, older = (f":::{{container}} shown-controls\nNeeds a known truth, {rest}.\n:::" for rest in (
+        f"so it is shown from {edition}", f"and is newer than {edition}, so no result is shown"))
+    assert [cell.source for cell in shown] == ["a ran", words, "b of planted", "c of planted", older]
     planted = ran_on(editions_of_both, "planted")
     assert [cell.source for cell in executed.with_controls(chapters.read(planted.twin).cells, planted)] == [
         "a ran", "b ran", "c ran", "d ran"]

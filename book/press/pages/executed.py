@@ -101,7 +101,7 @@ def merged(source: nbformat.NotebookNode, twin: nbformat.NotebookNode) -> list[n
 def with_controls(cells: list[nbformat.NotebookNode], chapter: Chapter) -> list[nbformat.NotebookNode]:
     """The cells of a page; those that need a known truth from an edition on planted images, where the run has none.
 
-    A line above them says which edition that is.
+    A line above them says which edition that is; one in place of them, that it is older than they are.
     """
     edition = of_the_controls(chapter.name)
     if not edition or not chapter.record or chapter.record.dataset == "planted":
@@ -109,15 +109,17 @@ def with_controls(cells: list[nbformat.NotebookNode], chapter: Chapter) -> list[
     path = EDITIONS / edition / chapter.source.name
     theirs = {cell.id: cell for cell in read(path).cells} if path.exists() else {}
     marked = {cell.id for cell in code_cells(read(chapter.source)) if cell.source.startswith(NEEDS_TRUTH)}
-    words = f"Needs a known truth, so it is shown from edition {described(find(edition, chapter.name))}."
-    line = f":::{{container}} shown-controls\n{words}\n:::"
-    shown, last = [], ""
+    from_there = f"edition {described(find(edition, chapter.name))}"
+    words = {True: f"Needs a known truth, so it is shown from {from_there}.",
+             False: f"Needs a known truth, and is newer than {from_there}, so no result is shown."}
+    shown, before = [], None
     for cell in cells:
-        if cell.id in marked & theirs.keys():
-            shown += [nbformat.v4.new_markdown_cell(line)] * (last not in marked) + [theirs[cell.id]]
-        else:
-            shown.append(cell)
-        last = cell.id
+        there = cell.id in theirs if cell.id in marked else None
+        if there not in (None, before):
+            shown.append(nbformat.v4.new_markdown_cell(f":::{{container}} shown-controls\n{words[there]}\n:::"))
+        if there is not False:
+            shown.append(theirs[cell.id] if there else cell)
+        before = there
     return shown
 
 
