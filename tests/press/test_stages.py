@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import psutil
 import pytest
 
 from book.press import chapters, stages
@@ -108,7 +109,9 @@ def test_a_stage_runs_once_at_a_time_and_when_killed_goes_on_from_the_store(book
             assert second.stdout is not None
             assert second.stdout.readline() == "stage 1 of edition 'quick' is running already: waiting for its end\n"
             second.kill()
+        kernels = psutil.Process(process.pid).children(recursive=True)
         os.kill(process.pid, signal.SIGKILL)
+    assert not psutil.wait_procs(kernels, timeout=60)[1]  # they look for their parent once a second
     assert "stopped" in stages.table("quick").splitlines()[1]
     (book / "go").touch()
     assert main(["stage", "quick", "1"]) == 0
