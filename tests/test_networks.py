@@ -103,6 +103,15 @@ def test_torchvision_networks_differ_from_torchvision_in_stem_and_classes_only(n
     assert ours == sum(parameter.numel() for parameter in theirs.parameters()) - stem
 
 
+def test_airbench_pools_before_its_batchnorm() -> None:
+    model = networks.build("airbench").eval()
+    assert model.cuts[4:11] == ("block1.conv1", "block1.pool", "block1.bn1", "block1.relu1", "block1.conv2",
+                                "block1.bn2", "block1.relu2")
+    with torch.no_grad():
+        shapes = [tuple(model.features(X, at).shape[1:]) for at in ("block0.relu1", "block1.bn1", "block3.relu2")]
+    assert shapes == [(32, 32, 32), (32, 16, 16), (256, 4, 4)]
+
+
 def test_small_networks_stand_for_those_of_the_paper() -> None:
     originals = {name: original(name) for name in NETWORKS if original(name)}
     assert originals == dict.fromkeys(("vgg_small", "vgg_narrow", "vgg_wide", "vgg_deep", "vgg16"), "VGG-16") | (
