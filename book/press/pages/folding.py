@@ -34,7 +34,7 @@ from book.press.pages.templates import html as filled
 from nbutils.lab import claims
 
 MEANT = {  # words of verdicts that do not say it themselves -> what they mean
-    "direction": "Direction: networks smaller than the paper's, so the sign is judged and not the size.",
+    "direction": "Direction: networks smaller than the paper's, so the criterion is ours and not the paper's number.",
     "recovers the known truth": "Known truth: the answer was planted, and the method finds it or not.",
     "control failed": "Control failed: what the claim stands on did not hold, so nothing follows.",
     "at the floor": "At the floor: nothing is left that could be compared.",
