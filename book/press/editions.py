@@ -210,8 +210,9 @@ def older_claims(chapter: Chapter, stamp: Mapping[str, Any] | None) -> str:
     """What the head of a page says where criteria or code have changed since its edition was recorded."""
     if not stamp or not _changed(chapter, stamp) & CHANGED.keys():
         return ""
-    return ("Verdicts at the top of this page and in the {doc}`ledger </book/ledger>` are by today's criteria, those "
-            "further down by the criteria of the day of the run. Parts that were added since show no result.")
+    return ("Verdicts are by today's criteria; where the day of the run judged otherwise, a box says so. Tables are as "
+            "the run printed them: their intervals may leave out what the number of images adds. Parts that are newer "
+            "than the run show no result.")
 
 
 def _changed(chapter: Chapter, stamp: Mapping[str, Any]) -> set[str]:

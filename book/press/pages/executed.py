@@ -9,6 +9,10 @@ says where that came from. Cells that need a known truth are shown from an editi
 """
 
 import os
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+from html import escape
 from pathlib import Path
 
 import nbformat
@@ -29,6 +33,7 @@ from book.press.editions import (
     of_the_controls,
     older_claims,
 )
+from book.press.ledger import Entry
 from book.press.pages import ledger
 from book.press.pages.folding import tagged
 from book.press.pages.records import MARK, is_the_books, known
@@ -37,6 +42,8 @@ from nbutils.lab.results import MIME, Record
 from nbutils.messages import counted
 
 logger = logging.getLogger(__name__)
+JUDGED = re.compile(r'<div class="verdict [^"]*" id="claim-([a-z0-9-]+)"><p><strong>\S+ (.*?)</strong>.*?</div>',
+                    re.DOTALL)
 NOT_RECORDED = "Not yet recorded"
 
 
@@ -60,6 +67,7 @@ def show_twin(app: Sphinx, docname: str, source: list[str]) -> None:
         if chapter.record:
             title, rest = split(twin.cells[0].source)
             older = older_claims(chapter, twin.metadata.get("edition"))
+            judged_today(twin.cells, ledger.entries())
             line = f"::::{{container}} shown-run\n{head(chapter, chapter.record)}\n\n{older}\n::::"
             twin.cells[0].source = "\n\n".join([title, line, rest])
         if stamp := twin.metadata.pop("edition", None):
@@ -121,6 +129,28 @@ def with_controls(cells: list[nbformat.NotebookNode], chapter: Chapter) -> list[
             shown.append(theirs[cell.id] if there else cell)
         before = there
     return shown
+
+
+def judged_today(cells: Iterable[nbformat.NotebookNode], entries: Iterable[Entry]) -> None:
+    """Put the verdicts of today's criteria in the place of those that a run printed, which are named where they differ.
+
+    A claim that today asks for what the run has not measured keeps its verdict, as that of an earlier criterion.
+    """
+    found = {entry.claim.id: entry for entry in entries}
+
+    def again(box: re.Match[str]) -> str:
+        entry = found.get(box[1])
+        if entry is None:
+            return box[0]
+        if entry.verdict is None:
+            return box[0].replace(box[2], f"{box[2]} (by an earlier criterion)", 1)
+        then = "" if escape(entry.verdict.words) == box[2] else f" On the day of the run: {box[2]}."
+        now = replace(entry.verdict, words=entry.words)
+        return now._repr_html_().removesuffix("</p></div>") + f"{then}</p></div>"
+
+    for output in (output for cell in cells for output in cell.get("outputs", [])):
+        if "text/html" in output.get("data", {}):
+            output.data["text/html"] = JUDGED.sub(again, output.data["text/html"])
 
 
 def described(record: Record) -> str:
