@@ -2,6 +2,7 @@
 
 import re
 
+import pytest
 from docutils import nodes
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
@@ -50,10 +51,11 @@ def test_notes_small_print_and_tables_beside_their_picture_are_folded() -> None:
     assert page.count("<details") == page.count("</details>") == 7
 
 
-def test_code_of_the_engine_is_folded_under_its_name() -> None:
-    code = ('<div class="highlight-default notranslate"><div class="highlight"><pre><span class="nf">step</span></pre>'
-            "</div>\n</div>")
-    assert finished(code) == folding.box(code, "In code: <code>step</code>", "code")
+@pytest.mark.parametrize(("kind", "name"), [("nf", "step"), ("nc", "PGD"), ("fm", "__call__")])  # as Pygments has it
+def test_code_of_the_engine_is_folded_under_its_name(kind: str, name: str) -> None:
+    code = (f'<div class="highlight-default notranslate"><div class="highlight"><pre><span class="{kind}">{name}</span>'
+            "</pre></div>\n</div>")
+    assert finished(code) == folding.box(code, f"In code: <code>{name}</code>", "code")
 
 
 def test_cells_have_the_tags_of_today_and_gone_code_is_folded() -> None:

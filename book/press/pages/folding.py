@@ -48,7 +48,7 @@ CAPTION = re.compile(r'<figcaption>(.*?)(?: <span class="stamp".*?)?</figcaption
 FIGURE = re.compile(r"<figure\b.*?</figure>", re.DOTALL)
 CODE = re.compile(r'<div class="highlight-default notranslate"><div class="highlight"><pre>.*?</pre></div>\s*</div>',
                   re.DOTALL)
-NAME = re.compile(r'<span class="n[fc]">(\w+)</span>')
+NAME = re.compile(r'<span class="(?:n[fc]|fm)">(\w+)</span>')
 VERDICT = re.compile(r'(<div class="verdict [^>]*>)<p><strong>(.*?)</strong> (<(?:a|span) class="claim-id".*?)</p>'
                      r"<p>(.*?)</p><p>Measured: (.*?)(<a\b.*?</a>)(.*?)</p></div>", re.DOTALL)
 TOLD = re.compile(r'<div class="(verdict [^"]*)"[^>]*><p>(.*?)</p>', re.DOTALL)
