@@ -33,7 +33,7 @@ DEFAULT = "quick"  # what runs of other profiles are compared with
 BEST = "best"  # of each chapter the first edition in book/editions/order.yml that has it
 SILENT = {"engine": "the code of `nbutils`", "published": "the table of published numbers"}  # the page says it, no more
 CHANGED = {"code": "The chapter's code has changed since; shown is the code that ran.",
-           "criteria": "Criteria of its claims have changed since; verdicts on this page are by those of then."}
+           "criteria": "Criteria of its claims have changed since; its verdicts are by those of today."}
 ASKED = {"id", "role", "statistic", "criterion", "gates", "arms", "least_n", "least_seeds", "threat"}  # of a claim
 LIMIT = 2_000_000  # bytes of one notebook; the repository keeps every version of it
 
@@ -210,9 +210,9 @@ def older_claims(chapter: Chapter, stamp: Mapping[str, Any] | None) -> str:
     """What the head of a page says where criteria or code have changed since its edition was recorded."""
     if not stamp or not _changed(chapter, stamp) & CHANGED.keys():
         return ""
-    return ("Verdicts are by today's criteria; where the day of the run judged otherwise, a box says so. Tables are as "
-            "the run printed them: their intervals may leave out what the number of images adds. Parts that are newer "
-            "than the run show no result.")
+    return ("Verdicts are by today's criteria; where the day of the run judged otherwise, or by a criterion that this "
+            "run cannot answer today, a box says so. Tables are as the run printed them: their intervals may leave out "
+            "what the number of images adds. Parts that are newer than the run show no result.")
 
 
 def _changed(chapter: Chapter, stamp: Mapping[str, Any]) -> set[str]:
