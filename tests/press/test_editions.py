@@ -308,7 +308,7 @@ def change_criterion(source: Path, patch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("change", "words"), [
     (change_code, "The chapter's code has changed since; shown is the code that ran."),
     (change_profile, "Its parameters have changed since: it ran with steps = 20 where it is 60 now."),
-    (change_criterion, "Criteria of its claims have changed since; verdicts on this page are by those of then.")])
+    (change_criterion, "Criteria of its claims have changed since; its verdicts are by those of today.")])
 def test_what_has_changed_since_is_said_on_the_page(book: Path, tmp_path: Path, change: Any, words: str,
                                                    monkeypatch: pytest.MonkeyPatch) -> None:
     editions.keep("quick")
