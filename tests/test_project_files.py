@@ -211,6 +211,7 @@ def test_a_sound_file_is_read_and_one_that_cannot_be_is_named(name: str, project
     ("book/editions/smoke/01_x.json", "0.25", "0.75", "its record was changed by hand"),
     ("book/editions/planted/01_x.ipynb", "one", "two", "planted/01_x.ipynb: changed by hand since it was recorded"),
     ("notebooks/01_x.ipynb", '"cell_type"', '"kind"', "not a notebook"),
+    ("notebooks/01_x.ipynb", '"nbformat_minor": 5', '"nbformat_minor": null', "not a notebook (AssertionError"),
 ])
 def test_the_line_names_the_fault(name: str, old: str, new: str, words: str, project: Path) -> None:
     text = FILES[name][0]

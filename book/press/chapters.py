@@ -125,7 +125,8 @@ def read(path: Path) -> nbformat.NotebookNode:
         notebook = nbformat.convert(nbformat.reader.reads(text), 4)
         with warnings.catch_warnings(action="ignore"):  # a cell without an id gets one
             nbformat.validate(notebook)
-    except (ValueError, AttributeError, LookupError, TypeError, RecursionError, nbformat.ValidationError) as error:
+    except (ValueError, AssertionError, AttributeError, LookupError, TypeError, RecursionError,
+            nbformat.ValidationError) as error:
         fault = str(error).strip().partition("\n")[0]
         raise ValueError(f"{path}: not a notebook ({one_line(type(error).__name__, fault)})") from None
     return notebook

@@ -24,7 +24,7 @@ from nbutils.machine import ROOT
 
 REVEAL = "5.2.1"
 RUNS = EDITIONS / "planted"
-SHOWN = ('<figure class="picture"', '<div class="result-table"', '<div class="verdict')
+SHOWN = ('<figure class="picture', '<div class="result-table"', '<div class="verdict')
 PASSED_OVER = ("Parameters", "Exercises", "Run card")
 # Directives whose content is no prose.
 HIDDEN = r"^(`{3,})\{(?:literalinclude|math|exercise|picture|solution|verdicts)[^\n]*\n.*?^\1$"

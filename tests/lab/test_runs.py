@@ -177,8 +177,8 @@ def test_chapters_that_need_more_than_one_network_or_test_images_to_spare() -> N
 
 
 def test_sizes_that_a_chapter_lacks_follow() -> None:
-    found = resolve({"profile": "quick", "test_size": 40, "train_size": 30}, {"profile", "test_size", "train_size"})
-    assert (found.attack_size, found.costly_size, found.construct_size, found.match_size) == (40, 40, 30, 30)
+    found = resolve({"profile": "quick", "test_size": 20, "train_size": 30}, {"profile", "test_size", "train_size"})
+    assert (found.attack_size, found.costly_size, found.construct_size, found.match_size) == (20, 20, 30, 30)
     kept = resolve({"profile": "quick", "test_size": 400}, {"profile", "test_size"})
     usual = resolve({"profile": "quick"}, {"profile"})
     assert resolve({"profile": "gpu"}, ALLOWED).dataset == "cifar10"
