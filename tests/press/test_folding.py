@@ -91,5 +91,6 @@ def test_a_folded_section_keeps_its_heading_and_tells_its_verdicts() -> None:
 def test_a_box_names_no_result_by_its_id() -> None:
     assert folding.plain("not comparable (known.DM, known.CL: not measured)") == (
         "not comparable (a control that it asks for was not measured)")
+    assert folding.plain("control failed (known.DM: 0.1 [0.0, 0.2], needed: above 0.5 (all))") == "control failed"
     for words in ("held", "not comparable (1 seed, the claim asks for 3)", "held, fragile (q = 0.060)"):
         assert folding.plain(words) == words

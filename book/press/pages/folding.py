@@ -41,6 +41,7 @@ MEANT = {  # words of verdicts that do not say it themselves -> what they mean
     "not comparable": "Not comparable: measured, but not judged, for the reason given.",
 }
 ABSENT = re.compile(r"\([^)]*: not measured\)")  # names results by id, which the ledger explains
+FAILED = re.compile(r"(control failed) \(.*\)")  # the same
 FOLDED = "folded"  # tag of a cell whose section is folded, and the comment below its heading
 OPEN = '<details class="part"><summary></summary>'
 SECTION = re.compile(rf"{OPEN}(.*?)</details><!--part-->", re.DOTALL)
@@ -92,7 +93,7 @@ def box(inner: str, words: str, kind: str = "numbers") -> str:
 
 def plain(words: str) -> str:
     """The words of a verdict without the ids of results."""
-    return ABSENT.sub("(a control that it asks for was not measured)", words)
+    return FAILED.sub(r"\1", ABSENT.sub("(a control that it asks for was not measured)", words))
 
 
 def finish(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: nodes.document) -> None:
