@@ -276,14 +276,15 @@ def test_a_page_has_one_verdict_for_a_claim() -> None:
     """That of today's criterion; where the day of the run said otherwise, the box names that, too."""
     first, second = CLAIMS[:2]
     found = Result.of("x", "x", [0.5, 0.5], n=10)
-    boxes = {claim.id: Verdict(claim, found, "held", "held & done")._repr_html_() for claim in (first, second)}
+    told = ((first, "held & done"), (second, "held"))  # the second is a word of its box's class, too
+    boxes = {claim.id: Verdict(claim, found, "held", words)._repr_html_() for claim, words in told}
     cell = nbformat.v4.new_code_cell("judge", outputs=[
         nbformat.v4.new_output("display_data", {"text/html": f"<p>a</p>{''.join(boxes.values())}<p>b</p>"})])
     now = Verdict(first, found, "not held", "not held")
     executed.judged_today([cell], [Entry(first, now, None, None), Entry(second, None, None, None)])
     shown = cell.outputs[0].data["text/html"]
     today = now._repr_html_().removesuffix("</p></div>") + " On the day of the run: held &amp; done.</p></div>"
-    unmeasured = boxes[second.id].replace("held &amp; done", "held &amp; done (by an earlier criterion)")
+    unmeasured = boxes[second.id].replace("✓ held", "✓ held (by an earlier criterion)")
     assert shown == f"<p>a</p>{today}{unmeasured}<p>b</p>"
     executed.judged_today([cell], [])
     assert cell.outputs[0].data["text/html"] == shown

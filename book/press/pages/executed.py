@@ -143,7 +143,7 @@ def judged_today(cells: Iterable[nbformat.NotebookNode], entries: Iterable[Entry
         if entry is None:
             return box[0]
         if entry.verdict is None:
-            return box[0].replace(box[2], f"{box[2]} (by an earlier criterion)", 1)
+            return box[0].replace("</strong>", " (by an earlier criterion)</strong>", 1)
         then = "" if escape(entry.verdict.words) == box[2] else f" On the day of the run: {box[2]}."
         now = replace(entry.verdict, words=entry.words)
         return now._repr_html_().removesuffix("</p></div>") + f"{then}</p></div>"
