@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.optimize import minimize
 from torch import Tensor, nn
 
 from nbutils import store, training
@@ -62,7 +64,7 @@ def linear_probe(encoder: Encoder, images: ImageSet, penalty: float = 1e-4, name
     """The encoder with the best linear head on it, a classifier with the cuts "encoder", "standardize" and "linear".
 
     The head minimises mean cross-entropy + penalty / 2 times the squared weights (not the biases) on features that are
-    first standardised, channel by channel; L-BFGS on all of them at once, from zero, so nothing is random. The
+    first standardised, channel by channel; L-BFGS (SciPy) on all of them at once, from zero, so nothing is random. The
     encoder's weights are shared, not copied; `finetuned` copies.
 
     Args:
@@ -91,20 +93,17 @@ def logistic_regression(z: Tensor, y: Tensor, num_classes: int, penalty: float) 
     """Weights (K, D) and biases (K,) in float64 for features z (N, D), of about unit scale, and labels y (N,); see
     `linear_probe`."""
     z = z.double()
-    weight = torch.zeros(num_classes, z.shape[1], dtype=z.dtype, requires_grad=True)
-    bias = torch.zeros(num_classes, dtype=z.dtype, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weight, bias], max_iter=500, tolerance_grad=1e-7, tolerance_change=1e-12,
-                                  history_size=20, line_search_fn="strong_wolfe")
 
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = _probe_loss(z, y, weight, bias, penalty)
-        loss.backward()
-        return loss
+    def loss_and_slope(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        head = torch.from_numpy(flat).view(num_classes, -1).requires_grad_()
+        loss = _probe_loss(z, y, head[:, :-1], head[:, -1], penalty)
+        return loss.item(), torch.autograd.grad(loss, head)[0].numpy().ravel()
 
     with torch.enable_grad():
-        optimizer.step(closure)
-    return weight.detach(), bias.detach()
+        best = minimize(loss_and_slope, np.zeros(num_classes * (z.shape[1] + 1)), jac=True, method="L-BFGS-B",
+                        options={"maxiter": 500, "maxcor": 20, "gtol": 1e-7, "ftol": 0})
+    head = torch.from_numpy(best.x).view(num_classes, -1)
+    return head[:, :-1], head[:, -1]
 
 
 def _probe_loss(z: Tensor, y: Tensor, weight: Tensor, bias: Tensor, penalty: float) -> Tensor:
