@@ -107,28 +107,36 @@ def test_the_record_in_a_run_card_is_not_shown(build: Callable) -> None:
     assert "the record" not in page
 
 
-@pytest.mark.parametrize(
-    ("twin", "place", "reason"),
-    [
+def test_no_page_from_runs_that_do_not_count(build: Callable, tmp_path: Path) -> None:
+    """Five chapters of one book, each with another reason."""
+    runs = [
         (None, "twin", "not run"),
         (notebook(code="6 * 8"), "twin", "stale since its code was edited"),
         (notebook(ERROR), "twin", "failed in cell 1 of 1: KeyError"),
         (notebook(ERROR), "partial", "failed in cell 1 of 1: KeyError"),
         (notebook(), "partial", "stopped between two cells"),
-    ],
-)
-def test_no_page_from_a_run_that_does_not_count(
-    build: Callable, twin: nbformat.NotebookNode | None, place: str, reason: str
-) -> None:
-    status, messages, _ = build(twin, place)
+    ]
+    chapters = [Chapter(tmp_path / "book" / f"{number:02}_x.ipynb", "quick") for number in range(1, 6)]
+    for chapter, (twin, place, _) in zip(chapters, runs, strict=True):
+        source = notebook()
+        source.cells[0].source = source.cells[0].source.replace("label", f"label-{chapter.name}")
+        nbformat.write(source, chapter.source)
+        if twin:
+            nbformat.write(twin, getattr(chapter, place))
+    contents = "\n".join(chapter.name for chapter in chapters)
+    (tmp_path / "book" / "index.md").write_text(INDEX.replace("01_x", contents))
+    status, messages, _ = build(None)
     assert status != 0
-    assert f"01_x at profile quick: {reason}" in messages
-    status, messages, page = build(None, incomplete=True)
+    assert "01_x at profile quick: not run" in messages  # it stops at the first; the others are refused alike
+    status, messages, _ = build(None, incomplete=True)
     assert (status, messages) == (0, "")
-    assert "no finished run" in page
-    assert reason in page
-    assert 'id="label"' in page
-    assert ("01_x.partial.ipynb" in page) == (place == "partial")
+    for chapter, (_, place, reason) in zip(chapters, runs, strict=True):
+        assert chapter.state().status != "ok"
+        page = (tmp_path / "book" / "html" / f"{chapter.name}.html").read_text()
+        assert "no finished run" in page
+        assert reason in page
+        assert f'id="label-{chapter.name.replace("_", "-")}"' in page
+        assert (f"{chapter.name}.partial.ipynb" in page) == (place == "partial")
 
 
 def test_a_bare_picture_is_refused(build: Callable) -> None:
