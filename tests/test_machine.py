@@ -260,6 +260,16 @@ def test_the_cause_of_the_engine_is_shown(plain: pytest.MonkeyPatch, tmp_path: P
     assert_one_line(lambda: make._graph("all"), ["snakemake: ", ".snakemake'", "remove .snakemake, the notes on"])
 
 
+@pytest.mark.parametrize("home", ["/proc", "{there}", "{there}/no"], ids=["not even by root", "writable", "not there"])
+def test_a_home_that_cannot_be_written_is_replaced(home: str, plain: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    plain.setattr(make, "_to_make", lambda target: [])
+    plain.setenv("HOME", home.format(there=tmp_path))
+    plain.setattr(os, "environ", dict(os.environ))
+    make.build_dir().mkdir(parents=True)
+    assert make._graph("all") == 0
+    assert os.environ["HOME"] == (str(tmp_path) if home == "{there}" else str(make.build_dir() / "home"))
+
+
 @pytest.mark.parametrize(("change", "words"), [
     ({"chapter": "01_knwn"}, "no chapter '01_knwn'; did you mean '01_known_features'?"),
     ({"paper": "kim2012"}, "paper 'kim2012': not in book/references.bib; did you mean 'kim2021'?")])

@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -132,7 +133,9 @@ def _graph(target: str) -> int:
     Raises:
         ValueError: nothing can be run, in one line.
     """
-    if not os.access(Path.home(), os.W_OK):
+    try:
+        tempfile.TemporaryFile(dir=Path.home()).close()  # permission alone says little: root has it in /proc
+    except OSError:
         home = build_dir() / "home"
         home.mkdir(exist_ok=True)
         data = os.environ.get("NBUTILS_DATA") or str(Path.home() / ".cache" / "nbutils")
