@@ -360,7 +360,7 @@ for variable in ("PROFILE", "EDITION", "STAGE", "PORT", "NBUTILS_BUILD", "CHAPTE
         def _(book: Book, variable: str = variable, text: str = text) -> str:
             target = {"STAGE": "stage", "PORT": "serve"}.get(variable, "book")
             extra = {"EDITION": "planted"} if variable == "STAGE" else {}
-            runs = variable == "NBUTILS_BUILD"  # any name will do for a folder, so that a chapter runs
+            runs = variable in ("NBUTILS_BUILD", "PYTHON")  # any name will do, where all is installed: a chapter runs
             run = book.make(target, *["CHAPTER=01"] * runs, seconds=400 if runs else 60, **extra | {variable: text})
             found = list(book.root.rglob("bad")) + list(book.home.rglob("bad"))
             return f"the shell ran it: {found}" if found else "works" if TRACEBACK not in run.output else run.output
