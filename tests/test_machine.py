@@ -137,6 +137,9 @@ def test_clean_deletes_only_what_is_marked(own_build: Path, monkeypatch: pytest.
     environment.take(own_build)  # a folder that looks like ours may be used, but not marked
     assert_one_line(environment.clean, [str(own_build)])
     assert (own_build / "results" / "thesis.txt").read_text() == "mine"
+    for name in ("_build", "sweep", "home"):  # made by the book in such a folder, which the audit may have begun
+        (own_build / name).mkdir()
+    environment.take(own_build)
     (own_build / "notes.txt").touch()
     assert_one_line(lambda: environment.take(own_build), ["'notes.txt'", MARKER])
     shutil.rmtree(own_build)

@@ -19,7 +19,8 @@ from nbutils.machine import ROOT, build_dir
 
 PYTHONS = "3.11 to 3.13"
 MARKER = ".nbutils-build"
-GENERATED = ("store", "executed", "results", "editions", "_build", "oracles", "home", ".lock", MARKER)
+GENERATED = ("store", "executed", "results", "editions", "_build", "sweep", "release", "pages", "oracles", "home",
+             ".lock", MARKER)
 CACHES = (".snakemake", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis")
 
 
@@ -29,7 +30,7 @@ def is_ours(build: Path) -> bool:
 
 
 def take(build: Path) -> None:
-    """Make the build folder ours: it is created or empty, has our marker, or holds nothing but a store and its like.
+    """Make the build folder ours: it is created or empty, has our marker, or holds nothing but what we make.
 
     Raises:
         ValueError: the folder cannot be written, cannot be named in the graph, or holds what is not ours; in one line.
@@ -41,7 +42,7 @@ def take(build: Path) -> None:
     try:
         build.mkdir(parents=True, exist_ok=True)
         found = {path.name for path in build.iterdir()} - {MARKER, ".lock"}
-        foreign = sorted(found - {"store", "executed", "results", "editions"})
+        foreign = sorted(found - set(GENERATED))
         if foreign and not is_ours(build):
             raise ValueError(f"{name}: holds {foreign[0]!r}, which is not ours; expected a new folder, an empty one or "
                              f"one with the file {MARKER}")
