@@ -4,7 +4,8 @@
 
 `make` in mine.py makes the network; `normalisation` says what stands between pixels in [0, 1] and the network: "inside"
 where the network does it itself, or MEAN/STD with one number or one for each channel. The other names are parameters of
-the chapters, see book/profiles. It ends with status 1 where a health check fails, 2 where nothing can be audited.
+the chapters, see book/profiles. It ends with status 1 where a health check fails, 2 where nothing can be audited, 130
+where it is stopped.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import copy
 import importlib
 import inspect
 import os
+import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -27,6 +30,7 @@ from safetensors.torch import load_file
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import confusion_matrix
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from nbutils import features, images, robustness, store, training
 from nbutils.console import warn
@@ -52,6 +56,8 @@ CONVERT = ("python -c \"import torch; from safetensors.torch import save_file; s
 FEW = 8  # images on which the mechanics are tried
 NEAR = 0.05  # accuracies of two attacks that find the same differ by less
 YOURS = "yours"
+LIBRARIES = {"filelock", "nbutils", "numpy", "pyautoattack", "safetensors", "scipy", "sklearn", "torch", "tqdm",
+             *sys.stdlib_module_names}  # what runs during an audit beside code of others
 
 
 class Normalise(nn.Module):
@@ -75,6 +81,8 @@ class Normalise(nn.Module):
         if text == "inside":
             return cls()
         try:
+            if not re.fullmatch(r"[-+.,/0-9eE ]*", text):  # float() reads 0_5 and the digits of all scripts too
+                raise ValueError
             mean, std = (torch.tensor([float(number) for number in part.split(",")]) for part in text.split("/"))
             if {len(mean), len(std)} > {1, 3} or not std.min() > 0 or not torch.isfinite(torch.cat([mean, std])).all():
                 raise ValueError
@@ -119,65 +127,96 @@ def made(network: str, classes: int) -> nn.Module:
         classes: given to a factory that takes `num_classes`.
 
     Raises:
-        ValueError: no such module or factory, one that fails, or makes no network; in one line.
+        ValueError: no such module or factory, one that fails or ends the program, or makes no network; in one line.
     """
     module, _, factory = network.partition(":")
-    if not module or not factory:
-        raise ValueError(f"network = {short_repr(network)}: expected module:factory, such as mine:make for make() in "
-                         "mine.py")
+    words, dtype = f"network = {short_repr(network)}", torch.get_default_dtype()
+    if not all(name.isidentifier() for name in (*module.split("."), factory)) or module.endswith(".py"):
+        raise ValueError(f"{words}: expected module:factory, such as mine:make for make() in mine.py")
+    if module.partition(".")[0] in sys.stdlib_module_names:
+        raise ValueError(f"{words}: Python has a module {module!r} of its own; expected a file of another name")
+    given, sys.argv = sys.argv, sys.argv[:1]  # a module that reads its own is not given ours
     sys.path.insert(0, os.getcwd())
     try:
         importlib.import_module("nbutils.torchvision")  # of which a factory may be: it imports beside any torch
-        found = importlib.import_module(module)
-        make = getattr(found, factory, None)
-        if callable(make):
-            takes = inspect.signature(make).parameters.values()
-            asked = any(one.name == "num_classes" or one.kind is one.VAR_KEYWORD for one in takes)
-            model = make(num_classes=classes) if asked else make()
-    except Exception as error:  # whatever the code of others raises
-        raise ValueError(f"network = {network!r}: {_told(error)}") from None
+        with blamed(words), torch.enable_grad():  # which ends a mode that they set
+            found = importlib.import_module(module)
+            make = getattr(found, factory, None)
+            if callable(make):
+                takes = inspect.signature(make).parameters.values()
+                asked = any(one.name == "num_classes" or one.kind is one.VAR_KEYWORD for one in takes)
+                model = make(num_classes=classes) if asked else make()
     finally:
         sys.path.pop(0)
+        sys.argv = given
+        torch.set_default_dtype(dtype)
+    if hasattr(found, factory) and not callable(make):
+        raise ValueError(f"{words}: {factory} is a {type(make).__name__}; expected a function that makes the network")
     if not callable(make):
-        raise ValueError(f"network = {network!r}: {module} has no function {factory!r}"
+        raise ValueError(f"{words}: {module} has no function {factory!r}"
                          f"{did_you_mean(factory, [name for name in vars(found) if name[0] != '_'])}")
     if not isinstance(model, nn.Module):
-        raise ValueError(f"network = {network!r}: makes a {type(model).__name__}; expected a torch.nn.Module")
+        raise ValueError(f"{words}: makes a {type(model).__name__}; expected a torch.nn.Module")
+    if lazy := [name for name, tensor in model.state_dict().items() if is_lazy(tensor)]:
+        raise ValueError(f"{words}: {lazy[0]} has no shape yet; expected a factory that calls its lazy layers once")
     return model.float().cpu().eval()
 
 
-def _told(error: Exception) -> str:
-    """What others raised, in one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+@contextmanager
+def blamed(words: str, everything: bool = True) -> Iterator[None]:
+    """What code of others raises, an exit too, becomes a ValueError: the words, what it was, and its place in their
+    file, in one line.
+
+    everything: also what has no such place, as an error of torch has none.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # SystemExit and others that are no Exception
+        place = ""
+        for frame, line in traceback.walk_tb(error.__traceback__):
+            spec = frame.f_globals.get("__spec__")  # whose name `python -m` leaves alone
+            if not spec or spec.name.partition(".")[0] not in LIBRARIES:
+                place = f" ({os.path.relpath(frame.f_code.co_filename)}, line {line})"
+        if not (place or everything):
+            raise
+        told = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}".removesuffix(": ")
+        hint = "; expected code that does not end the program" * isinstance(error, SystemExit)
+        raise ValueError(f"{words}: {told}{place}{hint}") from None
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
     """Give the model the weights in a safetensors file.
 
     Raises:
-        ValueError: another format (the line says how to convert it), no such file, or names and shapes that are not the
-            model's; in one line.
+        ValueError: another format (the line says how to convert a pickle), no such file, or names, shapes and kinds of
+            numbers that are not the model's; in one line.
     """
-    if not path.is_file():
-        raise ValueError(f"weights = {str(path)!r}: no such file; expected one that ends in .safetensors")
-    if path.suffix != ".safetensors":
-        raise ValueError(f"weights = {str(path)!r}: expected .safetensors, for reading a pickle can run what it likes; "
-                         f"convert one that you trust with {CONVERT.format(path, path.with_suffix(''))}")
+    words = f"weights = {short_repr(str(path))}"
+    if not os.path.isfile(path):  # not Path.is_file, which stops at a name that is too long
+        raise ValueError(f"{words}: {'not a regular' if os.path.exists(path) else 'no such'} file; expected one that "
+                         "ends in .safetensors")
     try:
         weights = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"weights = {str(path)!r}: no safetensors file ({error})") from None
+        hint = (", for reading a pickle can run what it likes; convert one that you trust with "
+                f"{CONVERT.format(path, path.with_suffix(''))}") * (path.suffix.lower() != ".safetensors")
+        raise ValueError(f"{words}: no safetensors file ({error}); expected one{hint}") from None
     own = model.state_dict()
     absent, more = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     if absent or more:
-        hint = "; take 'module.' off its names" if any(name.startswith("module.") for name in more) else ""
+        before = {name.removesuffix(absent[0]) for name in more if absent and name.endswith(absent[0])}
+        hint = "".join(f"; take {prefix!r} off its names" for prefix in before
+                       if all(prefix + name in weights for name in own))
         found = [f"{verb} {names[0]!r}" + f" and {len(names) - 1} more" * (len(names) > 1)
                  for verb, names in (("lacks", absent), ("has, unknown to the network,", more)) if names]
-        raise ValueError(f"weights = {str(path)!r}: {'; '.join(found)}; expected the network's own names{hint}")
+        raise ValueError(f"{words}: {'; '.join(found)}; expected the network's own names{hint}")
     for name, tensor in own.items():
         if weights[name].shape != tensor.shape:
-            raise ValueError(f"weights = {str(path)!r}: {name} is {tuple(weights[name].shape)}; expected "
-                             f"{tuple(tensor.shape)}")
+            raise ValueError(f"{words}: {name} is {tuple(weights[name].shape)}; expected {tuple(tensor.shape)}")
+        if len({(one.is_floating_point(), one.is_complex()) for one in (weights[name], tensor)}) > 1:
+            raise ValueError(f"{words}: {name} holds numbers of {weights[name].dtype}; expected {tensor.dtype}")
     model.load_state_dict(weights)
 
 
@@ -244,15 +283,14 @@ def check_mechanics(network: nn.Module, normalise: Normalise, x: Tensor, classes
     network.eval()
     state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     given = normalise(x).clone()
-    try:
+    with blamed(f"the network fails on images {tuple(x.shape)}"):
         steps, logits = _called(network, given)
-    except Exception as error:
-        raise ValueError(f"the network fails on images {tuple(x.shape)}: {_told(error)}") from None
     if not isinstance(logits, Tensor) or logits.shape != (len(x), classes):
         found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(f"the network returns {found}; expected logits {(len(x), classes)}, one for each class")
     if not torch.isfinite(logits).all():
-        raise ValueError("the network returns logits that are not finite; expected finite numbers")
+        also = [f"; {name} is not finite either" for name, tensor in state.items() if not tensor.isfinite().all()]
+        raise ValueError(f"the network returns logits that are not finite; expected finite numbers{''.join(also[:1])}")
     if not torch.equal(given, normalise(x)):
         writers = (step.name for step in steps if step.written and step.input.data_ptr() == given.data_ptr())
         raise ValueError(f"{next(writers, type(network).__name__)} works in place on the images it is given; expected "
@@ -294,23 +332,27 @@ def masked_by(network: nn.Module, normalise: Normalise, x: Tensor, y: Tensor) ->
     The loss is the margin, which does not saturate as cross-entropy does.
 
     Raises:
-        ValueError: an operation in place destroys what the gradient needs; in one line.
+        ValueError: it fails where a gradient is asked for; an operation in place that destroys what the gradient needs
+            is named; in one line.
     """
     pixels = x.clone().requires_grad_()
     with frozen(network), torch.enable_grad(), _traced(network) as steps:
-        logits = network(normalise(pixels.clone()))
-        if not logits.requires_grad:
-            cut = (step.name for step in steps if step.input.requires_grad and not step.output.requires_grad)
-            return next(cut, type(network).__name__), 0.0
         try:
-            (gradient,) = torch.autograd.grad(margin(logits, y).sum(), pixels)
-        except RuntimeError as error:
+            with blamed("the network has no gradient"):
+                logits = network(normalise(pixels.clone()))
+                if not logits.requires_grad:
+                    cut = (step.name for step in steps if step.input.requires_grad and not step.output.requires_grad)
+                    return next(cut, type(network).__name__), 0.0
+                gradient = _gradient(logits, y, pixels)
+        except ValueError as error:
+            if "inplace operation" not in str(error):
+                raise
             alone = [step.name for step in list(steps)
                      if _destroys(network.get_submodule(_path(step.name)), step.input)]
             found = alone or [step.name for step in steps if step.written] or [type(network).__name__]
             writers = ", ".join(dict.fromkeys(found))
-            raise ValueError(f"the network has no gradient ({str(error).partition(':')[0]}); in place works: {writers}"
-                             "; expected operations that leave their input as it was") from None
+            raise ValueError(f"{str(error).partition(': [')[0]}; in place works: {writers}; expected operations that "
+                             "leave their input as it was") from None
     reached = _share(gradient)
     if reached > 0.99:
         return "", reached
@@ -333,9 +375,14 @@ def _destroys(module: nn.Module, x: Tensor) -> bool:
     return False
 
 
+def _gradient(logits: Tensor, y: Tensor, pixels: Tensor) -> Tensor:
+    return torch.autograd.grad(margin(logits, y).sum(), pixels)[0]
+
+
 def _share(gradient: Tensor | None) -> float:
-    """Of how many images the gradient is not zero."""
-    return 0.0 if gradient is None else (gradient.flatten(1) != 0).any(1).double().mean().item()
+    """Of how many images the gradient is finite and not zero."""
+    largest = torch.zeros(1) if gradient is None else gradient.abs().flatten(1).amax(1)
+    return ((largest > 0) & largest.isfinite()).double().mean().item()
 
 
 def straight_through(network: nn.Module, label: str, normalise: Normalise, x: Tensor) -> nn.Module | None:
@@ -414,8 +461,8 @@ class Suspect:
 
     @classmethod
     def of(cls, network: nn.Module, normalise: Normalise, few: ImageSet, device: torch.device) -> Suspect:
-        """Raises ValueError: a layer that lets no gradient pass and cannot be taken for the identity; see `masked_by`.
-        """
+        """Raises ValueError: a layer that lets no finite gradient pass and cannot be taken for the identity; see
+        `masked_by`."""
         masks, shown, shares = list[str](), network, list[float]()
         for _ in range(5):
             name, share = masked_by(shown, normalise, few.x, few.y)
@@ -426,10 +473,12 @@ class Suspect:
             if (through := straight_through(shown, name, normalise, few.x)) is None:
                 break
             shown = through
+        pixels = few.x.clone().requires_grad_()
         with frozen(shown), torch.enable_grad():
-            if not shown(normalise(few.x.clone().requires_grad_())).requires_grad:
-                raise ValueError(f"gradient masking: no gradient passes {masks[-1]}, and it cannot be taken for the "
-                                 "identity; expected a network with gradients, give that part one of your own")
+            logits = shown(normalise(pixels))
+            if not logits.requires_grad or not _gradient(logits, few.y, pixels).isfinite().all():
+                raise ValueError(f"gradient masking: no finite gradient passes {masks[-1]}, and it cannot be taken for "
+                                 "the identity; expected a network with gradients, give that part one of your own")
         model = split(shown, normalise, few.x, YOURS)  # both first: they share parts, and moving one moves these
         as_it_is = model if shown is network else split(network, normalise, few.x, YOURS)
         return cls(model.to(device), as_it_is.to(device), tuple(masks), shares[0])
@@ -474,22 +523,23 @@ def audit(network: str, weights: str, normalisation: str, **given: Any) -> Audit
     normalise, device = Normalise.of(normalisation), choose_device(p.device)
     train = images.load(p.dataset, "train", p.train_size)
     test = images.load(p.dataset, "test", p.test_size)
-    model = made(network, test.num_classes)
-    if weights:
-        load_weights(model, Path(os.path.expanduser(weights)))
-    few = test.take(FEW)
-    check_mechanics(model, normalise, few.x, test.num_classes)
-    if note := check_pixels(model, normalisation, test, device):
-        warn(note)  # before minutes are spent
-    suspect = Suspect.of(model.to("cpu"), normalise, few, device)
-    try:
-        store.fingerprint(suspect.model)
-    except TypeError as error:
-        raise ValueError(f"network = {network!r}: {error}") from None
-    notes = [f"note: {note}" * bool(note),
-             f"{YOURS!r} has the gradient of the identity in {', '.join(suspect.masks)}; its answers are as they were."
-             * (suspect.as_it_is is not suspect.model)]
-    return replace(_measured(p, device, train, test, suspect), notes=[note for note in notes if note])
+    with blamed(f"network = {network!r}", everything=False):
+        model = made(network, test.num_classes)
+        if weights:
+            load_weights(model, Path(os.path.expanduser(weights)))
+        few = test.take(FEW)
+        check_mechanics(model, normalise, few.x, test.num_classes)
+        if note := check_pixels(model, normalisation, test, device):
+            warn(note)  # before minutes are spent
+        suspect = Suspect.of(model.to("cpu"), normalise, few, device)
+        try:
+            store.fingerprint(suspect.model)
+        except TypeError as error:
+            raise ValueError(f"network = {network!r}: {error}") from None
+        masks = (f"{YOURS!r} has the gradient of the identity in {', '.join(suspect.masks)}; its answers are as they "
+                 "were.") * (suspect.as_it_is is not suspect.model)
+        notes = [text for text in (f"note: {note}" * bool(note), masks) if text]
+        return replace(_measured(p, device, train, test, suspect), notes=notes)
 
 
 def _measured(p: Parameters, device: torch.device, train: ImageSet, test: ImageSet, suspect: Suspect) -> Audit:
@@ -558,7 +608,7 @@ def masking_checks(suspect: Suspect, data: ImageSet, pgd: PGD, longest: float) -
         try:
             plain = evaluate(suspect.as_it_is, data, pgd).accuracy
             seen = f"{longest:.1%} against {plain:.1%}"
-        except RuntimeError:
+        except (RuntimeError, ValueError):  # torch's word for no gradient, or ours
             plain, seen = 1.0, f"{longest:.1%}; as it is, no gradient at all"
         checks.append(Check("Does an attack that takes the masking layer for the identity find much more?",
                             f"no: within {100 * NEAR:.0f} points", seen, plain - longest <= NEAR))
@@ -638,9 +688,16 @@ def settings(words: Sequence[str]) -> dict[str, str]:
 
 def main(words: Sequence[str] | None = None, show: Callable[[object], None] = print) -> int:
     """Audit the network that these words name; returns the exit status."""
+    words = sys.argv[1:] if words is None else words
+    if {"-h", "--help"} & set(words):
+        show(__doc__)
+        return 0
     try:
-        given = settings(sys.argv[1:] if words is None else words)
+        given = settings(words)
         found = audit(given.pop("network"), given.pop("weights", ""), given.pop("normalisation"), **given)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -127,6 +128,12 @@ def test_a_network_that_cannot_be_audited_is_named(network: nn.Module, words: tu
     assert_one_line(lambda: check_mechanics(network, INSIDE, few, 10), words)
 
 
+def test_weights_that_are_not_finite_are_named(few: Tensor) -> None:
+    network = Net()
+    network.conv.bias.data[3] = torch.nan
+    assert_one_line(lambda: check_mechanics(network, INSIDE, few, 10), ("not finite", "conv.bias is not finite either"))
+
+
 @pytest.mark.parametrize("network", [Net(), Net(nn.BatchNorm2d(3)), Net(nn.Dropout()), Net(Quantise()),
                                      nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))])
 def test_a_usual_network_passes(network: nn.Module, few: Tensor) -> None:
@@ -151,9 +158,50 @@ def test_an_operation_in_place_that_destroys_a_gradient_is_named(few: Tensor) ->
     network = Net(nn.Sequential(nn.Sigmoid(), Lambda(written)))
     check_mechanics(network, INSIDE, few, 10)
     assert_one_line(lambda: masked_by(network, INSIDE, few, torch.arange(8)),
-                    ("no gradient (one of the variables", "in place works: 'first.1' (Lambda)"))
+                    ("no gradient: RuntimeError: one of the variables", "in place works: 'first.1' (Lambda)"))
     network = Net(last=Lambda(lambda z: written(z.exp())))  # beside a ReLU in place, which does no harm
     assert_one_line(lambda: masked_by(network, INSIDE, few, torch.arange(8)), ("in place works: 'last' (Lambda);",))
+
+
+class Backward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        raise NotImplementedError("none here")
+
+
+@pytest.mark.parametrize(("first", "words"), [
+    (Lambda(Backward.apply), "NotImplementedError: none here"),
+    (Lambda(lambda x: torch.from_numpy(x.numpy())), "RuntimeError: Can't call numpy() on Tensor that requires grad."),
+])
+def test_code_that_fails_for_want_of_a_gradient_is_named(first: nn.Module, words: str, few: Tensor) -> None:
+    check_mechanics(Net(first), INSIDE, few, 10)
+    with pytest.raises(ValueError, match="the network has no gradient: ") as caught:
+        masked_by(Net(first), INSIDE, few, torch.arange(8))
+    assert words in str(caught.value)
+    assert "test_audit.py, line" in str(caught.value)
+    assert "in place" not in str(caught.value)
+
+
+class NotANumber(nn.Module):
+    """Sound logits; the gradient of a square root at 0 is infinite, and 0 times that no number."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + (0 * x).sqrt()
+
+
+def test_a_gradient_that_is_no_number_is_none(few: Tensor) -> None:
+    y = torch.arange(8)
+    assert masked_by(Net(NotANumber()).eval(), INSIDE, few, y) == ("'first' (NotANumber)", 0)
+    suspect = Suspect.of(Net(NotANumber()).eval(), INSIDE, ImageSet(few, y, tuple("abcdefghij"), "few", "none"), CPU)
+    assert (suspect.masks, suspect.reached) == (("'first' (NotANumber)",), 0)
+    alone = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
+    alone.register_forward_hook(lambda _, inputs, logits: logits + (0 * inputs[0]).sum((1, 2, 3))[:, None].sqrt())
+    assert_one_line(lambda: Suspect.of(alone.eval(), INSIDE, ImageSet(few, y, tuple("abcdefghij"), "few", "none"), CPU),
+                    ("masking: no finite gradient passes ",))
 
 
 def test_straight_through_keeps_the_answers_and_gives_a_gradient(few: Tensor) -> None:
@@ -182,7 +230,7 @@ def test_normalisation_is_what_its_words_say(given: str, inside: bool, few: Tens
 
 
 @pytest.mark.parametrize("given", ["", "outside", "0.5", "0.5/0", "0.5/-1", "0.5/nan", "1,2/1", "1,2,3/1,2", "a/b",
-                                   "1/2/3"])
+                                   "1/2/3", "\N{FULLWIDTH DIGIT ZERO}.5/0.5", "0_5/1"])
 def test_another_normalisation_is_refused(given: str) -> None:
     assert_one_line(lambda: Normalise.of(given), ("normalisation = ", "expected inside", "such as 0.485"))
 
@@ -223,18 +271,27 @@ def test_only_safetensors_are_read(tmp_path: Path) -> None:
     for ending in (".pt", ".pth", ".bin", ".ckpt", ".pkl"):
         torch.save(network.state_dict(), path := tmp_path / f"mine{ending}")
         assert_one_line(lambda path=path: load_weights(network, path), (
-            "expected .safetensors", "can run what it likes", f"torch.load('{path}'", f"'{tmp_path}/mine.safetensors'"))
+            "no safetensors file", "can run what it likes", f"torch.load('{path}'", f"'{tmp_path}/mine.safetensors'"))
     torch.save(network.state_dict(), path := tmp_path / "pickle.safetensors")
     assert_one_line(lambda: load_weights(network, path), ("no safetensors file",))
-    assert_one_line(lambda: load_weights(network, tmp_path / "none.safetensors"), ("no such file",))
+    for name in ("none.safetensors", 300 * "x"):
+        assert_one_line(lambda name=name: load_weights(network, tmp_path / name), ("weights = ", "no such file",))
+    assert_one_line(lambda: load_weights(network, tmp_path), ("not a regular file",))
     weights = {name: value + 1 for name, value in network.state_dict().items()}
     save_file(weights, path := tmp_path / "good.safetensors")
-    load_weights(network, path)
-    assert torch.equal(network.head.bias, weights["head.bias"])
+    for renamed in (path, tmp_path / "UP.SAFETENSORS", tmp_path / "bare"):
+        load_weights(network, path.rename(renamed))
+        path = renamed
+        assert torch.equal(network.head.bias, weights["head.bias"])
+        network = Net()
     assert_one_line(lambda: load_weights(other, path), ("head.weight is (10, 512); expected (3, 512)",))
-    save_file({f"module.{name}": value for name, value in weights.items()}, path)
-    assert_one_line(lambda: load_weights(network, path), (
-        "lacks 'conv.bias' and 3 more; has, unknown to the network, 'module.conv.bias' and 3 more", "take 'module."))
+    for dtype in (torch.uint8, torch.complex64):
+        save_file({**weights, "conv.bias": weights["conv.bias"].abs().to(dtype)}, path)
+        assert_one_line(lambda: load_weights(network, path), (f"conv.bias holds numbers of {dtype}; expected torch.",))
+    for before in ("module.", "_orig_mod.", "model.", "module._orig_mod."):
+        save_file({"epoch": torch.zeros(1), **{f"{before}{name}": value for name, value in weights.items()}}, path)
+        assert_one_line(lambda: load_weights(network, path), (
+            "lacks 'conv.bias' and 3 more; has, unknown to the network,", "and 4 more", f"; take '{before}' off its"))
     del weights["head.bias"]
     save_file(weights, path)
     assert_one_line(lambda: load_weights(network, path), ("lacks 'head.bias'; expected the network's own names",))
@@ -262,24 +319,60 @@ def of_torchvision():
     return torchvision.models.squeezenet1_1(num_classes=3)
 def broken(): raise RuntimeError("two\\nlines")
 def none(): return 3
+value = 3
+def lazy(): return nn.Sequential(nn.Flatten(), nn.LazyLinear(2))
+def sets_modes():
+    torch.set_default_dtype(torch.float64)
+    torch.set_grad_enabled(False)
+    return make()
+def leaves(): raise SystemExit("bye")
+class Odd(BaseException): pass
+def odd(): raise Odd("odd")
+
+class Small(nn.Linear):
+    def __init__(self): super().__init__(3072, 10)
+    def forward(self, x):
+        assert len(x) <= 8, "eight at most"
+        return super().forward(x.flatten(1))
 """
+SCRIPT = "import argparse\nparser = argparse.ArgumentParser()\nparser.add_argument('--rate')\nparser.parse_args()\n"
 
 
 @pytest.fixture
 def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "mine_to_audit.py").write_text(MINE)
+    for name, text in (("mine_to_audit", MINE), ("script_to_audit", SCRIPT + MINE),
+                       ("ends_to_audit", MINE + "import sys\nsys.exit(0)")):
+        (tmp_path / f"{name}.py").write_text(text)
+        monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delitem(sys.modules, "mine_to_audit", raising=False)
 
 
 @pytest.mark.parametrize(("network", "words"), [
     ("mine_to_audit", ("expected module:factory",)), (":make", ("expected module:factory",)),
     ("mine_to_audits:make", ("ModuleNotFoundError", "mine_to_audits")),
     ("mine_to_audit:maka", ("has no function 'maka'; did you mean 'make'?",)),
-    ("mine_to_audit:broken", ("RuntimeError: two lines",)), ("mine_to_audit:none", ("makes a int", "torch.nn.Module")),
+    ("mine_to_audit:broken", ("RuntimeError: two lines (mine_to_audit.py, line 10)",)),
+    ("mine_to_audit:none", ("makes a int", "torch.nn.Module")),
+    ("mine_to_audit:value", ("value is a int; expected a function",)),
+    ("mine_to_audit:lazy", ("1.weight has no shape yet", "lazy layers once")),
+    ("mine_to_audit:leaves", ("SystemExit: bye (mine_to_audit.py, line 18)",)),
+    ("mine_to_audit:odd", ("Odd: odd (mine_to_audit.py, line 20)",)),
+    ("ends_to_audit:make", ("SystemExit: 0 (ends_to_audit.py, line 28); expected code that does not end the program",)),
+    *((name, ("expected module:factory, such as mine:make",)) for name in (
+        "./mine:make", ".mine:make", "mine.py:make", "mine/make:make", "mine:make()", "mine:make:x", "mine :make")),
+    *((name, (" of its own; expected a file of another name",)) for name in ("json:loads", "sys:exit", "token:make")),
 ])
 def test_a_factory_that_makes_no_network_gets_one_line(mine: None, network: str, words: tuple[str, ...]) -> None:
-    assert_one_line(lambda: made(network, 10), words)
+    assert_one_line(lambda: made(network, 10), (f"network = {network!r}: ", *words))
+
+
+def test_what_a_factory_sets_ends_with_it(mine: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", given := ["audit", "network=mine:make"])
+    assert made("script_to_audit:make", 10).weight.shape == (2, 2)  # whose parser knows no network=
+    assert sys.argv is given
+    assert made("mine_to_audit:sets_modes", 10).weight.dtype == torch.float32
+    assert torch.get_default_dtype() == torch.float32
+    assert torch.is_grad_enabled()
 
 
 def test_a_factory_may_take_the_number_of_classes(mine: None) -> None:
@@ -303,6 +396,35 @@ def test_settings_that_cannot_be_used_get_one_line(given: list[str], words: str,
     assert words in said.err
     assert said.err.count("\n") == 1
     assert not said.out
+
+
+def raises(error: BaseException) -> Callable[..., None]:
+    def fail(*_: object) -> None:
+        raise error
+
+    return fail
+
+
+def test_their_code_is_blamed_wherever_it_runs_and_ours_is_not(mine: None, monkeypatch: pytest.MonkeyPatch,
+                                                              capsys: pytest.CaptureFixture[str]) -> None:
+    """An assertion that the first images pass fails in `check_pixels`."""
+    words = ["network=mine_to_audit:Small", "normalisation=inside", "profile=smoke", "dataset=digits", "train_size=20",
+             "test_size=20", "attack_size=20", "costly_size=4", "device=cpu"]
+    assert audit.main(words) == 2
+    said = capsys.readouterr().err
+    assert said == ("network = 'mine_to_audit:Small': AssertionError: eight at most (mine_to_audit.py, line 25)\n")
+    monkeypatch.setattr(audit, "made", audit._path)
+    with pytest.raises(TypeError, match="takes 1 positional argument"):
+        audit.main(words)
+    monkeypatch.setattr(audit, "made", raises(KeyboardInterrupt()))
+    assert audit.main(words) == 130
+    assert capsys.readouterr().err == "stopped\n"
+
+
+@pytest.mark.parametrize("asked", ["-h", "--help"])
+def test_help_is_given(asked: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert audit.main([asked]) == 0
+    assert "python -m nbutils.audit network=mine:make" in capsys.readouterr().out
 
 
 # --- the report ---------------------------------------------------------------------------------------------------
@@ -364,7 +486,7 @@ def test_a_masked_defence_is_named_and_broken_through_its_mask(trained: nn.Modul
 
 def test_a_mask_that_cannot_be_passed_is_named(trained: nn.Module, planted_test: PlantedSet) -> None:
     halved = nn.Sequential(nn.Upsample(scale_factor=2), Lambda(lambda x: x.detach()[:, :, ::2, ::2]), trained)
-    assert_one_line(lambda: suspected(halved, planted_test), ("gradient masking: no gradient passes '1' (Lambda)",))
+    assert_one_line(lambda: suspected(halved, planted_test), ("masking: no finite gradient passes '1' (Lambda)",))
 
 
 def test_a_shattered_gradient_is_seen_and_a_sound_one_is_not(trained: nn.Module, planted_test: PlantedSet) -> None:

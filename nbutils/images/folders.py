@@ -51,13 +51,14 @@ def tree(dataset: str) -> Tree:
     """List "folder:PATH", without opening a file. Names that begin with a dot are passed over.
 
     Raises:
-        DataError: a folder that is missing, cannot be listed or holds fewer than two classes, classes that differ
-            between train and test, without images, or with names that look alike or cannot be printed, an image that is
-            no regular file.
+        DataError: a folder that is missing, is closed, cannot be listed or holds fewer than two classes, classes that
+            differ between train and test, without images, or with names that look alike or cannot be printed, an image
+            that is no regular file.
     """
     given = dataset.removeprefix("folder:")
     root = Path(os.path.expanduser(given))  # not Path.expanduser, which stops at a user that nobody knows
     for folder in (root, *(root / split for split in SPLITS)):
+        _check_open(folder.parent)
         if not given or not os.path.isdir(folder):  # not Path.is_dir, which stops at a name that is too long
             raise DataError(f"{dataset}: no folder {folder if given else 'is named'}; expected "
                             f"{root}/train/<class>/ and {root}/test/<class>/")
@@ -98,11 +99,16 @@ def levels(found: Tree) -> Mapping[str, Tensor]:
     store while the files stay as they are. Notes go to standard error, once in a process.
 
     Raises:
-        DataError: as `decoded`; images of train among those of test.
+        DataError: as `decoded`; images of train among those of test, or of one class among those of another; a file
+            that has gone since it was listed.
     """
     paths = [path for split in SPLITS for path, _ in found.files[split]]
-    files = tuple((str(path), status.st_size, status.st_mtime_ns)
-                  for path, status in zip(paths, map(os.stat, paths), strict=True))
+    try:
+        files = tuple((str(path), status.st_size, status.st_mtime_ns)
+                      for path, status in zip(paths, map(os.stat, paths), strict=True))
+    except OSError as error:
+        raise DataError(f"{error.filename}: cannot be read ({error.strerror}); expected images that stay where they "
+                        "are during a run") from error
     return _levels(found.root, found.left_out, len(found.files["train"]), files)
 
 
@@ -112,20 +118,27 @@ def _levels(root: Path, left_out: int, trained: int, files: tuple[tuple[str, int
 
     def decode() -> dict[str, Tensor]:
         images, transparent = decoded(paths, paths)
-        digests = [hashlib.blake2b(image.numpy().tobytes(), digest_size=16).digest() for image in images]
-        train = dict(zip(digests[:trained], paths[:trained], strict=True))
-        seen = [(path, train[digest]) for path, digest in zip(paths[trained:], digests[trained:], strict=True)
-                if digest in train]
-        if seen:
-            raise DataError(f"{root}: {len(seen)} of {len(paths) - trained} test images are in train too, such as "
-                            f"{seen[0][0].relative_to(root)}, the same as {seen[0][1].relative_to(root)}; "
-                            "expected test images that are in no training set")
-        return {"train": images[:trained], "test": images[trained:], "transparent": torch.tensor(transparent)}
+        first: dict[bytes, Path] = {}
+        pairs = [(path, first.setdefault(hashlib.blake2b(image.numpy().tobytes(), digest_size=16).digest(), path))
+                 for path, image in zip(paths, images, strict=True)]
+        seen = [(path, other) for path, other in pairs if path.parent.parent != other.parent.parent]
+        twice = [(path, other) for path, other in pairs if path.parent != other.parent]
+        for same, words, expected in (
+                (seen, f"of {len(paths) - trained} test images are in train too", "test images in no training set"),
+                (twice, f"of {len(paths)} images are in another class too", "each image in one class")):
+            if same:
+                raise DataError(f"{root}: {len(same)} {words}, such as {same[0][0].relative_to(root)}, the same as "
+                                f"{same[0][1].relative_to(root)}; expected {expected}")
+        copies = torch.tensor(len(pairs) - len(first))
+        return {"train": images[:trained], "test": images[trained:], "copies": copies,
+                "transparent": torch.tensor(transparent)}
 
     digest = hashlib.sha256(repr(files).encode()).hexdigest()
     kept = store.load_or_build("images", {"files": digest, "trained": trained}, decode).tensors
     if left_out:
         warn(f"{root}: {left_out} entries are no images and were left out; images end in {', '.join(sorted(SUFFIXES))}")
+    if kept["copies"]:
+        warn(f"{root}: {kept['copies'].item()} images are copies of others in their class; each counts as one more")
     if kept["transparent"]:
         warn(f"{root}: {kept['transparent'].item()} images have transparent parts; these are mid-grey here")
     return kept
@@ -206,7 +219,14 @@ def _same_size(names: Iterable[Path | str], shapes: Sequence[tuple[int, ...]]) -
                             "expected one size in train and test")
 
 
+def _check_open(folder: Path) -> None:
+    """Raise a DataError where a folder lets nobody look at what is in it: nothing would seem to be there."""
+    if os.path.isdir(folder) and not os.access(folder, os.X_OK):
+        raise DataError(f"{folder}: closed to you; expected permission to enter it, such as by chmod u+rx")
+
+
 def _entries(folder: Path) -> list[Path]:
+    _check_open(folder)
     try:
         return sorted((path for path in folder.iterdir() if not path.name.startswith(".")), key=lambda path: path.name)
     except OSError as error:

@@ -333,6 +333,23 @@ def test_a_folder_that_cannot_be_listed_is_named(root: Path, monkeypatch: pytest
     refused(root, f"{root / 'train'}: cannot be listed (Permission denied)")
 
 
+@pytest.mark.parametrize("closed", ["", "train", "test", "train/dog"])
+def test_a_folder_that_cannot_be_entered_is_named(closed: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root may enter all, so what the system would say is put in its place."""
+    real, shut = (os.access, os.path.isdir), root / closed
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != shut and real[0](path, mode))
+    monkeypatch.setattr(os.path, "isdir", lambda path: shut not in Path(path).parents and real[1](path))
+    refused(root, f"{shut}: closed to you; expected permission to enter it")
+
+
+def test_an_image_that_goes_away_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, path = folders.tree(f"folder:{root}"), root / "train" / "dog" / "1.png"
+    path.unlink()
+    monkeypatch.setattr(folders, "tree", lambda _: found)
+    with pytest.raises(DataError, match=r"dog/1\.png: cannot be read \(No such file or directory\); expected images"):
+        load(f"folder:{root}", "train")
+
+
 # --- train and test ------------------------------------------------------------------------------------------------
 
 def test_the_same_files_in_train_and_test_are_refused(root: Path) -> None:
@@ -346,6 +363,25 @@ def test_one_image_in_both_is_found_by_its_pixels(root: Path) -> None:
     picture(11).save(root / "test" / "cat" / "renamed.bmp")  # train/dog/1.png
     refused(root, "1 of 3 test images are in train too, such as test/cat/renamed.bmp, the same as train/dog/1.png",
             load_only=True)
+
+
+def test_one_image_in_two_classes_is_refused(root: Path) -> None:
+    shutil.copy(root / "train" / "cat" / "0.png", root / "train" / "dog" / "9.png")
+    refused(root, "1 of 7 images are in another class too, such as train/dog/9.png, the same as train/cat/0.png; "
+                  "expected each image in one class", load_only=True)
+    for split in ("train", "test"):
+        shutil.rmtree(root / split / "dog")
+        (root / split / "puma").symlink_to("cat")
+    refused(root, "3 of 6 images are in another class too, such as train/puma/0.png, the same as train/cat/0.png",
+            load_only=True)
+
+
+def test_copies_in_a_class_are_counted(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for name in ("7.png", "8.png"):
+        shutil.copy(root / "train" / "cat" / "0.png", root / "train" / "cat" / name)
+    for _ in range(2):  # said once
+        assert load(f"folder:{root}", "train").y.bincount().tolist() == [4, 2]
+    assert capfd.readouterr().err.count("2 images are copies of others in their class; each counts") == 1
 
 
 def test_images_are_looked_at_once_while_they_stay_as_they_are(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
