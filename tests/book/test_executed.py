@@ -148,7 +148,7 @@ def test_a_page_says_at_its_head_what_it_shows_and_at_its_foot_where_it_came_fro
     twin.metadata = {"edition": stamp, "language_info": {"name": "python"}}
     status, messages, page = build(twin, edition="quick")
     assert (status, messages) == (0, "")
-    head = "Shown here: the run <strong>gpu</strong> on planted images (1 seed), 2030-01-02."
+    head = "Shown: the run <strong>gpu</strong> on planted images (1 seed), 2030-01-02."
     assert page.index("Chapter X</h1>" if "Chapter X</h1>" in page else "Chapter X<a") < page.index(head)
     words = "steps=5</span></code>, recorded on 2030-01-02 on one GPU, from commit abc. Nothing was run for this page."
     assert page.index(head) < page.index("forty-two") < page.index("<strong>gpu</strong>, set to") < page.index(words)
@@ -194,7 +194,7 @@ CHAPTER = "04_transferability"
 CLAIMS = [claim for claim in claims.load().values() if claim.chapter == CHAPTER]
 FOUND = [Result.of(attack, "x", [0.5] * 5, n=n, attack=attack) for attack, n in
          (("none", 1500), ("Noise(L2 1)", 1500), ("PGD(L2 1)", 500), ("PGD(L2 1) in training", 6000))]
-SIZES = "5 seeds; per number up to 1,500 test images, 500 under attack"
+SIZES = "5 seeds of up to 1,500 test images, 500 attacked"
 
 
 @pytest.fixture
@@ -265,7 +265,7 @@ def test_a_page_of_another_run_says_what_came_out_otherwise(editions_of_both: Pa
         ":::{dropdown} 1 verdict came out otherwise\n"
         f"- {{claim}}`{second.id}`: not held, in the book undecided\n:::")
     assert executed.head(chapter, ours) == (
-        f"Shown here: the run **cifar-cpu** on images of `photographs` ({SIZES}), 2030-01-02.")
+        f"Shown: the run **cifar-cpu** on images of `photographs` ({SIZES}), 2030-01-02.")
 
 
 def test_a_chapter_that_an_edition_lacks(build: Callable, tmp_path: Path) -> None:

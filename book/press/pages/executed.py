@@ -158,7 +158,7 @@ def described(record: Record) -> str:
     dataset = record.dataset
     images = {"planted": "planted images"}.get(dataset, f"images of {literal_code(dataset.removeprefix('folder:'))}")
     seeds = counted(record.parameters.get("seeds", 1), "seed")
-    return f"**{literal(record.profile)}** on {images} ({'; '.join(filter(None, (seeds, sizes(record))))})"
+    return f"**{literal(record.profile)}** on {images} ({' of up to '.join(filter(None, (seeds, sizes(record))))})"
 
 
 def sizes(record: Record) -> str:
@@ -166,16 +166,15 @@ def sizes(record: Record) -> str:
     most = record.parameters.get("test_size", 0)  # what is of more images is of training images
     tested = [result for result in record.results if 0 < result.n <= most]
     attacked = [result for result in tested if result.attack != "none" and not result.attack.startswith("Noise(")]
-    found = [f"{max(result.n for result in group):,} {words}" for group, words in
-             ((tested, "test images"), (attacked, "under attack")) if group]
-    return f"per number up to {', '.join(found)}" if found else ""
+    return ", ".join(f"{max(result.n for result in group):,} {words}" for group, words in
+                     ((tested, "test images"), (attacked, "attacked")) if group)
 
 
 def head(chapter: Chapter, record: Record) -> str:
     """The line at the head of a page: which run it shows, and folded below what came out otherwise than in the book."""
     edition = of_the_book(chapter.name)
     if not edition or is_the_books({**known(), chapter.name: record}, chapter.name):
-        return f"Shown here: the run {described(record)}, {record.finished.date()}."
+        return f"Shown: the run {described(record)}, {record.finished.date()}."
     book = {entry.claim.id: entry.state for entry in ledger.of_the_book()}
     other = [f"- {{claim}}`{entry.claim.id}`: {entry.state}, in the book {book[entry.claim.id]}"
              for entry in ledger.entries() if entry.claim.chapter == chapter.name and entry.verdict
