@@ -208,11 +208,11 @@ def banner(chapter: Chapter, stamp: dict[str, Any]) -> str:
 
 def older_claims(chapter: Chapter, stamp: Mapping[str, Any] | None) -> str:
     """What the head of a page says where criteria or code have changed since its edition was recorded."""
-    if not stamp or not _changed(chapter, stamp) & CHANGED.keys():
+    if not stamp or not (changed := _changed(chapter, stamp) & CHANGED.keys()):
         return ""
-    return ("Verdicts are by today's criteria; where the day of the run judged otherwise, or by a criterion that this "
-            "run cannot answer today, a box says so. Tables are as the run printed them: their intervals may leave out "
-            "what the number of images adds. Parts that are newer than the run show no result.")
+    judged = "Criteria have changed since this run; a box says where that changes a verdict. " * ("criteria" in changed)
+    return (f"{judged}Tables are as the run printed them: their intervals may leave out what the number of images "
+            "adds. Parts that are newer than the run show no result.")
 
 
 def _changed(chapter: Chapter, stamp: Mapping[str, Any]) -> set[str]:

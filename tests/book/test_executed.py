@@ -156,7 +156,7 @@ def test_a_page_says_at_its_head_what_it_shows_and_at_its_foot_where_it_came_fro
     twin.metadata = {"edition": stamp, "language_info": {"name": "python"}}
     status, messages, page = build(twin, edition="quick")
     assert (status, messages) == (0, "")
-    head = "Shown here: the run <strong>gpu</strong> on planted images (1 seed), 2030-01-02."
+    head = "Shown: the run <strong>gpu</strong> on planted images (1 seed), 2030-01-02."
     assert page.index("Chapter X</h1>" if "Chapter X</h1>" in page else "Chapter X<a") < page.index(head)
     words = "steps=5</span></code>, recorded on 2030-01-02 on one GPU, from commit abc. Nothing was run for this page."
     assert page.index(head) < page.index("forty-two") < page.index("<strong>gpu</strong>, set to") < page.index(words)
@@ -200,6 +200,9 @@ def test_code_that_ran_is_shown_with_the_text_of_today() -> None:
 
 CHAPTER = "04_transferability"
 CLAIMS = [claim for claim in claims.load().values() if claim.chapter == CHAPTER]
+FOUND = [Result.of(attack, "x", [0.5] * 5, n=n, attack=attack) for attack, n in
+         (("none", 1500), ("Noise(L2 1)", 1500), ("PGD(L2 1)", 500), ("PGD(L2 1) in training", 6000))]
+SIZES = "5 seeds of up to 1,500 test images, 500 attacked"
 
 
 @pytest.fixture
@@ -210,7 +213,8 @@ def editions_of_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "order.yml").write_text("- cifar-cpu\n- planted\n")
     for name, dataset in (("cifar-cpu", "folder:photographs"), ("planted", "planted")):
         (tmp_path / name).mkdir()
-        ran = record(chapter=CHAPTER, parameters={"profile": name, "dataset": dataset, "seeds": 5, "test_size": 2000})
+        parameters = {"profile": name, "dataset": dataset, "seeds": 5, "test_size": 2000}
+        ran = record(FOUND, chapter=CHAPTER, parameters=parameters)
         (tmp_path / name / f"{CHAPTER}.json").write_text(results.dumps(ran))
         cells = [nbformat.v4.new_code_cell(f"{id} of {name}", id=id) for id in ("a", "b", "c")]
         nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / name / f"{CHAPTER}.ipynb")
@@ -237,7 +241,7 @@ def test_what_needs_a_known_truth_is_shown_from_planted_images(editions_of_both:
     """One line stands above cells that follow each other, another in place of those that the edition does not have."""
     chapter = ran_on(editions_of_both, "folder:photographs")
     shown = executed.with_controls(chapters.read(chapter.twin).cells, chapter)
-    edition = "edition **planted** on planted images (2,000 to test, 5 seeds)"
+    edition = f"edition **planted** on planted images ({SIZES})"
     words, older = (f":::{{container}} shown-controls\nNeeds a known truth, {rest}.\n:::" for rest in (
         f"so it is shown from {edition}", f"and is newer than {edition}, so no result is shown"))
     assert [cell.source for cell in shown] == ["a ran", words, "b of planted", "c of planted", older]
@@ -263,13 +267,13 @@ def test_a_page_of_another_run_says_what_came_out_otherwise(editions_of_both: Pa
     chapter = ran_on(editions_of_both, "planted", finished="2030-02-01T00:00:00+00:00")
     assert chapter.record
     assert executed.head(chapter, chapter.record) == (
-        "This page shows another run than the one that the book is about: **quick** on planted images (100 under "
-        f"attack, 3 seeds), 2030-02-01. In sentences, numbers marked {records.MARK} are the book's, from edition "
-        "**cifar-cpu** on images of `photographs` (2,000 to test, 5 seeds).\n\n"
+        "This page shows another run than the one that the book is about: **quick** on planted images (3 seeds), "
+        f"2030-02-01. In sentences, numbers marked {records.MARK} are the book's, from edition "
+        f"**cifar-cpu** on images of `photographs` ({SIZES}).\n\n"
         ":::{dropdown} 1 verdict came out otherwise\n"
         f"- {{claim}}`{second.id}`: not held, in the book undecided\n:::")
     assert executed.head(chapter, ours) == (
-        "Shown here: the run **cifar-cpu** on images of `photographs` (2,000 to test, 5 seeds), 2030-01-02.")
+        f"Shown: the run **cifar-cpu** on images of `photographs` ({SIZES}), 2030-01-02.")
 
 
 def test_a_chapter_that_an_edition_lacks(build: Callable, tmp_path: Path) -> None:

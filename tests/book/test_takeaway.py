@@ -32,7 +32,7 @@ def test_with_a_repository_it_leads_to_where_a_notebook_runs(monkeypatch: pytest
 
 def test_a_link_to_a_page_shows_its_answer() -> None:
     page = nodes.document(SimpleNamespace(), None)
-    page += [nodes.paragraph("", "Shown here."), nodes.paragraph("", 'In short. A change of $\\epsilon$ says "no".')]
+    page += [nodes.paragraph("", "Shown: a run."), nodes.paragraph("", 'In short. A change of $\\epsilon$ says "no".')]
     context = {"title": "1. <em>Known</em>", "metatags": ""}
     takeaway.card(Any, PAGE, "page.html", context, page)
     assert '<meta property="og:title" content="1. Known">' in context["metatags"]

@@ -320,6 +320,10 @@ def test_what_has_changed_since_is_said_on_the_page(book: Path, tmp_path: Path, 
     editions.show("quick")
     assert chapter.state().status == "ok"
     assert editions.banner(chapter, stamp).endswith(f"Nothing was run for this page. {words}")
+    head = editions.older_claims(chapter, stamp)
+    assert head.startswith({change_code: "Tables are as the run printed them", change_profile: "",
+                            change_criterion: "Criteria have changed since this run; a box says where"}[change])
+    assert bool(head) == (change != change_profile)
 
 
 def test_new_words_make_no_edition_stale(book: Path, tmp_path: Path) -> None:

@@ -6,10 +6,12 @@ import pytest
 from docutils import nodes
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+from book.press.ledger import Entry
 from book.press.pages import folding
 from nbutils.lab import claims
 from nbutils.lab.figures import curves, drawn
-from nbutils.lab.results import Result, Table
+from nbutils.lab.results import RecordedVerdict, Result, Table
+from tests.helpers import record
 
 RESULT = Result.of("a", "b", [0.5, 0.25], attack="PGD", n=8)
 TABLE = Table({"row": {"one": RESULT}}, "Numbers")
@@ -94,3 +96,17 @@ def test_a_box_names_no_result_by_its_id() -> None:
     assert folding.plain("control failed (known.DM: 0.1 [0.0, 0.2], needed: above 0.5 (all))") == "control failed"
     for words in ("held", "not comparable (1 seed, the claim asks for 3)", "held, fragile (q = 0.060)"):
         assert folding.plain(words) == words
+
+
+def test_a_box_says_how_an_older_run_came_out_by_the_criterion_of_its_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    unmeasured = Entry(VERDICT.claim, None, None, None)
+    monkeypatch.setattr(folding.ledger, "runs", dict)
+    assert folding.earlier(unmeasured) == ""  # there is no run
+    runs = {"quick": {VERDICT.claim.chapter: record(verdicts=[RecordedVerdict(
+        claim=VERDICT.claim.id, held="control failed", words="control failed (a.b: 0.1, needed: above 0.5)")])}}
+    monkeypatch.delenv("BOOK_PROFILE", raising=False)
+    monkeypatch.setattr(folding.ledger, "runs", lambda: runs)
+    assert folding.earlier(unmeasured) == (
+        "not judged (today's criterion is newer than this run; by an earlier one control failed)")
+    assert folding.earlier(Entry(VERDICT.claim, VERDICT, None, None)) == ""  # it has measured what is asked
+    assert folding.earlier(Entry(claims.find("attacks-transfer"), None, None, None)) == ""  # nor has that one run

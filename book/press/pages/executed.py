@@ -154,20 +154,27 @@ def judged_today(cells: Iterable[nbformat.NotebookNode], entries: Iterable[Entry
 
 
 def described(record: Record) -> str:
-    """A run for a line of text: its edition or profile, images, their numbers and seeds."""
+    """A run for a line of text: its edition or profile, images, seeds, and of how many images its numbers are."""
     dataset = record.dataset
     images = {"planted": "planted images"}.get(dataset, f"images of {literal_code(dataset.removeprefix('folder:'))}")
-    sizes = ", ".join(f"{record.parameters[name]:,} {words}" for name, words in
-                      (("test_size", "to test"), ("attack_size", "under attack")) if name in record.parameters)
     seeds = counted(record.parameters.get("seeds", 1), "seed")
-    return f"**{literal(record.profile)}** on {images} ({', '.join(filter(None, (sizes, seeds)))})"
+    return f"**{literal(record.profile)}** on {images} ({' of up to '.join(filter(None, (seeds, sizes(record))))})"
+
+
+def sizes(record: Record) -> str:
+    """Of how many test images a number of a run is at most, per seed; and one under attack, where there is one."""
+    most = record.parameters.get("test_size", 0)  # what is of more images is of training images
+    tested = [result for result in record.results if 0 < result.n <= most]
+    attacked = [result for result in tested if result.attack != "none" and not result.attack.startswith("Noise(")]
+    return ", ".join(f"{max(result.n for result in group):,} {words}" for group, words in
+                     ((tested, "test images"), (attacked, "attacked")) if group)
 
 
 def head(chapter: Chapter, record: Record) -> str:
     """The line at the head of a page: which run it shows, and folded below what came out otherwise than in the book."""
     edition = of_the_book(chapter.name)
     if not edition or is_the_books({**known(), chapter.name: record}, chapter.name):
-        return f"Shown here: the run {described(record)}, {record.finished.date()}."
+        return f"Shown: the run {described(record)}, {record.finished.date()}."
     book = {entry.claim.id: entry.state for entry in ledger.of_the_book()}
     other = [f"- {{claim}}`{entry.claim.id}`: {entry.state}, in the book {book[entry.claim.id]}"
              for entry in ledger.entries() if entry.claim.chapter == chapter.name and entry.verdict

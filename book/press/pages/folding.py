@@ -27,6 +27,7 @@ from sphinx.application import Sphinx
 
 from book.press import editions
 from book.press.chapters import Chapter, read
+from book.press.ledger import Entry
 from book.press.pages import ledger
 from book.press.pages.numbers import number_of
 from book.press.pages.templates import HtmlDirective
@@ -96,6 +97,15 @@ def plain(words: str) -> str:
     return FAILED.sub(r"\1", ABSENT.sub("(a control that it asks for was not measured)", words))
 
 
+def earlier(entry: Entry) -> str:
+    """What is told of a claim whose criterion asks for what the page's run, which is older, has not measured; or ""."""
+    run = ledger.runs().get(os.environ.get("BOOK_PROFILE", "quick"), {}).get(entry.claim.chapter)
+    if entry.verdict or run is None:
+        return ""
+    words = next((verdict.words or verdict.held for verdict in run.verdicts if verdict.claim == entry.claim.id), "")
+    return words and f"not judged (today's criterion is newer than this run; by an earlier one {plain(words)})"
+
+
 def finish(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: nodes.document) -> None:
     """On ``html-page-context``: fold what is the same on every page."""
     if "body" not in context or number_of(pagename) is None:
@@ -135,7 +145,7 @@ class Verdicts(HtmlDirective):
         entries = [found[id] for id in wanted]
         address = partial(self.env.app.builder.get_relative_uri, self.env.docname)
         meant = [words for word, words in MEANT.items() if any(word in entry.words for entry in entries)]
-        told = {entry.claim.id: plain(entry.words) for entry in entries}
+        told = {entry.claim.id: earlier(entry) or plain(entry.words) for entry in entries}
         return filled("verdicts", entries=entries, told=told, meant=meant, ledger=address("book/ledger"),
                       reading=address("book/reading"))
 
