@@ -3,7 +3,8 @@
 import csv
 import difflib
 import io
-from collections.abc import Collection, Iterable
+import math
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -94,8 +95,9 @@ def did_you_mean(value: object, known: Iterable[str]) -> str:
 
 def check_choice(setting: str, value: str, choices: Collection[str], error: type[ValueError] = ValueError) -> str:
     """Return the value if it is one of the choices; else raise an error that names it, them and the nearest one."""
-    if value not in choices:
-        raise error(f"{setting} = {value!r}: expected one of {', '.join(choices)}{did_you_mean(value, choices)}")
+    if not isinstance(value, str) or value not in choices:
+        raise error(f"{setting} = {short_repr(value)}: expected one of {', '.join(choices)}"
+                    f"{did_you_mean(value, choices)}")
     return value
 
 
@@ -104,14 +106,30 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number != 1)}"
 
 
-def check_counts(**settings: object) -> None:
-    """Raise a ValueError that names the first setting that is not a whole number >= 1."""
+def check_counts(least: int = 1, /, **settings: object) -> None:
+    """Raise a ValueError that names the first setting that is not an `int` >= `least`; NumPy's would be no plain value
+    in a recipe."""
     for setting, value in settings.items():
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{setting} = {value!r}: expected a whole number >= 1")
+        if type(value) is not int or value < least:
+            raise ValueError(f"{setting} = {short_repr(value)}: expected a whole number >= {least}, as Python's int")
+
+
+def check_numbers(expected: str, fits: Callable[[float], bool], **settings: object) -> None:
+    """Raise a ValueError that names the first setting that is no finite number or does not fit, and what was expected.
+    """
+    for setting, value in settings.items():
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or not math.isfinite(value) or not fits(value):  # type: ignore[arg-type]
+            raise ValueError(f"{setting} = {short_repr(value)}: expected {expected}")
+
+
+def check_kind(setting: str, value: object, kind: Any, expected: str) -> None:
+    """Raise a ValueError that names a value of another kind, a class among them, and what was expected."""
+    if isinstance(value, type) or not isinstance(value, kind):
+        raise ValueError(f"{setting} = {short_repr(value)}: expected {expected}")
 
 
 def short_repr(value: object) -> str:
     """`repr` of a value, cut so that it fits on a line."""
-    text = repr(value)
+    text = repr(value).replace("\n", " ")
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from nbutils.architectures import NETWORKS
 from nbutils.console import progress
 from nbutils.images.imageset import ImageSet, as_pixels
-from nbutils.messages import check_choice
+from nbutils.messages import check_choice, check_counts
 from nbutils.precision import Float32Conv2d, Float32Linear
 
 
@@ -98,9 +98,22 @@ def frozen(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
+def like(model: nn.Module) -> nn.Parameter:
+    """A parameter of the model: it says on which device and in which precision the model computes.
+
+    Raises:
+        ValueError: there is none, as where networks stand in a plain list, where no mode would reach them.
+    """
+    parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+    if parameter is None:
+        raise ValueError(f"model = {type(model).__name__}: expected a torch.nn.Module with parameters; networks in "
+                         "a list are none of its parts, those in an nn.ModuleList are")
+    return parameter
+
+
 def suited(x: Tensor, model: nn.Module) -> Tensor:
     """Images x (B, 3, H, W) on the model's device, in its precision, and channels_last: convolutions run faster so."""
-    return x.to(next(model.parameters())).contiguous(memory_format=torch.channels_last)
+    return x.to(like(model)).contiguous(memory_format=torch.channels_last)
 
 
 def in_batches(f: Callable[..., Tensor], model: nn.Module, images: ImageSet | Tensor, *others: Tensor,
@@ -109,7 +122,7 @@ def in_batches(f: Callable[..., Tensor], model: nn.Module, images: ImageSet | Te
     `frozen` and says on which device and in which precision; nothing is differentiated."""
     x = images.held if isinstance(images, ImageSet) else images
     batches = list(zip(*(part.split(batch_size) for part in (x, *others)), strict=True))
-    device = next(model.parameters()).device
+    device = like(model).device
     with frozen(model), torch.no_grad():
         return torch.cat([f(suited(as_pixels(x), model), *(part.to(device) for part in rest)).cpu()
                           for x, *rest in progress(batches, getattr(model, "name", ""))])
@@ -293,8 +306,9 @@ def build(name: str, num_classes: int = 10, seed: int = 0, image_size: int = 32)
         image_size: side of the images in pixels; networks from torchvision adapt their first stride to it.
 
     Raises:
-        ValueError: unknown network, or fewer than two classes.
+        ValueError: unknown network, fewer than two classes, or a seed below 0.
     """
+    check_counts(0, seed=seed)
     kind, shape = NETWORKS[check_choice("network", name, NETWORKS)]
     if num_classes < 2:
         raise ValueError(f"num_classes = {num_classes}: expected at least 2")
@@ -309,8 +323,16 @@ def build(name: str, num_classes: int = 10, seed: int = 0, image_size: int = 32)
 
 def as_built(network: str, images: ImageSet, seed: int = 0, device: torch.device | str = "cpu") -> SplitClassifier:
     """A fresh network for images like these, in evaluation mode; see `build`. Its BatchNorm has seen no image: where an
-    untrained network is to predict, `features.untrained` is the fairer one."""
-    return build(network, images.num_classes, seed, images.held.shape[-1]).to(device).eval()
+    untrained network is to predict, `features.untrained` is the fairer one.
+
+    Raises:
+        ValueError: as `build`, or no such device.
+    """
+    model = build(network, images.num_classes, seed, images.held.shape[-1])
+    try:
+        return model.to(device).eval()
+    except (RuntimeError, AssertionError) as error:  # torch raises either
+        raise ValueError(f"device = {str(device)!r}: {str(error).partition(chr(10))[0]}; did you mean 'cpu'?") from None
 
 
 def whiten(model: SplitClassifier, x: Tensor) -> SplitClassifier:

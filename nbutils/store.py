@@ -12,7 +12,9 @@ import json
 import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from torch import Tensor, nn
 from nbutils.console import warn
 from nbutils.hashing import code_hash, content_hash
 from nbutils.machine import stores
+from nbutils.messages import short_repr
 from nbutils.versions import sha256
 
 given: dict[str, None] = {}
@@ -58,7 +61,7 @@ def load_or_build(kind: str, recipe: Mapping[str, Any], build: Callable[..., dic
 
     Raises:
         PermissionError: the artifact is not there and the store cannot be written (names the folder and NBUTILS_BUILD).
-        ValueError: NBUTILS_WEIGHTS names no store.
+        ValueError: NBUTILS_WEIGHTS names no store; build makes something else than named tensors.
         TypeError: a recipe of other values, or code that uses what cannot be read.
     """
     plain = json.loads(json.dumps(recipe, default=_plain))
@@ -70,7 +73,11 @@ def load_or_build(kind: str, recipe: Mapping[str, Any], build: Callable[..., dic
     def made() -> Artifact:
         start = time.monotonic()
         built = build(unfinished) if resumable else build()
-        tensors = {name: tensor.contiguous() for name, tensor in built.items()}  # as they will be read
+        if not isinstance(built, Mapping) or not all(isinstance(tensor, Tensor) for tensor in built.values()):
+            raise ValueError(f"{key}: build returned {short_repr(built)}; expected name -> tensor")
+        held = Counter(tensor.untyped_storage().data_ptr() for tensor in built.values())  # a file has no shared memory
+        tensors = {name: (tensor.clone() if held[tensor.untyped_storage().data_ptr()] > 1 else tensor).contiguous()
+                   for name, tensor in built.items()}  # as they will be read
         return Artifact(key, tensors, plain, time.monotonic() - start)
 
     try:
@@ -89,6 +96,8 @@ def load_or_build(kind: str, recipe: Mapping[str, Any], build: Callable[..., dic
             shutil.rmtree(leftover, ignore_errors=True)
         if kept := _kept(kind, key):
             return kept
+        with suppress(OSError):  # also where a file or a link took its place
+            folder.unlink()
         shutil.rmtree(folder, ignore_errors=True)
         artifact = made()
         try:

@@ -18,11 +18,11 @@ from nbutils import networks, store
 from nbutils.console import progress
 from nbutils.images.batches import batch_count, batches
 from nbutils.images.imageset import ImageSet
-from nbutils.messages import check_choice
-from nbutils.networks import SplitClassifier, frozen
+from nbutils.messages import check_choice, check_counts, check_kind, check_numbers
+from nbutils.networks import SplitClassifier, frozen, like
 from nbutils.precision import mixed_precision
 from nbutils.robustness.attacks import FGSM, PGD, kl
-from nbutils.robustness.threat import ThreatModel
+from nbutils.robustness.threat import ThreatModel, check_threat
 
 Objective = Callable[[SplitClassifier, Tensor, Tensor, torch.Generator], Tensor]
 """(model, x (B, 3, H, W) in [0, 1], y (B,), CPU generator) -> scalar loss to be minimised."""
@@ -51,7 +51,7 @@ class Adversarial:
 
 def fast_adversarial(threat: ThreatModel) -> Adversarial:
     """Adversarial training with one step of 1.25 eps from a random start (Wong et al. 2020)."""
-    return Adversarial(FGSM(threat, random_start=True, step_size=1.25 * threat.eps))
+    return Adversarial(FGSM(threat, random_start=True, step_size=1.25 * check_threat(threat).eps))
 
 
 def pgd_adversarial(threat: ThreatModel, steps: int) -> Adversarial:
@@ -69,6 +69,9 @@ def robust_teacher(planted: bool, eps: float, steps: int) -> Adversarial:
     return pgd_adversarial(ThreatModel("L2", 0.5), steps)
 
 
+WEIGHT = ("a weight >= 0, such as 0.5", lambda value: value >= 0)  # what `check_numbers` is told of a beta or a decay
+
+
 @dataclass(frozen=True)
 class TRADES:
     """Cross-entropy on the clean images plus beta KL(p(x) || p(x_adv)), where x_adv maximises the same divergence
@@ -80,7 +83,7 @@ class TRADES:
         adversarial_labels: take the cross-entropy on x_adv instead, as Kim et al. (2021) did, with beta = .5.
 
     Raises:
-        ValueError: PGD with another loss, which would take the clean logits for labels.
+        ValueError: PGD with another loss, which would take the clean logits for labels; a beta below 0.
     """
 
     attack: PGD
@@ -88,6 +91,7 @@ class TRADES:
     adversarial_labels: bool = False
 
     def __post_init__(self) -> None:
+        check_numbers(*WEIGHT, beta=self.beta)
         if isinstance(self.attack, PGD) and self.attack.loss != "kl":
             raise ValueError(f"loss = {self.attack.loss!r}: TRADES attacks with 'kl'; use trades(threat, steps)")
 
@@ -107,10 +111,16 @@ class MART:
 
     Attributes:
         attack: PGD on the cross-entropy. beta: weight of the divergence, lambda in the paper; Kim et al. (2021): .5.
+
+    Raises:
+        ValueError: a beta below 0.
     """
 
     attack: PGD
     beta: float = 5.0
+
+    def __post_init__(self) -> None:
+        check_numbers(*WEIGHT, beta=self.beta)
 
     def __call__(self, model: SplitClassifier, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
         x_adv = self.attack(model, x, y, generator)
@@ -147,8 +157,8 @@ class Schedule:
             half a cosine (He et al. 2022).
 
     Raises:
-        ValueError: epochs below 1, batch_size below 2 (BatchNorm needs two), a rate that is not positive, or an
-            unknown optimizer.
+        ValueError: epochs below 1, batch_size below 2 (BatchNorm needs two), a rate that is not positive, a momentum
+            outside [0, 1), a weight decay below 0, or an unknown optimizer.
     """
 
     epochs: int
@@ -159,11 +169,11 @@ class Schedule:
     optimizer: str = "sgd"
 
     def __post_init__(self) -> None:
-        for setting, value, least in (("epochs", self.epochs, 1), ("batch_size", self.batch_size, 2)):
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"{setting} = {value}: expected a whole number >= {least}")
-        if not self.peak_rate > 0:
-            raise ValueError(f"peak_rate = {self.peak_rate}: expected a positive learning rate, such as 0.2")
+        check_counts(epochs=self.epochs)
+        check_counts(2, batch_size=self.batch_size)
+        check_numbers("a positive learning rate, such as 0.2", lambda value: value > 0, peak_rate=self.peak_rate)
+        check_numbers("a number in [0, 1), such as 0.9", lambda value: 0 <= value < 1, momentum=self.momentum)
+        check_numbers(*WEIGHT, weight_decay=self.weight_decay)
         check_choice("optimizer", self.optimizer, ("sgd", "adamw"))
 
     def rate(self, step: int, total: int) -> float:
@@ -205,7 +215,7 @@ class Watch:
     def collapsed(self, model: SplitClassifier) -> bool:
         """Whether accuracy under attack has fallen below a quarter of a best that was more than chance; if not, the
         weights are kept."""
-        device, generator = next(model.parameters()).device, torch.Generator().manual_seed(0)
+        device, generator = like(model).device, torch.Generator().manual_seed(0)
         x, y = self.images.x.to(device), self.images.y.to(device)
         with frozen(model), torch.no_grad():
             accuracy = (model(self.attack(model, x, y, generator)).argmax(1) == y).double().mean().item()
@@ -279,11 +289,14 @@ def fit(model: SplitClassifier, images: ImageSet, objective: Objective, schedule
         The mean loss of each epoch that counts, fewer than the schedule's after a collapse.
 
     Raises:
-        ValueError: no images, unknown precision. FloatingPointError: the loss is no longer finite.
+        ValueError: no images, no objective or schedule, unknown precision. FloatingPointError: the loss is no longer
+            finite.
     """
+    check_kind("objective", objective, Callable, "an objective, such as training.Standard()")
+    check_kind("schedule", schedule, Schedule, "a training.Schedule, such as Schedule(epochs=5)")
     if len(images) == 0:
         raise ValueError(f"{label}: the image set is empty; expected at least one image")
-    device = next(model.parameters()).device
+    device = like(model).device
     model.train()
     generator = torch.Generator().manual_seed(seed)
     optimizer = schedule.optimizing(model)
@@ -324,7 +337,7 @@ def trained(network: str, images: ImageSet, objective: Objective, schedule: Sche
         name: how tables call the model; by default the network's name. precision: see `fit`.
 
     Raises:
-        ValueError: unknown network or precision. FloatingPointError: training diverged.
+        ValueError: unknown network, device or precision; as `fit`. FloatingPointError: training diverged.
     """
     model = networks.as_built(network, images, seed, device)
     model.name = name or network

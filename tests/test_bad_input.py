@@ -9,6 +9,7 @@ from pathlib import Path
 from tarfile import TarError
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from nbutils import networks, training
 from nbutils.features import LinearFeature, class_weights, matched, usefulness
+from nbutils.features.nrf import NRF
 from nbutils.images import DataError, ImageSet, PlantedWorld, augment, load
 from nbutils.images.sources import check_dataset, class_names
 from nbutils.lab import claims, results
@@ -29,10 +31,12 @@ from nbutils.robustness import (
     FGSM,
     PGD,
     AutoAttack,
+    Noise,
     Outcome,
     ThreatModel,
     evaluate,
     health_checks,
+    kim_pgd,
     parse_eps,
     transfer_matrix,
     transfer_rate,
@@ -95,6 +99,8 @@ CASES = [
     Bad("eps a little above 1", lambda: ThreatModel("Linf", 1.5), ("eps = 1.5", "pixels are in [0, 1]")),
     Bad("eps far above 255", lambda: ThreatModel("Linf", 1e6), ("eps = 1000000", "pixels are in [0, 1]")),
     Bad("negative eps", lambda: ThreatModel("L2", -0.1), ("eps = -0.1", ">= 0", "8/255")),
+    Bad("eps that is none", lambda: ThreatModel("Linf", True), ("eps = True", "such as 8/255")),
+    Bad("a list of norms", lambda: ThreatModel(["Linf"], 0.1), ("norm = ['Linf']", "Linf, L2")),  # type: ignore[arg-type]
     Bad("eps in words", lambda: parse_eps("eight"), ("eps = 'eight'", "number or a fraction such as 8/255")),
     Bad("eps over zero", lambda: parse_eps("8/0"), ("eps = '8/0'", "fraction such as 8/255")),
     Bad("eps as code", lambda: parse_eps("__import__('os')"), ("__import__", "fraction such as 8/255")),
@@ -104,10 +110,24 @@ CASES = [
     # attacks
     Bad("no steps", lambda: PGD(LINF, 0), ("steps = 0", ">= 1")),
     Bad("broken steps", lambda: PGD(LINF, 2.5), ("steps = 2.5", "whole number")),  # type: ignore[arg-type]
+    Bad("steps that are none", lambda: PGD(LINF, True), ("steps = True", "whole number")),
+    Bad("steps of NumPy", lambda: PGD(LINF, np.int64(3)), ("steps = np.int64(3)", "Python's int")),  # type: ignore[arg-type]
+    *[Bad(f"a radius for {name}", lambda make=make: make(8 / 255), (f"{setting} = 0.0313", "ThreatModel("))
+      for name, setting, make in (
+          ("PGD", "threat", lambda eps: PGD(eps, 10)), ("FGSM", "threat", FGSM), ("kim_pgd", "threat", kim_pgd),
+          ("AutoAttack", "threat", AutoAttack), ("Noise", "threat", Noise),
+          ("NRF", "within", lambda eps: NRF(at="block1.bn", within=eps)),
+          ("training", "threat", training.fast_adversarial))],
+    Bad("step in grey levels", lambda: PGD(LINF, 2, 2), ("step_size = 2", "pixels are in [0, 1]; did you mean 2/255?")),
+    Bad("infinite step", lambda: PGD(LINF, 2, math.inf), ("step_size = inf", "finite length")),
+    Bad("no start", lambda: PGD(LINF, 2, random_start=None), ("random_start = None", "8/255")),  # type: ignore[arg-type]
+    Bad("an infinite rate of CW", lambda: CW(rate=math.inf), ("rate = inf", "> 0, such as 0.1")),
+    Bad("an infinite c", lambda: CW(c=math.inf), ("c = inf", "> 0, such as 0.1")),
+    Bad("AutoAttack of no classes", lambda: AutoAttack(LINF, classes=0), ("classes = 0", ">= 2")),
     Bad("no restarts", lambda: PGD(LINF, 1, restarts=0), ("restarts = 0", ">= 1")),
     Bad("equal restarts", lambda: PGD(LINF, 1, restarts=2, random_start=False), ("restarts = 2", "expected 1")),
-    Bad("negative step", lambda: PGD(LINF, 1, -0.1), ("step_size = -0.1", "2/255")),
-    Bad("step is no number", lambda: FGSM(LINF, step_size=float("nan")), ("step_size = nan", "2/255")),
+    Bad("negative step", lambda: PGD(LINF, 1, -0.1), ("step_size = -0.1", ">= 0", "8/255")),
+    Bad("step is no number", lambda: FGSM(LINF, step_size=float("nan")), ("step_size = nan", "finite", "8/255")),
     Bad("loss", lambda: PGD(LINF, 1, loss="crossentropy"), ("loss = 'crossentropy'", "did you mean 'cross-entropy'")),
     Bad("early exit", lambda: PGD(LINF, 2, keep_best=False, early_exit=True), ("early_exit = True", "keep_best")),
     Bad("loss of BIM", lambda: BIM(LINF, steps=-1), ("steps = -1", ">= 1")),
@@ -146,7 +166,7 @@ CASES = [
     Bad("matrix of no images", lambda: transfer_matrix([Broken(0, 1)], IMAGES.take(0), FGSM(LINF)),  # type: ignore[list-item]
         ("empty", "at least one image")),
     Bad("no images", lambda: evaluate(Broken(0, 1), IMAGES.take(0)), ("empty", "at least one image")),  # type: ignore[arg-type]
-    Bad("NaN logits when scored", lambda: evaluate(Broken(0, float("nan")), IMAGES), ("NaN", "finite")),  # type: ignore[arg-type]
+    Bad("NaN logits when scored", lambda: evaluate(Broken(0, float("nan")), IMAGES), ("nan", "finite")),  # type: ignore[arg-type]
     Bad("no outcomes", lambda: worst_case([]), ("no outcomes", "at least one")),
     Bad("two models", lambda: worst_case([outcome(), outcome(model="n")]), ("'m' and 'n'", "one model")),
     Bad("two lengths", lambda: worst_case([outcome(), outcome(correct=torch.zeros(4) > 0)]), ("3 and 4", "same")),
@@ -199,6 +219,11 @@ CASES = [
     Bad("dataset in capitals", lambda: check_dataset("Digits"), ("'Digits'", "did you mean 'digits'"), DataError),
     Bad("split", lambda: load("planted", "val"), ("split = 'val'", "one of train, test"), DataError),
     Bad("no images asked for", lambda: load("digits", "train", 0), ("n = 0", "at least one"), DataError),
+    *[Bad(f"n = {n!r}", lambda n=n: load("planted", "train", n), (f"n = {n!r}", "whole number"), DataError)
+      for n in (2.5, "10", True)],
+    Bad("seed of images", lambda: load("planted", "train", 4, 1.5), ("seed = 1.5", ">= 0")),  # type: ignore[arg-type]
+    Bad("dataset is none", lambda: load(None, "train"), ("dataset = 'None'", "expected one of"), DataError),  # type: ignore[arg-type]
+    Bad("dataset is a path", lambda: load(Path("/"), "train"), ("did you mean 'folder:/'",), DataError),  # type: ignore[arg-type]
     Bad("too many digits", lambda: load("digits", "test", 361), ("n = 361", "digits test", "360"), DataError),
     Bad("option of another world", lambda: load("digits", "train", rho=0.5), ("rho", "'digits'"), DataError),
     # networks and training
@@ -206,6 +231,19 @@ CASES = [
     Bad("one class", lambda: networks.build("small", 1), ("num_classes = 1", "at least 2")),
     Bad("cut", lambda: networks.build("small").features(X, "block4.b"), ("'block4.b'", "did you mean 'block4.bn'")),
     Bad("cut behind", lambda: networks.build("small").logits_from(X, "pol"), ("'pol'", "did you mean 'pool'")),
+    Bad("infinite rate", lambda: Schedule(1, peak_rate=math.inf), ("peak_rate = inf", "positive")),
+    Bad("decay is no number", lambda: Schedule(1, weight_decay=math.nan), ("weight_decay = nan", ">= 0")),
+    Bad("large momentum", lambda: Schedule(1, momentum=2), ("momentum = 2", "[0, 1)")),
+    Bad("beta is no number", lambda: training.trades(LINF, 2, beta=math.nan), ("beta = nan", ">= 0")),
+    Bad("beta of MART", lambda: training.mart(LINF, 2, beta=-1), ("beta = -1", ">= 0")),
+    *[Bad(f"trained with {words[0]}", lambda given=given: training.trained("small", IMAGES, **{
+          "objective": Standard(), "schedule": Schedule(1, 2), **given}), words) for given, words in (
+              ({"objective": Standard}, ("objective = <class", "Standard()")),
+              ({"objective": "standard"}, ("objective = 'standard'", "Standard()")),
+              ({"schedule": 5}, ("schedule = 5", "Schedule(")),
+              ({"device": "tpu"}, ("device = 'tpu'", "did you mean 'cpu'?")),
+              ({"device": "cuda:99"}, ("device = 'cuda:99'", "did you mean 'cpu'?")),
+              ({"seed": 1.5}, ("seed = 1.5", ">= 0")))],
     Bad("no epochs", lambda: Schedule(0), ("epochs = 0", ">= 1")),
     Bad("broken epochs", lambda: Schedule(1.5), ("epochs = 1.5", "whole number")),  # type: ignore[arg-type]
     Bad("empty batches", lambda: Schedule(1, batch_size=0), ("batch_size = 0", ">= ")),
@@ -275,6 +313,8 @@ CASES = [
     Bad("list for a count", resolving(steps=[1]), ("steps = [1]", "number"), ParameterError),
     # the store
     Bad("tensor in a recipe", lambda: load_or_build("model", {"x": X}, dict), ("Tensor", "plain values"), TypeError),
+    *[Bad(f"an artifact of {made!r}", lambda made=made: load_or_build("model", {"x": 1}, lambda: made),
+          (f"build returned {made!r}", "name -> tensor")) for made in (None, [1], {"x": 1})],
     Bad("path in a recipe", lambda: load_or_build("model", {"x": [Path()]}, dict), ("Path", "plain values"), TypeError),
 ]
 

@@ -438,3 +438,26 @@ def test_training_depends_on_attacks_and_not_on_figures(monkeypatch: pytest.Monk
     assert imageset[0] != plain[0]
     assert imageset[1] != plain[1]
 
+
+def test_tensors_that_share_memory_are_kept(own_build: Path) -> None:
+    whole = torch.arange(6.0).view(2, 3)
+    for _ in range(2):
+        artifact = load_or_build("model", RECIPE, lambda: {"a": whole, "b": whole, "row": whole[1], "turned": whole.T})
+        assert (folder_of(own_build, artifact) / "record.json").is_file()
+        for name, tensor in {"a": whole, "b": whole, "row": whole[1], "turned": whole.T}.items():
+            assert torch.equal(artifact.tensors[name], tensor)
+
+
+@pytest.mark.parametrize("what", ["a file", "a loop", "a link elsewhere"])
+def test_what_took_the_place_of_an_artifact_is_replaced(what: str, build: Builder, own_build: Path,
+                                                        tmp_path: Path) -> None:
+    folder = folder_of(own_build, load_or_build("model", RECIPE, build))
+    elsewhere = folder.rename(tmp_path / "elsewhere")
+    (elsewhere / "record.json").write_text("{}")
+    if what == "a file":
+        folder.write_text("")
+    else:
+        folder.symlink_to(folder if what == "a loop" else elsewhere)
+    build.check(load_or_build("model", RECIPE, build), 2)
+    build.check(load_or_build("model", RECIPE, build), 2)
+    assert (elsewhere / "record.json").read_text() == "{}"

@@ -185,7 +185,7 @@ def masked_logits(model: SplitClassifier, images: ImageSet | Tensor, mask: Tenso
         return model.logits_from(z * _fitting(kept, z), at)
 
     logits = in_batches(answer, model, images, masks)
-    check_finite(logits, logits, f"masked features at {at}")
+    check_finite(logits, f"masked features at {at}: the logits are not finite")
     return logits
 
 

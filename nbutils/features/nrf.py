@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from nbutils.features.bottleneck import Bottleneck, distill, random_masks
 from nbutils.messages import check_choice
 from nbutils.networks import SplitClassifier
+from nbutils.robustness.attacks import scored
 from nbutils.robustness.minimum_norm import CW, INSIDE, Penalty, from_tanh_space, to_tanh_space
-from nbutils.robustness.threat import ThreatModel
+from nbutils.robustness.threat import ThreatModel, check_threat
 
 CHOICES = {"channels": ("none", "all", "random", "random-as-robust", "robust", "non-robust"),
            "magnitude": ("up", "down"), "norm_over": ("image", "batch")}
@@ -61,6 +62,8 @@ class NRF(CW):
         super().__post_init__()
         for setting, known in CHOICES.items():
             check_choice(setting, getattr(self, setting), known)
+        if self.within is not None:
+            check_threat(self.within, "within")
 
     @property
     def threat(self) -> ThreatModel | None:
@@ -105,7 +108,7 @@ class NRF(CW):
 
         def penalty(x_adv: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
             z = model.features(x_adv, self.at)
-            gap, fooled = self.gap(model.logits_from(z, self.at), y)
+            gap, fooled = self.gap(scored(lambda _: model.logits_from(z, self.at), x_adv, "NRF"), y)
             gradient, masked = self.gradients(c * gap, z, mask)
             if self.second_order:
                 return self.as_printed(c * gap, masked), fooled

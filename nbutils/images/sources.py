@@ -22,7 +22,7 @@ from nbutils.images import folders
 from nbutils.images.folders import LOSSY, SPLITS
 from nbutils.images.imageset import DataError, ImageSet, printable
 from nbutils.images.planted import PlantedWorld
-from nbutils.messages import check_choice, did_you_mean
+from nbutils.messages import check_choice, check_counts, did_you_mean, short_repr
 
 Choice = Callable[[Tensor], Tensor]  # labels (N,) of a whole split -> indices (n,) of the images that are taken
 TINY_IMAGENET = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
@@ -81,12 +81,14 @@ def load(dataset: str, split: str, n: int | None = None, seed: int = 0, **world:
             (the line says what to do), a folder whose tree or images cannot be used (see `folders`), or that has
             test images among those of train.
     """
+    dataset = str(dataset)  # a path is then told how to be written
     is_folder = dataset.startswith("folder:")  # looked at below, whole
     if not is_folder:
         check_dataset(dataset)
     check_choice("split", split, SPLITS, DataError)
-    if n is not None and n < 1:
-        raise DataError(f"n = {n}: expected at least one image")
+    if n is not None and (type(n) is not int or n < 1):
+        raise DataError(f"n = {short_repr(n)}: expected a whole number, at least one image")
+    check_counts(0, seed=seed)
     if dataset == "planted":
         count = n or {"train": 6000, "test": 1000}[split]
         return PlantedWorld(**world).draw(count, seed=2 * seed + SPLITS.index(split))

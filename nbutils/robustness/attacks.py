@@ -9,19 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nbutils.messages import check_choice, check_counts
+from nbutils.messages import check_choice, check_counts, check_kind
 from nbutils.networks import frozen
-from nbutils.robustness.threat import ThreatModel, format_eps
+from nbutils.robustness.threat import ThreatModel, check_threat, format_eps, parse_eps
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # (logits (B, K), target) -> (B,), larger is worse for the model
 
 
+@runtime_checkable
 class Attack(Protocol):
     """Anything that turns images into adversarial images."""
 
@@ -73,19 +74,26 @@ def kl(logits: Tensor, clean_logits: Tensor) -> Tensor:
 LOSSES: dict[str, Loss] = {"cross-entropy": cross_entropy, "margin": margin, "dlr": dlr, "kl": kl}
 
 
-def checked(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Images x (B, 3, H, W), detached, and labels y (B,) as int64, or clean logits (B, K) as they are.
+def checked(x: Tensor, y: Tensor, generator: torch.Generator | None, soft: bool = False) -> tuple[Tensor, Tensor]:
+    """Images x (B, 3, H, W), detached, and labels y (B,) as int64, or, where targets are soft, clean logits (B, K) as
+    they are.
 
     Raises:
-        ValueError: images that are no floats in [0, 1]; labels that are no whole numbers >= 0, or not one for each
-            image; `torch.inference_mode`, in which there are no gradients.
+        ValueError: images that are no floats (B, 3, H, W) in [0, 1]; labels that are no whole numbers >= 0, or not one
+            for each image; what is no generator; `torch.inference_mode`, in which there are no gradients.
     """
+    check_kind("images", x, Tensor, "a torch.Tensor")
+    check_kind("labels", y, Tensor, "a torch.Tensor")
+    check_kind("generator", generator, torch.Generator | None, "a generator, such as torch.Generator().manual_seed(0)")
     if torch.is_inference_mode_enabled():
         raise ValueError("torch.inference_mode is on: attacks need gradients; did you mean torch.no_grad?")
     if not x.is_floating_point():
         raise ValueError(f"images {x.dtype}: expected floats in [0, 1]; divide 8-bit pixels by 255")
-    if y.shape[:1] != x.shape[:1]:
-        raise ValueError(f"labels {tuple(y.shape)} for {len(x)} images: expected one each")
+    if x.ndim != 4:
+        raise ValueError(f"images {tuple(x.shape)}: expected (B, 3, H, W){'; did you mean x[None]?' * (x.ndim == 3)}")
+    if y.shape[:1] != x.shape[:1] or (y.ndim > 1 and not soft):
+        hint = "; did you mean y[:, 0]?" if y.shape[1:] == (1,) else "; did you mean y.argmax(1)?" * (y.ndim == 2)
+        raise ValueError(f"labels {tuple(y.shape)} for {len(x)} images: expected one each, ({len(x)},){hint}")
     if len(x):
         low, high = (value.item() for value in torch.aminmax(x))
         if not (low >= 0 and high <= 1):  # also false for NaN
@@ -99,9 +107,41 @@ def checked(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 def check_classes(y: Tensor, logits: Tensor) -> None:
     """Raise a ValueError if a label y (B,) is none of the classes of the logits (B, K)."""
-    if y.ndim == 1 and y.max() >= logits.shape[1]:
+    if y.ndim == 1 and len(y) and y.max() >= logits.shape[1]:
         raise ValueError(f"label {y.max().item()}: the model has {logits.shape[1]} classes; expected 0 to "
                          f"{logits.shape[1] - 1}")
+
+
+class NoGradient(ValueError, RuntimeError):  # torch itself raises a RuntimeError
+    """The logits do not depend on the images in a way that a gradient could follow."""
+
+
+def scored(model: Callable[[Tensor], Tensor], x: Tensor, who: str) -> Tensor:
+    """Logits (B, K) of images x (B, 3, H, W). All attacks and verdicts take them here, and with them the gradient in x:
+    it is checked when it is computed, since a step along NaN would leave an image as it is, which looks robust.
+
+    Raises:
+        ValueError: no finite floats (B, K), K >= 2, or a gradient that is not finite; it says who asked.
+        NoGradient: none reaches x.
+    """
+    logits = model(x)
+    fits = isinstance(logits, Tensor) and logits.is_floating_point() and logits.ndim == 2
+    if not fits or len(logits) != len(x) or logits.shape[1] < 2:
+        found = f"{logits.dtype} {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+        raise ValueError(f"{who}: the model returned {found}; expected logits, floats ({len(x)}, K), K >= 2")
+    check_finite(logits, f"{who}: the logits are not finite")
+    if x.requires_grad and torch.is_grad_enabled():
+        if not logits.requires_grad:
+            raise NoGradient(f"{who}: no gradient reaches the images; expected a model without detach, no_grad or "
+                             "rounding on the way")
+        x.register_hook(lambda gradient: check_finite(gradient, f"{who}: the gradient is not finite"))
+    return logits
+
+
+def check_finite(values: Tensor, what: str) -> None:
+    """Raise a ValueError that says `what` and names the first value that is not finite."""
+    if not torch.isfinite(values.detach().sum()) and not (finite := torch.isfinite(values)).all():
+        raise ValueError(f"{what} ({values[~finite][0].item()}); expected finite numbers")
 
 
 @dataclass(frozen=True, repr=False)
@@ -111,8 +151,8 @@ class PGD:
     Attributes:
         threat: the perturbations allowed.
         steps: gradient steps per restart.
-        step_size: length of a step in the norm of the threat model; None means 2.5 eps / steps, which lets the
-            search cross the ball (Madry et al. 2018, appendix).
+        step_size: length of a step in the norm of the threat model, also as text such as "2/255"; None means
+            2.5 eps / steps, which lets the search cross the ball (Madry et al. 2018, appendix).
         restarts: independent searches; each later one attacks only the images that are still classified right.
         loss: "cross-entropy", "margin" or "dlr", maximised; minimised when targeted. "kl" takes the clean logits
             (B, K) in place of labels.
@@ -126,7 +166,8 @@ class PGD:
         name: the word before the brackets in `repr`.
 
     Raises:
-        ValueError: steps or restarts below 1, a negative step size, an unknown loss, early_exit without keep_best.
+        ValueError: no threat model, steps or restarts below 1, a step size or start that is no length (L_inf: above 1
+            and five radii), an unknown loss, early_exit without keep_best.
     """
 
     threat: ThreatModel
@@ -141,15 +182,15 @@ class PGD:
     name: str = "PGD"
 
     def __post_init__(self) -> None:
+        check_threat(self.threat)
         check_counts(steps=self.steps, restarts=self.restarts)
         if self.restarts > 1 and not self.random_start:
             raise ValueError(f"restarts = {self.restarts}: without a random start all are the same; expected 1")
         size = 2.5 * self.threat.eps / self.steps if self.step_size is None else self.step_size
-        object.__setattr__(self, "step_size", size)
-        for setting in ("step_size", "random_start"):
-            if not getattr(self, setting) >= 0:
-                raise ValueError(f"{setting} = {getattr(self, setting)!r}: expected a length >= 0 in pixel units, "
-                                 "such as 2/255")
+        most = max(1, 5 * self.threat.eps) if self.threat.norm == "Linf" else torch.inf
+        object.__setattr__(self, "step_size", parse_eps(size, "step_size", most))
+        if not isinstance(self.random_start, bool):
+            object.__setattr__(self, "random_start", parse_eps(self.random_start, "random_start", 1))
         if self.early_exit and not self.keep_best:
             raise ValueError("early_exit = True: expected keep_best = True, for the last iterate need not fool")
         check_choice("loss", self.loss, LOSSES)
@@ -179,9 +220,9 @@ class PGD:
             generator: a CPU generator for random starts; None uses torch's global one.
 
         Raises:
-            ValueError: see `checked`; labels without a class; logits that are not finite.
+            ValueError: see `checked` and `scored`; labels without a class.
         """
-        x, y = checked(x, y)
+        x, y = checked(x, y, generator, soft=self.loss == "kl")
         if len(x) == 0 or self.threat.eps == 0:
             return x.clone()
         with frozen(model), torch.enable_grad():
@@ -212,7 +253,10 @@ class PGD:
             stepping = step < self.steps
             x_adv.requires_grad_(stepping)
             with torch.set_grad_enabled(stepping):
-                now, loss = self._harm(model(x_adv), y[at_work], step)
+                logits = scored(model, x_adv, f"{self.name}, step {step}")
+                if step == 0:
+                    check_classes(y, logits)
+                now, loss = self._harm(logits, y[at_work])
             if self.keep_best:
                 better = _worse_for_model(now, harm[:, at_work])
                 best[at_work[better]], harm[:, at_work[better]] = x_adv.detach()[better], now[:, better].to(x.dtype)
@@ -236,22 +280,12 @@ class PGD:
         noise = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
         return self.threat.project(x + self.random_start * noise, x)
 
-    def _harm(self, logits: Tensor, y: Tensor, step: int) -> tuple[Tensor, Tensor]:
+    def _harm(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Fooled (0 or 1) and loss as rows (2, B), and the loss (B,) with its graph; larger is worse for the model."""
-        if step == 0:
-            check_classes(y, logits)
         loss = LOSSES[self.loss](logits, y)
-        check_finite(loss, logits, f"{self.name}: the loss is not finite at step {step}")
         hit = logits.argmax(1) == (y if y.ndim == 1 else y.argmax(1))
         fooled, loss = (hit, -loss) if self.targeted else (~hit, loss)
         return torch.stack([fooled.to(loss.dtype), loss.detach()]), loss
-
-
-def check_finite(values: Tensor, logits: Tensor, what: str) -> None:
-    """Raise a ValueError that says `what`, and which logits (B, K) are to blame, unless all values are finite."""
-    if not torch.isfinite(values).all():
-        bad = logits.detach()[~torch.isfinite(logits)][:1].tolist()
-        raise ValueError(f"{what}; the model returned {bad} among its logits, expected finite numbers")
 
 
 def _worse_for_model(new: Tensor, old: Tensor) -> Tensor:
@@ -265,13 +299,18 @@ class Noise:
 
     threat: ThreatModel
 
+    def __post_init__(self) -> None:
+        check_threat(self.threat)
+
     def __repr__(self) -> str:
         return f"Noise({self.threat})"
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """x (B, 3, H, W) plus noise of length eps, clipped to [0, 1]; model and labels play no part."""
+        """x (B, 3, H, W) plus noise of length eps, clipped to [0, 1]; model and labels play no part.
+        Raises ValueError: see `checked`."""
+        x, _ = checked(x, y, generator)
         direction = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
-        return self.threat.project(x.detach() + self.threat.eps * self.threat.ascent_direction(direction), x.detach())
+        return self.threat.project(x + self.threat.eps * self.threat.ascent_direction(direction), x)
 
 
 def FGSM(threat: ThreatModel, random_start: bool = False, step_size: float | None = None) -> PGD:
@@ -279,13 +318,13 @@ def FGSM(threat: ThreatModel, random_start: bool = False, step_size: float | Non
 
     With `random_start` and step_size 1.25 eps it is the training attack of Wong et al. (2020).
     """
-    size = threat.eps if step_size is None else step_size
+    size = check_threat(threat).eps if step_size is None else step_size
     return PGD(threat, 1, size, random_start=random_start, keep_best=False, name="FGSM")
 
 
 def kim_pgd(threat: ThreatModel) -> PGD:
     """PGD as Kim et al. (2021) run it: 10 steps of .23 eps, last iterate."""
-    return PGD(threat, 10, 0.23 * threat.eps, keep_best=False)
+    return PGD(threat, 10, 0.23 * check_threat(threat).eps, keep_best=False)
 
 
 def BIM(threat: ThreatModel, steps: int = 10, step_size: float = 1 / 255) -> PGD:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from nbutils.messages import check_choice, check_counts
 from nbutils.networks import frozen
-from nbutils.robustness.attacks import check_classes, check_finite, checked
-from nbutils.robustness.threat import ThreatModel
+from nbutils.robustness.attacks import check_classes, checked, scored
+from nbutils.robustness.threat import ThreatModel, check_threat
 
 VERSIONS = {
     "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),
@@ -31,10 +31,9 @@ def _as_the_library_wants_it(model: nn.Module, x: Tensor, y: Tensor, generator: 
     seed = int(torch.randint(2**31, (), generator=generator))
     with frozen(model), torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
         with torch.no_grad():
-            logits = model(x)
+            logits = scored(model, x, what)
         check_classes(y, logits)
-        check_finite(logits, logits, f"{what}: the logits are not finite")
-        yield lambda images: model(images.to(x.dtype)).float(), logits.shape[1], seed
+        yield lambda images: scored(lambda given: model(given.to(x.dtype)), images, what).float(), logits.shape[1], seed
 
 
 @dataclass(frozen=True, repr=False)
@@ -52,7 +51,7 @@ class AutoAttack:
         classes: of the model; attacks that need more are left out, and the label says so. None: enough for all.
 
     Raises:
-        ValueError: unknown version, or steps below 1.
+        ValueError: no threat model, an unknown version, steps below 1 or classes below 2.
     """
 
     threat: ThreatModel
@@ -61,8 +60,10 @@ class AutoAttack:
     classes: int | None = None
 
     def __post_init__(self) -> None:
+        check_threat(self.threat)
         check_choice("version", self.version, VERSIONS)
         check_counts(steps=self.steps)
+        check_counts(2, classes=2 if self.classes is None else self.classes)
 
     @property
     def attacks(self) -> list[str]:
@@ -88,11 +89,11 @@ class AutoAttack:
         failed. The model is left untouched.
 
         Raises:
-            ValueError: a model with fewer classes than one of the attacks needs; logits that are not finite.
+            ValueError: see `checked` and `scored`; a model with fewer classes than one of the attacks needs.
         """
         import pyautoattack
 
-        x, y = checked(x, y)
+        x, y = checked(x, y, generator)
         if len(x) == 0 or self.threat.eps == 0:
             return x.clone()
         with _as_the_library_wants_it(model, x, y, generator, "AutoAttack") as (classify, classes, seed):
@@ -150,11 +151,11 @@ class FAB:
         where none was found. The model is left untouched.
 
         Raises:
-            ValueError: the model returned logits that are not finite.
+            ValueError: see `checked` and `scored`.
         """
         from pyautoattack.fab_pt import FABAttack_PT
 
-        x, y = checked(x, y)
+        x, y = checked(x, y, generator)
         if len(x) == 0 or self.eps == 0:
             return x.clone()
         with _as_the_library_wants_it(model, x, y, generator, "FAB") as (classify, _, seed):

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from nbutils import store
 from nbutils.console import counter
 from nbutils.images.imageset import ImageSet, as_pixels
-from nbutils.networks import SplitClassifier, artifacts, frozen
-from nbutils.robustness.attacks import FGSM, PGD, Attack
+from nbutils.messages import check_counts, check_kind
+from nbutils.networks import SplitClassifier, artifacts, frozen, like
+from nbutils.robustness.attacks import FGSM, PGD, Attack, check_classes, scored
 from nbutils.robustness.autoattack import FAB, AutoAttack
 from nbutils.robustness.minimum_norm import CW
 from nbutils.robustness.threat import ThreatModel
@@ -67,6 +68,16 @@ class Outcome:
         return replace(self, **per_image)
 
 
+def _check(images: ImageSet, attack: Attack | None, seed: int, batch_size: int) -> None:
+    """Raises ValueError: no images, what is no attack, a seed or a batch size that is none."""
+    check_kind("images", images, ImageSet, "an ImageSet")
+    check_kind("attack", attack, Attack | None, "an attack, such as PGD(ThreatModel('Linf', 8/255), 10)")
+    check_counts(batch_size=batch_size)
+    check_counts(0, seed=seed)
+    if len(images) == 0:
+        raise ValueError("images: the set is empty; expected at least one image")
+
+
 def attacked(model: nn.Module, images: ImageSet, attack: Attack, seed: int = 0, batch_size: int = 256) -> ImageSet:
     """The images as the attack leaves them, with their true labels, on the CPU. Shows how many passes it has made.
 
@@ -77,9 +88,8 @@ def attacked(model: nn.Module, images: ImageSet, attack: Attack, seed: int = 0, 
     Raises:
         ValueError: no images; an attack whose images leave [0, 1] or its threat model.
     """
-    if len(images) == 0:
-        raise ValueError(f"{attack!r}: the image set is empty; expected at least one image")
-    device = next(model.parameters()).device
+    _check(images, attack, seed, batch_size)
+    device = like(model).device
     generator = torch.Generator().manual_seed(seed)
     x_adv = torch.empty_like(images.held, dtype=torch.float32)  # filled in place: joining needs the memory twice
     with counter(f"{attack!r} on {len(images)} images", "pass") as count:
@@ -94,18 +104,21 @@ def attacked(model: nn.Module, images: ImageSet, attack: Attack, seed: int = 0, 
     return replace(images, x=x_adv, name=f"{images.name} under {attack!r}")
 
 
-def predict(model: nn.Module, x: Tensor, batch_size: int = 256) -> Tensor:
+def predict(model: nn.Module, x: Tensor, batch_size: int = 256, y: Tensor | None = None) -> Tensor:
     """(N,) predicted classes, on the CPU, for pixels x (N, 3, H, W) in [0, 1], or as a set holds them; the
     model's mode is left as it was.
 
+    Args:
+        y: (N,) labels; the model must have their classes.
+
     Raises:
-        ValueError: NaN among the logits.
+        ValueError: see `attacks.scored`; a label without a class.
     """
-    device = next(model.parameters()).device
+    device = like(model).device
     with frozen(model), torch.no_grad():
-        logits = torch.cat([model(as_pixels(part).to(device)).cpu() for part in x.split(batch_size)])
-    if torch.isnan(logits).any():
-        raise ValueError("the model returned NaN among its logits; expected finite numbers")
+        logits = torch.cat([scored(model, as_pixels(part).to(device), "predict").cpu() for part in x.split(batch_size)])
+    if y is not None:
+        check_classes(y, logits)
     return logits.argmax(1)
 
 
@@ -126,10 +139,9 @@ def evaluate(model: SplitClassifier, images: ImageSet, attack: Attack | None = N
         seed, batch_size: see `attacked`.
 
     Raises:
-        ValueError: no images; NaN logits; an attack whose images leave [0, 1] or its threat model.
+        ValueError: no images; what is no attack; as `predict`; an attack whose images leave [0, 1] or its threat model.
     """
-    if len(images) == 0:
-        raise ValueError("evaluate: the image set is empty; expected at least one image")
+    _check(images, attack, seed, batch_size)
     attacker, began = source or model, time.monotonic()
     kept: store.Artifact | None = None
     if attack is None:
@@ -169,12 +181,12 @@ def _attacked_once(model: nn.Module, images: ImageSet, attack: Attack, seed: int
 def _recipe(model: nn.Module, images: ImageSet, attack: Attack, seed: int, batch_size: int) -> dict[str, object]:
     """What decides the images that an attack makes."""
     return {"attack": attack, "model": store.fingerprint(model), "images": images.fingerprint, "seed": seed,
-            "batch_size": batch_size, "device": next(model.parameters()).device.type}
+            "batch_size": batch_size, "device": like(model).device.type}
 
 
 def _found(model: SplitClassifier, images: ImageSet, x_adv: Tensor, read: Reader | None = None) -> dict[str, Tensor]:
     """What `_outcome` takes, for images x_adv as a set holds them."""
-    said = predict(model, x_adv) if read is None else read(model, as_pixels(x_adv))
+    said = predict(model, x_adv, y=images.y) if read is None else read(model, as_pixels(x_adv))
     deltas = ((as_pixels(after) - as_pixels(before)).detach().flatten(1)
               for after, before in zip(x_adv.split(256), images.held.split(256), strict=True))
     l2, linf = zip(*((delta.norm(dim=1), delta.abs().amax(1)) for delta in deltas), strict=True)
@@ -185,8 +197,9 @@ def _outcome(model: SplitClassifier, images: ImageSet, attack: Attack | None, so
              found: dict[str, Tensor]) -> Outcome:
     threat = "none" if attack is None else str(attack.threat or "unbounded")
     label = "none" if attack is None else f"{'transferred ' * (source is not model)}{attack!r}"
+    name = getattr(model, "name", type(model).__name__)
     return Outcome(found["prediction"] == images.y, found["prediction"], found["l2"], found["linf"], label, threat,
-                   model.name, images.name, (*artifacts(model, source), images.fingerprint))
+                   name, images.name, (*artifacts(model, source), images.fingerprint))
 
 
 def transfer_matrix(models: Sequence[SplitClassifier], images: ImageSet, attack: Attack, seed: int = 0,

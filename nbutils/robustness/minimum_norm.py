@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nbutils.messages import check_counts
+from nbutils.messages import check_counts, check_numbers
 from nbutils.networks import frozen
-from nbutils.robustness.attacks import check_classes, check_finite, checked, margin
+from nbutils.robustness.attacks import check_classes, checked, margin, scored
 from nbutils.robustness.threat import ThreatModel
 
 Penalty = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -67,11 +67,8 @@ class CW:
 
     def __post_init__(self) -> None:
         check_counts(steps=self.steps, searches=self.searches)
-        for setting in ("c", "rate"):
-            if not getattr(self, setting) > 0:
-                raise ValueError(f"{setting} = {getattr(self, setting)!r}: expected a number > 0, such as 0.1")
-        if not self.confidence >= 0:
-            raise ValueError(f"confidence = {self.confidence!r}: expected a margin >= 0 in logits, such as 0")
+        check_numbers("a number > 0, such as 0.1", lambda value: value > 0, c=self.c, rate=self.rate)
+        check_numbers("a margin >= 0 in logits, such as 0", lambda value: value >= 0, confidence=self.confidence)
 
     def __repr__(self) -> str:
         return f"CW({', '.join(['unbounded L2', *self._settings()])})"
@@ -86,9 +83,9 @@ class CW:
         where none was found or none is needed. Nothing is random; the model is left untouched.
 
         Raises:
-            ValueError: the model returned logits that are not finite.
+            ValueError: see `checked` and `scored`.
         """
-        x, y = checked(x, y)
+        x, y = checked(x, y, generator)
         best, nearest = x.clone(), x.new_full((len(x),), torch.inf)
         if len(x) == 0:
             return best
@@ -96,7 +93,7 @@ class CW:
         c = torch.full_like(nearest, self.c)
         with frozen(model):
             with torch.no_grad():
-                logits = model(x)
+                logits = scored(model, x, type(self).__name__)
                 check_classes(y, logits)
                 nearest[self.gap(logits, y)[1]] = 0
             penalty = self.penalty(model, x, y)
@@ -140,15 +137,14 @@ class CW:
         """What is minimised beside the distance; what depends on the clean x alone can be computed here, once."""
 
         def penalty(x_adv: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-            gap, fooled = self.gap(model(x_adv), y)
+            gap, fooled = self.gap(scored(model, x_adv, type(self).__name__), y)
             return c * gap, fooled
 
         return penalty
 
     def gap(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """(B,) max(f_y - max_{i != y} f_i + confidence, 0) (Carlini and Wagner 2017, section VI.A), and whether the
-        images count as adversarial (B,). Raises ValueError: logits that are not finite."""
+        images count as adversarial (B,)."""
         gap = margin(logits, y) * (-1 if self.targeted else 1)
-        check_finite(gap, logits, "CW: the margin is not finite")
         raised = logits.detach() + self.confidence * (-1 if self.targeted else 1) * F.one_hot(y, logits.shape[1])
         return F.relu(self.confidence - gap), (raised.argmax(1) == y) == self.targeted

@@ -10,26 +10,30 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from nbutils.messages import DECIMAL, check_choice, short_repr
+from nbutils.messages import DECIMAL, check_choice, check_kind, short_repr
 
 NORMS = {"Linf": "L_inf", "L2": "L2"}
 
 
-def parse_eps(value: str | float) -> float:
-    """A radius from a number or a fraction written as text: 0.03, "0.03", "8/255".
+def parse_eps(value: str | float, setting: str = "eps", most: float = math.inf) -> float:
+    """A length in pixel units from a number or a fraction written as text: 0.03, "0.03", "8/255".
 
     Raises:
-        ValueError: neither a number nor a fraction, negative or not finite.
+        ValueError: neither a number nor a fraction, negative, not finite, or above `most`; it names the setting.
     """
     try:
-        if isinstance(value, str) and not re.fullmatch(rf" *-?{DECIMAL}(e-?[0-9]{{1,2}}| */ *{DECIMAL})? *", value):
+        form = rf" *-?{DECIMAL}(e-?[0-9]{{1,2}}| */ *{DECIMAL})? *"
+        if isinstance(value, bool) or (isinstance(value, str) and not re.fullmatch(form, value)):
             raise ValueError
         parts = [Fraction(part.strip()) for part in value.split("/")] if isinstance(value, str) else [value]
         eps = float(parts[0] / parts[1]) if len(parts) > 1 else float(parts[0])
     except (ValueError, ArithmeticError, TypeError):
-        raise ValueError(f"eps = {short_repr(value)}: expected a number or a fraction such as 8/255") from None
+        raise ValueError(f"{setting} = {short_repr(value)}: expected a number or a fraction such as 8/255") from None
     if not math.isfinite(eps) or eps < 0:
-        raise ValueError(f"eps = {value}: expected a finite radius >= 0, such as 8/255")
+        raise ValueError(f"{setting} = {value}: expected a finite length >= 0, such as 8/255")
+    if eps > most:
+        meant = f"; did you mean {format_eps(eps / 255)}?" if eps <= 255 else ""
+        raise ValueError(f"{setting} = {value}: pixels are in [0, 1]{meant}")
     return eps
 
 
@@ -66,11 +70,7 @@ class ThreatModel:
 
     def __post_init__(self) -> None:
         check_choice("norm", self.norm, NORMS)
-        eps = parse_eps(self.eps)
-        if self.norm == "Linf" and eps > 1:
-            meant = f"; did you mean {format_eps(eps / 255)}?" if eps <= 255 else ""
-            raise ValueError(f"eps = {self.eps}: pixels are in [0, 1]{meant}")
-        object.__setattr__(self, "eps", eps)
+        object.__setattr__(self, "eps", parse_eps(self.eps, most=1 if self.norm == "Linf" else math.inf))
 
     def __str__(self) -> str:
         return f"{NORMS[self.norm]} {format_eps(self.eps)}"
@@ -116,3 +116,9 @@ class ThreatModel:
             radius = torch.rand(len(x), generator=generator, dtype=x.dtype) ** (1 / max(x.shape[1:].numel(), 1))
             noise = direction * _per_image(self.eps * radius / self.distance(direction), direction)
         return self.project(x + noise.to(x.device), x)
+
+
+def check_threat(threat: ThreatModel, setting: str = "threat") -> ThreatModel:
+    """Return the threat model; raise a ValueError if it is none, as where a radius was given."""
+    check_kind(setting, threat, ThreatModel, "a threat model, such as ThreatModel('Linf', 8/255)")
+    return threat

@@ -472,7 +472,7 @@ BAD = {
     "step size of the attack": Bad(lambda: D_det(grey(2), random_linear(), step_size=-1), ValueError,
                                    "step_size = -1"),
     "eps": Bad(lambda: D_rand(grey(2), random_linear(), eps=-0.5), ValueError,
-               "eps = -0.5: expected a finite radius >= 0"),
+               "eps = -0.5: expected a finite length >= 0"),
     "start": Bad(lambda: D_R(grey(2), random_linear(), start="nois"), ValueError,
                  "start = 'nois': expected one of image, noise; did you mean 'noise'?"),
     "target": Bad(lambda: relabelled(grey(2), random_linear(), "D", "nxt"), ValueError,

@@ -287,10 +287,10 @@ class Broken(SplitClassifier):
      ("cut = 'block4.b'", "did you mean 'block4.bn'")),
     (lambda: NRF(at="nowhere", channels="all")(networks.build("small"), torch.rand(2, 3, 32, 32), torch.tensor([0, 1])),
      ("cut = 'nowhere'", "expected one of")),
-    (lambda: NRF(at=AT)(nn.Linear(3, 3), torch.rand(2, 3), torch.tensor([0, 1])), ("Linear", "SplitClassifier")),
+    (lambda: NRF(at=AT)(nn.Flatten(), torch.rand(2, 3, 8, 8), torch.tensor([0, 1])), ("Flatten", "SplitClassifier")),
     (lambda: NRF(at="conv", channels="all")(Broken(dict(zip(curved().cuts, curved().stages, strict=True)), "broken"),
                                             torch.rand(2, 3, 16, 16).double(), torch.tensor([0, 1])),
-     ("the margin is not finite", "nan")),
+     ("NRF: the logits are not finite", "nan")),
 ])
 def test_bad_input_is_one_line(call: Callable[[], object], words: tuple[str, ...]) -> None:
     assert_one_line(call, words)

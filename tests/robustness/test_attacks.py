@@ -434,7 +434,7 @@ def test_logits_that_are_not_finite_are_said(bad: float, loss: str) -> None:
 
     x = torch.full((2, *SHAPE), 0.5)
     target = torch.zeros(2, 3) if loss == "kl" else torch.tensor([0, 0])
-    with pytest.raises(ValueError, match=rf"PGD: the loss is not finite at step 0; the model returned \[{bad}\]"):
+    with pytest.raises(ValueError, match=rf"PGD, step 0: the logits are not finite \({bad}\); expected"):
         PGD(LINF, 2, loss=loss)(Broken(), x, target)
 
 

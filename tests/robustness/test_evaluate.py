@@ -269,6 +269,7 @@ def test_the_counter_is_removed_when_the_attack_fails(network_pair: Pair, plante
         assert hooks(network_pair[0]) == 1
         raise RuntimeError("out of luck")
 
+    fails.threat = None  # type: ignore[attr-defined]
     with pytest.raises(RuntimeError, match="out of luck"):
         attacked(network_pair[0], planted_test, fails)  # type: ignore[arg-type]
     assert hooks(network_pair[0]) == 0
