@@ -16,11 +16,10 @@ from pybtex.exceptions import PybtexError
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from nbutils.lab.parameters import Parameters, resolve
-from nbutils.lab.results import Result, address, counting, detectable, published
+from nbutils.lab.results import Held, Result, address, counting, detectable, published
 from nbutils.machine import ROOT
 from nbutils.messages import counted, did_you_mean, first_fault, read_project_file, read_text
 
-Held = Literal["held", "not held", "undecided", "at the floor", "control failed", "not comparable"]
 MARKS = {"held": "✓", "undecided": "?", "not held": "✗", "at the floor": "⌊", "control failed": "⊘",
          "not comparable": "–", "not run": "·", "not tested": "○"}
 LEAST_LEARNED = 0.05  # what the training of an encoder must add to the accuracy of a probe on it

@@ -255,7 +255,8 @@ class Run:
             unit: "share" (in [0, 1]), "points" (a difference of shares), "correlation" (in [-1, 1]) or "number".
 
         Raises:
-            ValueError: an input with an entry for another number of seeds; nothing that depends on seeds.
+            ValueError: an input with an entry for another number of seeds; nothing that depends on seeds; an unknown
+                unit, or a number outside of its limits.
         """
         if (rows := _by_name(*inputs)) is not None:
             return {name: self.number(f"{id}.{dotted(name)}", what, f, *row, unit=unit) for name, row in rows.items()}
@@ -306,6 +307,9 @@ class Run:
                                             for kind, gain in gained.items()}}
 
     def _record(self, result: Result) -> Result:
+        if len(result.values) not in (1, len(self.seeds)):
+            raise ValueError(f"{result.id}: {counted(len(result.values), 'value')}; expected one for each of "
+                             f"{counted(len(self.seeds), 'seed')}, or one in all")
         result = replace(result, profile=self.parameters.profile, device=self.device_name)
         self.found[result.id] = result
         return result

@@ -710,3 +710,17 @@ def test_cells_that_need_a_known_truth_are_skipped_on_other_images(monkeypatch: 
     start("04_transferability", {"profile": "smoke", "dataset": "planted"})
     assert manager.transform_cell(cell) == cell
     assert manager.cleanup_transforms == usual
+
+
+@pytest.mark.parametrize(("values", "unit", "words"), [
+    ([1.0, 2.0, 3.0], "number", "a.b: 3 values; expected one for each of 2 seeds, or one in all"),
+    ([5.0, 5.0], "share", "a.b: 5; expected a share from 0 to 1"),
+    ([0.5, 0.5], "percent", "unit = 'percent': expected one of share, points, correlation, number"),
+    ([0.5, 1.5], "correlation", "a.b: 1.5; expected a correlation from -1 to 1"),
+])
+def test_a_number_that_is_none_of_its_kind_is_refused(values: list[float], unit: str, words: str) -> None:
+    run = start("x", notebook())
+    with pytest.raises(ValueError, match=re.escape(words)):
+        run.number("a.b", "w", float, values, unit=unit)
+    assert not run.found
+    assert run.number("a.b", "w", float, values[:1], unit="number").value == values[0]
