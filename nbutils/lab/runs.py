@@ -116,12 +116,16 @@ def start(chapter: str, namespace: Mapping[str, Any]) -> Run:
     # Profiles leave eps to the chapters; any other value in a parameters cell is a change.
     own = {name: value for name, value in committed(chapter).items() if name in allowed - IN_PROFILES}
     usual = resolve({**own, "profile": parameters.profile}, allowed | {"profile"})
-    changed = (name for name in allowed - {"profile"} - OF_MACHINE if getattr(parameters, name) != getattr(usual, name))
+    changed = sorted(name for name in allowed - {"profile"} - OF_MACHINE
+                     if getattr(parameters, name) != getattr(usual, name))
+    for name in IN_PROFILES.intersection(changed):
+        if namespace.get(name) is None:
+            print(f"{name} = {getattr(parameters, name)}: {parameters.dataset} has no more images")
     device = choose_device(parameters.device)
     if shell := get_ipython():
         cleanup = shell.input_transformers_cleanup
         cleanup[:] = [step for step in cleanup if step is not _skipped] + [_skipped] * (parameters.dataset != "planted")
-    return Run(chapter, parameters, device, tuple(sorted(changed)), len(class_names(parameters.dataset)))
+    return Run(chapter, parameters, device, tuple(changed), len(class_names(parameters.dataset)))
 
 
 @dataclass

@@ -318,7 +318,7 @@ def other_chapter(name: str) -> str:
     (lacking("parameters", "profile"), ("not a record of results (parameters.profile: Field required)",)),
     (lacking("parameters", "dataset"), ("not a record of results (parameters.dataset: Field required)",)),
     (lacking("verdicts", 0, "held"), ("not a record of results (verdicts.entry 1.held: Field req",)),
-    (dumps(record([number(1)])).replace('"values":[1.0]', '"values":[]'), ("(results.entry 1.values: Tuple should have",)),
+    (dumps(record([number(1)])).replace('"values":[1.0]', '"values":[]'), ("(results.entry 1.values: Tuple should",)),
     (dumps(record([number(1)])).replace('"n":0', '"n":"x"'), ("(results.entry 1.n: expected a valid int",)),
     ('{"cells": [{"cell_type": "code", "id": "a", "metadata": {}, "source": "lab.start()"}], "metadata": {}, '
      '"nbformat": 4, "nbformat_minor": 5}', ("neither an executed notebook",)),
