@@ -54,9 +54,8 @@ def find(edition: str, chapter: str) -> results.Record:
 def _read(path: Path) -> results.Record:
     """The record that an edition keeps in a file; raises ValueError where it is not the one that belongs there."""
     record = results.read(path, older=False)
-    if (record.profile, record.chapter) != (path.parent.name, path.stem):
-        raise ValueError(f"{path}: of chapter {record.chapter!r} at profile {record.profile!r}; expected those that "
-                         "its place names")
+    if record.chapter != path.stem:
+        raise ValueError(f"{path}: of chapter {record.chapter!r}; expected the one that it is named after")
     return record
 
 

@@ -46,7 +46,8 @@ def _threat(words: str) -> str:
 
 
 _decimal = _written(rf"-?(?!0[0-9]){DECIMAL}", "a plain decimal number")
-Number, Count = Annotated[float, _decimal], Annotated[int, _decimal]
+Number = Annotated[float, _decimal]
+Count = Annotated[int, _decimal]
 Day = Annotated[date, _written("[0-9]{4}(-[0-9]{2}){2}", "a day such as 2026-11-21")]
 
 

@@ -281,7 +281,7 @@ def test_a_record_alone_is_checked_too(book: Path) -> None:
             assert_one_line(use, ["02_y.json"])
     path.write_text(text)
     path.rename(path.with_name("03_z.json"))
-    assert_one_line(editions.kept, ["03_z.json: of chapter '02_y' at profile 'quick'; expected those that its place"])
+    assert_one_line(editions.kept, ["03_z.json: of chapter '02_y'; expected the one that it is"])
 
 
 def test_an_edition_may_hold_records_alone(book: Path) -> None:
