@@ -40,7 +40,7 @@ AXES = {"xlabel": "eps", "ylabel": "accuracy"}
 
 
 def share(value: float, seeds: int = 3) -> Result:
-    return Result.of("a.b", "accuracy", [value + 0.01 * k for k in range(seeds)])
+    return Result.of("a.b", "accuracy", [min(value + 0.01 * k, 1.0) for k in range(seeds)])
 
 
 def line(*values: float) -> list[Result]:
