@@ -15,18 +15,20 @@ class Dataset:
     Attributes:
         title: the words that tables and figures use.
         classes: names in the order of the labels; none where they stand in the data.
+        sizes: images there are to train on and to test on; none where as many are drawn as are wanted.
         augmentation: how training may vary the images, see `images.augment`.
     """
 
     title: str
     classes: tuple[str, ...]
+    sizes: tuple[int, int] | None
     augmentation: str = "none"
 
 
 DATASETS = {
-    "planted": Dataset("planted", SHAPES),
-    "digits": Dataset("digits", DIGITS),
-    "cifar10": Dataset("CIFAR-10", CIFAR10, "crop+flip"),
-    "svhn": Dataset("SVHN", DIGITS, "crop"),
-    "tiny-imagenet": Dataset("Tiny ImageNet", (), "crop+flip"),
+    "planted": Dataset("planted", SHAPES, None),
+    "digits": Dataset("digits", DIGITS, (1437, 360)),
+    "cifar10": Dataset("CIFAR-10", CIFAR10, (50_000, 10_000), "crop+flip"),
+    "svhn": Dataset("SVHN", DIGITS, (73_257, 26_032), "crop"),
+    "tiny-imagenet": Dataset("Tiny ImageNet", (), (100_000, 10_000), "crop+flip"),
 }

@@ -208,7 +208,7 @@ def test_a_sound_file_is_read_and_one_that_cannot_be_is_named(name: str, project
     ("book/profiles/smoke.yml", "seeds: 2", "seeds: 1_0", "seeds = '1_0': expected an integer"),  # 10
     ("book/profiles/smoke.yml", "seeds: 2", "seeds: yes", "seeds = 'yes': expected an integer"),  # True
     ("book/editions/smoke/01_x.json", '"minutes":1.5,', "", "not a record of results (minutes: Field required)"),
-    ("book/editions/smoke/01_x.json", "0.25", "0.75", "its record was changed by hand"),
+    ("book/editions/smoke/01_x.json", "0.25", "0.75", "0.375; expected the mean of its values, 0.625"),
     ("book/editions/planted/01_x.ipynb", "one", "two", "planted/01_x.ipynb: changed by hand since it was recorded"),
     ("notebooks/01_x.ipynb", '"cell_type"', '"kind"', "not a notebook"),
     ("notebooks/01_x.ipynb", '"nbformat_minor": 5', '"nbformat_minor": null', "not a notebook (AssertionError"),

@@ -10,8 +10,10 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from book.press import compare, editions, execute, files, grade, make, pool, release, stages, teach
-from nbutils.lab import results
+try:
+    from book.press import compare, editions, execute, grade, make, pool, release, stages, teach
+except KeyboardInterrupt:  # they take most of a second
+    sys.exit(130)
 
 
 def keep(edition: str) -> int:
@@ -25,13 +27,6 @@ def beside_ours(run: Path, every: bool) -> int:
     comparison = compare.beside_ours(run)
     print(comparison.text(every))
     return int(comparison.differs)
-
-
-def pooled(runs: list[Path], output: Path | None) -> None:
-    found = pool.pooled(runs)
-    print(found.text())
-    if output is not None:
-        files.write({output: results.dumps(found.record)})
 
 
 def parser() -> argparse.ArgumentParser:
@@ -70,10 +65,10 @@ def parser() -> argparse.ArgumentParser:
     argument("assignment", help="for example 01_useful_features")
     argument("--due", default="", help="when it was due, for example '2026-12-01 12:00'")
     argument("--limit", type=int, default=300, help="seconds that a cell may run")
-    argument = add("pool", pooled, "runs with different seeds as one, and the verdicts over all of them")
+    argument = add("pool", pool.pooled, "runs with different seeds as one, and the verdicts over all of them")
     argument("runs", type=Path, nargs="+", metavar="run",
              help="executed notebook, or a record; one alone goes with ours")
-    argument("-o", dest="output", type=Path, help="where the pooled record goes")
+    argument("-o", dest="output", type=Path, help="where the pooled record goes, a new file or an older pooled record")
     return whole
 
 

@@ -24,6 +24,7 @@ from nbutils.messages import read_text
 SOURCES = ROOT / "book" / "teach"
 HEADER = re.compile(r"# %% (text|code|answer|check|rubric)(?: (q\d+))?(?: (\d+))?")
 SOLUTION = re.compile(r"^( *)### BEGIN SOLUTION\n.*?### END SOLUTION$", re.DOTALL | re.MULTILINE)
+MARK = re.compile(r"^ *#+ *(BEGIN|END)\b", re.MULTILINE)
 GRADER = "BOOK_TEACH_GRADER"  # the variable that tells a kernel which world and which checks are meant
 HIDDEN = """### BEGIN HIDDEN TESTS
 from book.teach.worlds import check
@@ -63,7 +64,9 @@ def read(path: Path) -> Assignment:
     Raises:
         ValueError: what stands above a cell is none of the above, or a question lacks its answer or check; in one line.
     """
-    first, *others = _cells(path)
+    if not (cells := _cells(path)):
+        raise ValueError(f"{path}: no cell; expected lines such as '# %% text' above the cells")
+    first, *others = cells
     opening = _cells(path.with_name("opening.py")) if path.with_name("opening.py").exists() else ()
     found = Assignment(path.stem, (first, *opening, *others))
     answers, checks = ([cell.question for cell in found.cells if cell.kind == kind] for kind in ("answer", "check"))
@@ -81,6 +84,10 @@ def _cells(path: Path) -> tuple[Cell, ...]:
             raise ValueError(f"{path}: {header!r} is no kind of cell; expected one such as '# %% check q1 3'")
         text = found[1] in ("text", "rubric")
         source = re.sub(r"^# ?", "", body, flags=re.MULTILINE) if text else body
+        solutions = len(SOLUTION.findall(source))
+        if MARK.findall(source) != ["BEGIN", "END"] * solutions or (found[1] == "answer") != bool(solutions):
+            raise ValueError(f"{path}: {header!r}: a solution that could not be taken out; expected a line '### BEGIN "
+                             "SOLUTION' and a line '### END SOLUTION' around it, in each answer and nowhere else")
         cells.append(Cell(found[1], found[2] or "", int(found[3] or 0), source.strip("\n")))
     return tuple(cells)
 

@@ -257,11 +257,12 @@ def images(settings: Mapping[str, str]) -> list[tuple[str, int, int]]:
     return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
 
 
-def select(profile: str, wanted: str = "", settings: str = "") -> dict[Chapter, dict[str, str]]:
+def select(profile: str, wanted: str = "", settings: str = "", swept: str = "") -> dict[Chapter, dict[str, str]]:
     """The chapters to run, each with the parameters that are set, the profile first.
 
     ``wanted`` names one chapter, or gives its number (``"02"``, ``"2"``); empty means all. ``settings`` is
-    ``"name=value ..."``, quoted as in a shell; each chapter takes those it has a parameter for.
+    ``"name=value ..."``, quoted as in a shell; each chapter takes those it has a parameter for. ``swept`` is
+    more of them, which stand in SWEEP.
     Raises ParameterError, in one line, before anything has run.
     """
     chapters = every(profile)
@@ -270,20 +271,21 @@ def select(profile: str, wanted: str = "", settings: str = "") -> dict[Chapter, 
         if not chosen:
             raise ParameterError(f"CHAPTER = {wanted!r}: no such chapter{nearest(wanted, [c.name for c in chapters])}")
         chapters = chosen
-    given = assignments(settings)
+    more = assignments(swept, "SWEEP")
+    given = assignments(settings) | more
     known = {name for chapter in chapters for name in chapter.parameters} - {"profile"}
     for name in given:
         if name not in known:
             others = Parameters.model_fields.keys() - {"profile"}
             hint = "; other chapters have it" if name in others else nearest(name, sorted(known))
-            raise ParameterError(f"SET = {name!r}: no chosen chapter has this parameter{hint}")
+            variable = "SWEEP" if name in more else "SET"
+            raise ParameterError(f"{variable} = {name!r}: no chosen chapter has this parameter{hint}")
     resolve({"profile": profile}, ["profile"])
     selected = {}
     for chapter in chapters:
         mine = {name: value for name, value in given.items() if name in chapter.parameters}
-        values = chapter.defaults | {"profile": profile} | {name: parse(value) for name, value in mine.items()}
         try:
-            device = resolve(values, chapter.parameters, chapter.name).device
+            device = resolved(chapter, {"profile": profile, **mine}).device
             if device not in ("auto", "cpu"):
                 from nbutils.lab.runs import choose_device  # here, since torch alone knows the machine's GPUs
 
@@ -292,6 +294,13 @@ def select(profile: str, wanted: str = "", settings: str = "") -> dict[Chapter, 
             raise ParameterError(f"{chapter.name}: {error}") from None
         selected[chapter] = {"profile": profile, **mine}
     return selected
+
+
+def resolved(chapter: Chapter, settings: Mapping[str, str]) -> Parameters:
+    """All parameters of a chapter that is set to these, the profile among them; raises ParameterError."""
+    values = chapter.defaults | {"profile": settings["profile"]}
+    values |= {name: parse(value) for name, value in settings.items() if name != "profile"}
+    return resolve(values, chapter.parameters, chapter.name)
 
 
 def assignments(settings: str, variable: str = "SET") -> dict[str, str]:

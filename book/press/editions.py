@@ -48,7 +48,15 @@ def find(edition: str, chapter: str) -> results.Record:
     if not path.exists():
         known = ", ".join(sorted(other.stem for other in path.parent.glob("*.json")))
         raise ValueError(f"{chapter}: not recorded in edition {edition!r}; it has {known or 'no chapter'}")
-    return results.read(path)
+    return _read(path)
+
+
+def _read(path: Path) -> results.Record:
+    """The record that an edition keeps in a file; raises ValueError where it is not the one that belongs there."""
+    record = results.read(path, older=False)
+    if record.chapter != path.stem:
+        raise ValueError(f"{path}: of chapter {record.chapter!r}; expected the one that it is named after")
+    return record
 
 
 def ours(yours: results.Record, place: object) -> results.Record:
@@ -102,7 +110,7 @@ def kept() -> dict[str, dict[str, results.Record]]:
     """
     paths = {edition: sorted((EDITIONS / edition).glob("*.json")) for edition in reversed(order())}
     _check(path for found in paths.values() for path in found if list(path.parent.glob("*.ipynb")))
-    return {edition: {path.stem: results.read(path) for path in found} for edition, found in paths.items()}
+    return {edition: {path.stem: _read(path) for path in found} for edition, found in paths.items()}
 
 
 def keep(profile: str) -> tuple[list[Path], list[str]]:

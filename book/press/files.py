@@ -25,6 +25,8 @@ def write(files: Mapping[Path, str]) -> None:
             temporary[path].write_text(text, encoding="utf-8")
         for path in files:
             temporary[path].replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None  # nobody knows the temporary one
     finally:
         for left in temporary.values():
             left.unlink(missing_ok=True)

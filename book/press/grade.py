@@ -177,7 +177,7 @@ def grade(course: Path, assignment: str, due: str = "", limit: int = 300, folder
     """
     if not find_spec("nbgrader"):
         raise ValueError("nbgrader is not installed; expected: .venv/bin/pip install -c constraints.txt -e '.[teach]'")
-    course, known = course.expanduser(), sources(folder)
+    course, known = Path(os.path.expanduser(course)), sources(folder)
     if assignment not in known:
         raise ValueError(f"{assignment!r}: no such assignment{chapters.nearest(assignment, list(known))}")
     root, path = course.resolve() / "private" / "gradebook", known[assignment]

@@ -24,7 +24,7 @@ from book.press.environment import take
 from book.press.files import alone
 from nbutils.lab import claims, results
 from nbutils.machine import ROOT, build_dir
-from nbutils.messages import read_project_file, read_text
+from nbutils.messages import did_you_mean, read_project_file, read_text
 
 
 class Config(BaseModel):
@@ -122,8 +122,11 @@ def _whole() -> None:
     for path in (ROOT / "book" / "published").glob("*.csv"):
         results.printed(path.stem)
     for claim in claims.load().values():
-        claims.paper_name(claim.paper)
-        chapters.named(claim.chapter, f"claims.yml, claim {claim.id!r}: no chapter {claim.chapter!r}")
+        where = f"claims.yml, claim {claim.id!r}: "
+        if claim.paper not in claims.papers():
+            near = did_you_mean(claim.paper, claims.papers())
+            raise ValueError(f"{where}paper {claim.paper!r}: not in book/references.bib{near}")
+        chapters.named(claim.chapter, f"{where}no chapter {claim.chapter!r}")
     editions.kept()
 
 

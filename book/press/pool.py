@@ -18,9 +18,10 @@ import numpy as np
 
 from book.press.chapters import aligned, named, recorded
 from book.press.editions import ours
+from book.press.files import write
 from nbutils.lab import claims
 from nbutils.lab.parameters import OF_SEEDS, short
-from nbutils.lab.results import Record, RecordedVerdict, Result
+from nbutils.lab.results import Record, RecordedVerdict, Result, dumps
 from nbutils.messages import counted
 
 SHARED = ("unit", "model", "data", "threat", "attack")  # what numbers of one address have in common
@@ -71,16 +72,37 @@ class Pool:
         return "\n".join(lines)
 
 
-def pooled(paths: Sequence[Path]) -> Pool:
-    """The runs in these files, pooled; one alone is pooled with ours of its profile.
+def pooled(runs: Sequence[Path], output: Path | None = None) -> None:
+    """Print what the runs in these files are when pooled; one alone is pooled with ours of its profile.
+
+    Args:
+        output: where the pooled record goes, if it is to be kept: a new file, or one that holds a pooled record.
 
     Raises:
-        ValueError: see `Pool.of`, or a file without a run that can be used; in one line.
+        ValueError: see `Pool.of`, a file without a run that can be used, or an output that is an input or anything else
+            that would be lost; in one line.
     """
-    runs = {str(path): recorded(path) for path in paths}
-    if len(paths) > len(runs):
-        raise ValueError(f"{next(path for path in paths if list(paths).count(path) > 1)}: stands twice; expected "
-                         "each run once")
+    places = [path.resolve() for path in runs]
+    if twice := [path for path, place in zip(runs, places, strict=True) if places.count(place) > 1]:
+        raise ValueError(f"{twice[-1]}: stands twice; expected each run once")
+    if output is not None and output.resolve() in places:
+        raise ValueError(f"-o {output}: one of the runs, which would be lost; expected a new file, such as all.json")
+    if output is not None and output.exists() and not _is_pool(output):
+        raise ValueError(f"-o {output}: is there and holds no pooled record; expected a new file, such as all.json")
+    found = _with_ours({str(path): recorded(path) for path in runs})
+    print(found.text())
+    if output is not None:
+        write({output: dumps(found.record)})
+
+
+def _is_pool(path: Path) -> bool:
+    try:
+        return bool(recorded(path).sources)
+    except ValueError:
+        return False
+
+
+def _with_ours(runs: dict[str, Record]) -> Pool:
     if len(runs) == 1:
         [(path, yours)] = runs.items()
         kept = ours(yours, path)

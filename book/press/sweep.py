@@ -8,15 +8,17 @@ cluster; what is there is not run again.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
+import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from book.press.chapters import Chapter, aligned, assignments, select
-from nbutils.lab.parameters import ParameterError
+from book.press.chapters import Chapter, aligned, assignments, resolved, select
+from nbutils.lab.parameters import ParameterError, Parameters
 from nbutils.machine import build_dir
 
 
@@ -48,22 +50,41 @@ def jobs(profile: str, wanted: str, settings: str, swept: str) -> list[Job]:
         wanted, settings: as for `chapters.select`. swept: "name=value,value ...", quoted as in a shell.
 
     Raises:
-        ParameterError: see `chapters.select`; a name in both, or a value twice; in one line.
+        ParameterError: see `chapters.select`; a name in both, a value twice, however it is written, or a seed in two
+            runs that would be pooled; in one line.
     """
     values = {name: words.split(",") for name, words in assignments(swept, "SWEEP").items()}
     for name, words in values.items():
         if len(set(words)) < len(words):
             raise ParameterError(f"SWEEP = {name}={','.join(words)}: a value stands twice; expected each once")
+        if "" in words:
+            raise ParameterError(f"SWEEP = {name}={','.join(words)}: expected a value before and behind each comma")
         if name in assignments(settings):
             raise ParameterError(f"SWEEP = {name!r}: SET has it too; expected it in one of them")
-    found = []
+    found: dict[tuple[str, Parameters], Job] = {}
     for combination in itertools.product(*values.values()):
         given = shlex.join(f"{name}={value}" for name, value in zip(values, combination, strict=True))
-        for chapter, own in select(profile, wanted, f"{settings} {given}").items():
+        for chapter, own in select(profile, wanted, settings, given).items():
             job = Job(chapter, own, _folder(own) / f"{chapter.name}.ipynb")
-            if job not in found:  # the chapter lacks what differs
-                found.append(job)
-    return found
+            same = found.setdefault((chapter.name, resolved(chapter, own)), job)
+            if same != job:  # where they are equal, the chapter lacks what differs
+                twice = [f"{name}={same.settings[name]},{value}" for name, value in own.items()
+                         if same.settings[name] != value]
+                raise ParameterError(f"SWEEP = {' '.join(twice)}: a value stands twice; expected each once")
+    for group in pools(list(found.values())).values():
+        _check_seeds(group)
+    return list(found.values())
+
+
+def _check_seeds(group: list[Job]) -> None:
+    """Raise a ParameterError where two runs that would be pooled have a seed in common."""
+    runs = sorted(((job, resolved(job.chapter, job.settings)) for job in group), key=lambda run: run[1].first_seed)
+    for (one, first), (other, second) in itertools.pairwise(runs):
+        if second.first_seed < (free := first.first_seed + first.seeds):
+            both = ",".join(job.settings["first_seed"] for job in (one, other))
+            raise ParameterError(f"SWEEP = first_seed={both}: with seeds = {first.seeds} both runs have "
+                                 f"seed {second.first_seed}; expected each once, "
+                                 f"such as first_seed={first.first_seed},{free}")
 
 
 def asked() -> list[Job]:
@@ -92,5 +113,9 @@ def _shown(path: Path) -> str:
 
 
 def _folder(settings: Mapping[str, str]) -> Path:
-    words = [f"{name}={value}" for name, value in settings.items() if name != "profile"]
-    return build_dir() / "sweep" / settings["profile"] / ("+".join(words).replace("/", "_") or "as it is")
+    """The folder of runs with these settings; where their words cannot name one, a hash stands behind what can."""
+    given = {name: value for name, value in settings.items() if name != "profile"}
+    words = "+".join(name + "=" + re.sub(r"[^\w.,-]", "_", value) for name, value in given.items())[:100]
+    if words != "+".join(f"{name}={value}" for name, value in given.items()):
+        words += f"-{hashlib.sha256(repr(sorted(given.items())).encode()).hexdigest()[:8]}"
+    return build_dir() / "sweep" / settings["profile"] / (words or "as it is")

@@ -12,6 +12,7 @@ A course is a folder outside of the repository:
     graded/                reports and summaries, see `book.press.grade`
 """
 
+import os
 import re
 import secrets
 from collections.abc import Iterable
@@ -93,11 +94,13 @@ def students(course: Path) -> list[str]:
     path = course / "students.txt"
     if not path.is_file():
         raise ValueError(f"{path}: no such file; expected one with a student's name on each line")
-    names = read_text(path).split("\n")
+    names = read_text(path).removeprefix("\ufeff").split("\n")  # which some editors put there
     names = [name.strip() for name in names if name.strip()]
     for name in names:
-        if not STUDENT.fullmatch(name) or name == PRACTICE or names.count(name) > 1:
-            raise ValueError(f"{path}: {name!r}; expected names that differ, of a-z, 0-9, '.', '_' and '-', and not "
+        if names.count(name) > 1:
+            raise ValueError(f"{path}: {name!r} stands twice; expected each student once")
+        if not STUDENT.fullmatch(name) or name == PRACTICE:
+            raise ValueError(f"{path}: {name!r}; expected names of a-z, 0-9, '.', '_' and '-', and not "
                              f"{PRACTICE!r}")
     return names
 
@@ -106,7 +109,7 @@ def salt(course: Path) -> bytes:
     """The salt of a course, drawn at the first call. Without it nobody can make its worlds again: keep it.
 
     Raises:
-        ValueError: a course inside the repository, where the salt could be committed.
+        ValueError: a course inside the repository, where the salt could be committed, or a salt that is none.
     """
     course = course.resolve()
     if course.is_relative_to(ROOT) and not course.is_relative_to(build_dir()):
@@ -116,7 +119,10 @@ def salt(course: Path) -> bytes:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.parent.chmod(0o700)
         write({path: secrets.token_hex(32)})
-    return bytes.fromhex(read_text(path))
+    if not re.fullmatch("[0-9a-f]{64}", key := read_text(path).strip()):  # a short one can be guessed
+        raise ValueError(f"{path}: not a salt; expected 64 hexadecimal digits: put the course's own back, or remove "
+                         "the file to have a new one drawn, which gives everybody another world")
+    return bytes.fromhex(key)
 
 
 def world_seed(key: bytes, student: str) -> int:
@@ -138,7 +144,7 @@ def make(course: Path, folder: Path = SOURCES) -> None:
     """Write what is handed out and what the teacher keeps; the same course gives the same files."""
     from book.press import slides  # here, since they need Sphinx
 
-    course = course.expanduser()
+    course = Path(os.path.expanduser(course))  # as it is where there is no such home
     names, key = students(course), salt(course)
     found = [read(path) for path in sources(folder).values()]
     texts = {f"{one.name}.ipynb": recorded(nbformat.writes(notebook(one, "teacher"))) for one in found}

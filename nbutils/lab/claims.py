@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import date
@@ -13,18 +14,41 @@ from typing import Annotated, Any, Literal
 
 import pybtex.database as bibtex
 from pybtex.exceptions import PybtexError
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from nbutils.lab.parameters import Parameters, resolve
-from nbutils.lab.results import Result, address, counting, detectable, published
+from nbutils.lab.results import Held, Result, address, counting, detectable, published
 from nbutils.machine import ROOT
-from nbutils.messages import counted, did_you_mean, first_fault, read_project_file, read_text
+from nbutils.messages import DECIMAL, counted, did_you_mean, first_fault, read_project_file, read_text
 
-Held = Literal["held", "not held", "undecided", "at the floor", "control failed", "not comparable"]
 MARKS = {"held": "✓", "undecided": "?", "not held": "✗", "at the floor": "⌊", "control failed": "⊘",
          "not comparable": "–", "not run": "·", "not tested": "○"}
 LEAST_LEARNED = 0.05  # what the training of an encoder must add to the accuracy of a probe on it
 TOLERANCE = 0.03  # a published value is met if no part of our 90 % interval lies further away
+
+
+def _written(pattern: str, words: str) -> BeforeValidator:
+    """Takes text as people write it alone: 1_0 is no 10, 0500 no 500, and 20261121 no day."""
+    def check(value: Any) -> Any:
+        if isinstance(value, str) and not re.fullmatch(pattern, value):
+            raise ValueError(f"{value!r}: expected {words}")
+        return value
+
+    return BeforeValidator(check)
+
+
+def _threat(words: str) -> str:
+    """Threat models in the words in which runs record them."""
+    for word in words.split(", "):
+        if not re.fullmatch(rf"unbounded|L_inf [1-9][0-9]?/255|(L_inf|L2) {DECIMAL}", word):
+            raise ValueError(f"{word!r}: expected words such as L_inf 8/255, L2 0.5 or unbounded")
+    return words
+
+
+_decimal = _written(rf"-?(?!0[0-9]){DECIMAL}", "a plain decimal number")
+Number = Annotated[float, _decimal]
+Count = Annotated[int, _decimal]
+Day = Annotated[date, _written("[0-9]{4}(-[0-9]{2}){2}", "a day such as 2026-11-21")]
 
 
 class Criterion(BaseModel):
@@ -35,15 +59,16 @@ class Criterion(BaseModel):
     (Schuirmann 1987)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-    above: float | None = None
-    below: float | None = None
-    within: Annotated[float | None, Field(gt=0)] = None
+    above: Number | None = None
+    below: Number | None = None
+    within: Annotated[Number | None, Field(gt=0)] = None
 
-    @model_validator(mode="after")
-    def _one_bound(self) -> Criterion:
-        if len(self.model_dump(exclude_none=True)) != 1:
-            raise ValueError("a criterion has exactly one of 'above', 'below' and 'within'")
-        return self
+    @model_validator(mode="before")
+    @classmethod
+    def _one_bound(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or len(given) != 1:  # {above: 0,8} has two, 'above' and '8'
+            raise ValueError("a criterion has exactly one of 'above', 'below' and 'within', such as {above: 0.8}")
+        return given
 
     @property
     def region(self) -> tuple[float, float]:
@@ -68,7 +93,7 @@ class Change(BaseModel):
     """What a claim said before, when that ended, and why."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    until: date
+    until: Day
     reason: str = Field(min_length=10)
     was: dict[str, Any]
 
@@ -98,18 +123,18 @@ class Claim(BaseModel):
     statistic: str
     measures: str = Field(min_length=10)
     criterion: Criterion
-    least_n: int = Field(ge=1)
-    least_seeds: int = Field(ge=2)
+    least_n: Count = Field(ge=1)
+    least_seeds: Count = Field(ge=2)
     seen: str
-    threat: str = ""
+    threat: Annotated[str, AfterValidator(_threat)] = ""
     gates: dict[str, Criterion] = {}
     arms: tuple[str, ...] = ()
     bound: Literal["", "upper"] = ""
-    classes: int | None = Field(None, ge=2)
+    classes: Count | None = Field(None, ge=2)
     planted: bool = False
     setting: Annotated[dict[str, Any], AfterValidator(_setting)] = Field({}, min_length=1)
     value: tuple[dict[str, str], ...] = Field((), min_length=1, max_length=2)
-    fixed: date
+    fixed: Day
     history: tuple[Change, ...] = ()
 
     @model_validator(mode="after")

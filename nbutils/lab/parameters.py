@@ -39,7 +39,7 @@ class ParameterError(ValueError):
 
 def _whole(value: Any) -> Any:
     """papermill passes text that it cannot read as a number; true and false are no numbers here."""
-    if isinstance(value, str) and not re.fullmatch(rf"-?(?!0[0-9]){DECIMAL}", value):
+    if isinstance(value, str) and not re.fullmatch(rf"-?(?!0[0-9]){DECIMAL}(e-?[0-9]{{1,2}})?", value):
         raise ValueError("expected an integer, or a decimal number where it is a length")
     if isinstance(value, bool):
         raise ValueError("expected a number")
@@ -80,7 +80,9 @@ def _one_of(known: Collection[str]) -> BeforeValidator:
 
 def _some_of(known: Collection[str], least: int = 1, most: int = 99) -> BeforeValidator:
     def check(value: Any) -> str:
-        names = [name.strip() for name in str(value).split(",")]
+        if not isinstance(value, str):
+            raise ValueError("expected names with commas between them")
+        names = [name.strip() for name in value.split(",")]
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"found {name} {names.count(name)} times; expected each name once")
@@ -157,13 +159,17 @@ def profiles() -> list[str]:
 def _profile(name: Any) -> dict[str, Any]:
     check_choice("profile", name, profiles(), ParameterError)
     path = PROFILES / f"{name}.yml"
+    if not re.fullmatch(r"[\w.-]+", str(name)):
+        raise ParameterError(f"{path}: expected a name of letters, digits, '.', '_' and '-', which is a folder's too")
     try:
         values: dict[str, Any] = read_project_file(path, dict[str, Any])
     except ValueError as error:
         raise ParameterError(str(error)) from None
     values.pop("about", None)
     for key in values.keys() - IN_PROFILES:
-        raise ParameterError(f"{path}: {key!r} is no parameter of a profile{did_you_mean(key, IN_PROFILES)}")
+        elsewhere = "; expected it in SET or in a chapter" * (key in Parameters.model_fields)
+        raise ParameterError(f"{path}: {key!r} is no parameter of a profile"
+                             f"{elsewhere or did_you_mean(key, IN_PROFILES)}")
     for key in sorted(IN_PROFILES - values.keys()):
         raise ParameterError(f"{path}: lacks {key!r}; a profile names every parameter but eps, first_seed and "
                              "device")
@@ -183,8 +189,10 @@ def resolve(given: Mapping[str, Any], allowed: Collection[str], chapter: str = "
     """
     for name in given:
         if name not in allowed:
-            hint = "; other chapters have it" if name in Parameters.model_fields else did_you_mean(name, allowed)
-            every = ", ".join(sorted(allowed)) or "a cell tagged 'parameters'"
+            hint = did_you_mean(name, allowed)
+            if name in Parameters.model_fields:
+                hint = "; other chapters have it" if allowed else ""
+            every = ", ".join(sorted(allowed)) or "a code cell tagged 'parameters' that sets it in a line of its own"
             known = f"one of the {len(allowed)} of this chapter" if "did you mean" in hint else every
             raise ParameterError(f"parameter {name!r}: expected {known}{hint}")
     chosen = {name: value for name, value in given.items() if value is not None}
@@ -210,7 +218,8 @@ def resolve(given: Mapping[str, Any], allowed: Collection[str], chapter: str = "
 
 
 def _fitting(parameters: Parameters, chosen: Collection[str], allowed: Collection[str], chapter: str) -> Parameters:
-    """Parameters that go together: a size that the chapter lacks is cut to its bound; see `resolve`.
+    """Parameters that go together: a size that the chapter lacks is cut to its bound, and where there are fewer images
+    than the profile asks for all are taken; see `resolve`.
 
     A chapter that lacks a choice of images has the planted ones.
     """
@@ -220,15 +229,13 @@ def _fitting(parameters: Parameters, chosen: Collection[str], allowed: Collectio
 
     if "dataset" not in allowed:
         parameters = parameters.model_copy(update={"dataset": "planted"})
-    if parameters.dataset.startswith("folder:"):
-        from nbutils.images.folders import tree  # here: it takes torch
-
-        found = tree(parameters.dataset)
-        for split, files in found.files.items():
-            name = f"{split}_size"
-            if getattr(parameters, name) > len(files) and name in allowed:
-                raise ParameterError(f"{told(name)}: {found.root / split} holds {len(files)} images; expected at most "
-                                     f"{len(files)}")
+    cut = set()
+    for name, (most, where) in _most(parameters.dataset).items():
+        if getattr(parameters, name) > most and name in allowed:
+            if name in chosen or most < 20:  # too few for any profile
+                raise ParameterError(f"{told(name)}: {where} holds {most} images; expected at most {most}")
+            parameters = parameters.model_copy(update={name: most})
+            cut.add(name)
     most = 100 - parameters.seeds
     if parameters.first_seed % BLOCK > most:
         raise ParameterError(f"{told('first_seed')}, seeds = {parameters.seeds}: expected 0 to {most}, {BLOCK} to "
@@ -236,9 +243,12 @@ def _fitting(parameters: Parameters, chosen: Collection[str], allowed: Collectio
                              "between")
     for smaller, larger in AT_MOST:
         value, bound = getattr(parameters, smaller), getattr(parameters, larger)
-        if value > bound and {smaller, larger} <= set(allowed):
+        if value > bound and larger in cut and smaller not in chosen:
+            cut.add(smaller)
+            parameters = parameters.model_copy(update={smaller: bound})
+        elif value > bound and {smaller, larger} <= set(allowed):
             raise ParameterError(f"{told(smaller)}: expected at most {larger} = {bound}")
-        if value > bound and smaller not in allowed:
+        elif value > bound and smaller not in allowed:
             parameters = parameters.model_copy(update={smaller: bound})
     if chapter in MASKED:
         for name in parameters.table_networks.split(", ")[MASKED[chapter]:]:
@@ -253,6 +263,19 @@ def _fitting(parameters: Parameters, chosen: Collection[str], allowed: Collectio
         raise ParameterError(f"{told('costly_size')}: expected less than test_size = {parameters.test_size}, for "
                              "attacks are tuned on the test images that are left")
     return parameters
+
+
+def _most(dataset: str) -> dict[str, tuple[int, object]]:
+    """Size -> how many images there are for it, and where; none for images that are drawn."""
+    if dataset.startswith("folder:"):
+        from nbutils.images.folders import tree  # here: it takes torch
+
+        found = tree(dataset)
+        return {f"{split}_size": (len(files), found.root / split) for split, files in found.files.items()}
+    if not (sizes := DATASETS[dataset].sizes):
+        return {}
+    return {f"{split}_size": (most, f"{dataset} {split}")
+            for split, most in zip(("train", "test"), sizes, strict=True)}
 
 
 def assigned(code: str) -> dict[str, ast.expr | None]:
@@ -281,7 +304,8 @@ def plain(notebook: nbformat.NotebookNode, name: str) -> dict[str, Any]:
     """Name -> value that the parameters cell of the notebook called `name` sets, where it is a plain one."""
     values: dict[str, Any] = {}
     for key, value in set_in(notebook, name).items():
-        with suppress(ValueError, TypeError):  # not a plain one, which only running the cell tells
+        # Not a plain one, which only running the cell tells.
+        with suppress(ValueError, TypeError, RecursionError, MemoryError):
             values[key] = ast.literal_eval(value) if value else None
     return values
 
@@ -298,8 +322,12 @@ def set_in(notebook: nbformat.NotebookNode, name: str) -> dict[str, ast.expr | N
             try:
                 found |= assigned(cell.source)
             except SyntaxError as error:
-                raise ParameterError(f"{name}: syntax error in line {error.lineno} of its parameters cell: {error.msg} "
-                                     f"in {short_repr((error.text or '').strip())}") from None
+                line = f"line {error.lineno} of " * bool(error.lineno)
+                raise ParameterError(f"{name}: syntax error in {line}its parameters cell: {error.msg} "
+                                     f"in {short_repr((error.text or cell.source).strip())}") from None
+            except (RecursionError, MemoryError):
+                raise ParameterError(f"{name}: its parameters cell: nested too deeply, {short_repr(cell.source)}; "
+                                     "expected lines such as seeds = 3") from None
     for key in found:
         if key not in Parameters.model_fields:
             raise ParameterError(f"{name}: its parameters cell sets {key!r}, which is no parameter"

@@ -22,7 +22,16 @@ from statistics import NormalDist
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-from pydantic import AliasPath, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import (
+    AliasPath,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    ValidationError,
+    model_validator,
+)
 
 from nbutils.lab import student
 from nbutils.lab.parameters import short
@@ -37,7 +46,10 @@ if TYPE_CHECKING:  # only their types are needed: records are read where there i
 
 SCHEMA = 1
 MIME = "application/vnd.nbutils.record"  # of a record inside an executed notebook
+MOST = {"seeds": 100_000, "first_seed": 1_000_000_000}  # of a record
 NUMBERS = (int, float, np.number)
+Held = Literal["held", "not held", "undecided", "at the floor", "control failed", "not comparable"]
+LIMITS = {"share": (0, 1), "points": (-2, 2), "correlation": (-1, 1), "number": (-math.inf, math.inf)}  # of each unit
 MINUS = "\N{MINUS SIGN}"
 THIS_MODEL, THIS_METHOD, NO_INTERVAL = "this model", "this method", "none"
 
@@ -152,6 +164,10 @@ class Result:
             in pixel units; for unbounded attacks, whose accuracy says nothing without them.
         inputs: keys of the artifacts and fingerprints of the data behind it.
         seconds: computing time of the evaluation. profile, device: where it was measured.
+
+    Raises:
+        ValueError: an unknown unit, values outside of its limits, a value that is not their mean, or k of n images that
+            cannot be counted.
     """
 
     id: str
@@ -170,6 +186,17 @@ class Result:
     seconds: float = 0.0
     profile: str = ""
     device: str = ""
+
+    def __post_init__(self) -> None:
+        low, high = LIMITS[check_choice("unit", self.unit, LIMITS)]
+        for value in self.values:
+            if not (math.isnan(value) or low - 1e-6 <= value <= high + 1e-6):  # rounding in float32
+                raise ValueError(f"{self.id}: {value:g}; expected a {self.unit} from {low} to {high}")
+        mean = float(np.mean(self.values))
+        if not (self.value == mean or abs(self.value - mean) <= 1e-9 * abs(mean) or math.isnan(self.value + mean)):
+            raise ValueError(f"{self.id}: value {self.value:g}; expected the mean of its values, {mean:g}")
+        if self.n < 0 or not 0 <= (self.k or 0) <= self.n:
+            raise ValueError(f"{self.id}: k = {self.k}, n = {self.n}; expected 0 <= k <= n")
 
     @classmethod
     def of(cls, id: str, what: str, measured: Sequence[Outcome] | Sequence[float], *, unit: str = "share",
@@ -459,7 +486,7 @@ class RecordedVerdict(BaseModel):
     """How a claim came out in a run. result: id of what it was held against."""
 
     claim: str
-    held: str
+    held: Held
     words: str = ""
     result: str = ""
 
@@ -481,12 +508,12 @@ class Record(BaseModel):
     parameters: dict[str, Any]
     profile: str = Field(validation_alias=AliasPath("parameters", "profile"), exclude=True)
     dataset: str = Field(validation_alias=AliasPath("parameters", "dataset"), exclude=True)
-    classes: int | None = None
+    classes: Annotated[int | None, Field(ge=2)] = None
     device: str
     precision: str = "float32"
-    minutes: FiniteFloat
-    peak_memory_gib: FiniteFloat
-    finished: datetime
+    minutes: Annotated[FiniteFloat, Field(ge=0)]
+    peak_memory_gib: Annotated[FiniteFloat, Field(ge=0)]
+    finished: AwareDatetime
     version: str
     commit: str
     python: str
@@ -495,6 +522,20 @@ class Record(BaseModel):
     verdicts: list[RecordedVerdict]
     networks: tuple[str, ...] = ()
     sources: dict[str, tuple[int, ...]] = {}
+
+    @model_validator(mode="after")
+    def _whole(self) -> Record:
+        for name, most in MOST.items():
+            value, least = self.parameters.get(name, 1), int(name == "seeds")
+            if not isinstance(value, int) or not least <= value <= most:
+                raise ValueError(f"{name} = {short_repr(value)}: expected a whole number from {least} to {most}")
+        if len(ids := self.by_id) < len(self.results):
+            raise ValueError(f"{len(self.results)} results under {len(ids)} ids; expected another id for each")
+        for verdict in self.verdicts:
+            if verdict.result and verdict.result not in ids:
+                raise ValueError(f"verdict of {verdict.claim}: no result {verdict.result!r}"
+                                 f"{did_you_mean(verdict.result, ids)}")
+        return self
 
     @property
     def all_seeds(self) -> tuple[int, ...]:
@@ -538,11 +579,12 @@ def dumps(record: Record) -> str:
     return json.dumps({**json.loads(text), "check": _check(_whole(text))}, separators=(",", ":"))
 
 
-def loads(text: str, place: object) -> Record:
+def loads(text: str, place: object, older: bool = True) -> Record:
     """What `dumps` wrote.
 
     Args:
-        place: where the text stood, for messages.
+        place: where the text stood, for messages. older: whether to accept a record without a check, as older versions
+            wrote them.
 
     Raises:
         ValueError: not a record, one of another schema version, or one that was changed by hand; in one line.
@@ -550,13 +592,13 @@ def loads(text: str, place: object) -> Record:
     damaged = f"{place}: not a record of results"
     try:
         content = _whole(text)
-        schema, check = content["schema"], content.pop("check", None)  # older records have no check
+        schema, check = content["schema"], content.pop("check", None)
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise ValueError(f"{damaged} ({error})") from None
     if schema != SCHEMA:
         raise ValueError(f"{place}: written with schema {short_repr(schema)}; expected {SCHEMA}, run the chapter again")
     try:
-        record, as_it_is = Record.model_validate(content), None if check is None else _check(content)
+        record, as_it_is = Record.model_validate(content), None if check is None and older else _check(content)
     except (ValidationError, RecursionError) as error:
         raise ValueError(f"{damaged} ({first_fault(error) if isinstance(error, ValidationError) else error})") from None
     if check != as_it_is:
@@ -578,6 +620,6 @@ def _check(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(checked, sort_keys=True).encode()).hexdigest()
 
 
-def read(path: Path) -> Record:
+def read(path: Path, older: bool = True) -> Record:
     """A chapter's record, from its file; raises ValueError, see `loads`."""
-    return loads(read_text(path), path)
+    return loads(read_text(path), path, older)

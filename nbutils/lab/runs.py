@@ -116,12 +116,16 @@ def start(chapter: str, namespace: Mapping[str, Any]) -> Run:
     # Profiles leave eps to the chapters; any other value in a parameters cell is a change.
     own = {name: value for name, value in committed(chapter).items() if name in allowed - IN_PROFILES}
     usual = resolve({**own, "profile": parameters.profile}, allowed | {"profile"})
-    changed = (name for name in allowed - {"profile"} - OF_MACHINE if getattr(parameters, name) != getattr(usual, name))
+    changed = sorted(name for name in allowed - {"profile"} - OF_MACHINE
+                     if getattr(parameters, name) != getattr(usual, name))
+    for name in IN_PROFILES.intersection(changed):
+        if namespace.get(name) is None:
+            print(f"{name} = {getattr(parameters, name)}: {parameters.dataset} has no more images")
     device = choose_device(parameters.device)
     if shell := get_ipython():
         cleanup = shell.input_transformers_cleanup
         cleanup[:] = [step for step in cleanup if step is not _skipped] + [_skipped] * (parameters.dataset != "planted")
-    return Run(chapter, parameters, device, tuple(sorted(changed)), len(class_names(parameters.dataset)))
+    return Run(chapter, parameters, device, tuple(changed), len(class_names(parameters.dataset)))
 
 
 @dataclass
@@ -255,7 +259,8 @@ class Run:
             unit: "share" (in [0, 1]), "points" (a difference of shares), "correlation" (in [-1, 1]) or "number".
 
         Raises:
-            ValueError: an input with an entry for another number of seeds; nothing that depends on seeds.
+            ValueError: an input with an entry for another number of seeds; nothing that depends on seeds; an unknown
+                unit, or a number outside of its limits.
         """
         if (rows := _by_name(*inputs)) is not None:
             return {name: self.number(f"{id}.{dotted(name)}", what, f, *row, unit=unit) for name, row in rows.items()}
@@ -306,6 +311,9 @@ class Run:
                                             for kind, gain in gained.items()}}
 
     def _record(self, result: Result) -> Result:
+        if len(result.values) not in (1, len(self.seeds)):
+            raise ValueError(f"{result.id}: {counted(len(result.values), 'value')}; expected one for each of "
+                             f"{counted(len(self.seeds), 'seed')}, or one in all")
         result = replace(result, profile=self.parameters.profile, device=self.device_name)
         self.found[result.id] = result
         return result

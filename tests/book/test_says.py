@@ -90,7 +90,7 @@ def made(folder: Path, text: str, book: str) -> tuple[int, str, str]:
     (editions / "quick").mkdir(parents=True)
     (editions / "order.yml").write_text("- quick\n")
     ours = own if book == "same" else record([LOW, dataclasses.replace(LOW, id="known.high"),
-                                              dataclasses.replace(TILE, values=(0.1, 0.12, 0.1), value=0.11)],
+                                              dataclasses.replace(TILE, values=(0.1, 0.13, 0.1), value=0.11)],
                                              parameters=PARAMETERS, finished="2030-01-01T00:00:00+00:00")
     (editions / "quick" / f"{NAME}.json").write_text(results.dumps(ours))
     (folder / "notebooks").mkdir()

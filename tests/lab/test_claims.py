@@ -4,7 +4,7 @@ import math
 import re
 from collections import Counter
 from dataclasses import dataclass, replace
-from datetime import date
+from datetime import UTC, date, datetime
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,9 @@ from nbutils.lab.claims import Claim, Criterion, judge
 from nbutils.lab.parameters import Parameters, resolve
 from nbutils.lab.results import Result
 from nbutils.machine import ROOT
+from nbutils.robustness import ThreatModel
 from tests import helpers
+from tests.helpers import CLAIM, assert_one_line
 
 ENTRY = yaml.safe_load(helpers.CLAIM)[0]
 PLANTED = {"dataset": "planted"}
@@ -341,3 +343,38 @@ def test_each_claim_of_the_book(claim: Claim) -> None:
         assert any(str(now[field]) != value for field, value in change.was.items())
         # what is judged did not change after the day that its box names
         assert change.until <= claim.fixed or set(change.was) == {"paraphrase"}
+
+
+@pytest.mark.parametrize(("old", "new", "words"), [
+    ("fixed: 2026-11-21", "threat: Linf 8/255\n  fixed: 2026-11-21", "threat: 'Linf 8/255': expected words"),
+    ("fixed: 2026-11-21", "fixed: 20261121", "fixed: '20261121': expected"),
+    ("0.5", "1_0", "criterion.above: '1_0': expected a plain decimal number"),
+    ("least_n: 100", "least_n: 0500", "least_n: '0500': expected a plain decimal number"),
+    ("{above: 0.5}", "{above: 0,8}", "exactly one of 'above', 'below' and 'within', such as {above: 0.8}"),
+    ("{above: 0.5}", "{abov: 0.5}", "criterion.abov"),
+])
+def test_what_is_written_otherwise_than_it_is_meant_is_refused(tmp_path: Path, old: str, new: str, words: str) -> None:
+    path = tmp_path / "claims.yml"
+    assert old in CLAIM
+    path.write_text(CLAIM.replace(old, new))
+    assert_one_line(lambda: claims.load(path), ["claims.yml, claim 'a-claim': ", words])
+
+
+def test_threats_are_the_engines_words_and_no_day_is_yet_to_come() -> None:
+    for claim in BOOK.values():
+        assert max([claim.fixed, *(change.until for change in claim.history)]) <= datetime.now(UTC).date()
+        for words in claim.threat.split(", "):
+            if words not in ("", "unbounded"):
+                norm, _, eps = words.partition(" ")
+                assert str(ThreatModel(norm.replace("_", ""), eps)) == words
+
+
+@pytest.mark.parametrize("claim", [claim for claim in BOOK.values() if claim.gates or claim.arms], ids=lambda c: c.id)
+def test_gates_and_arms_are_measured(claim: Claim) -> None:
+    """They are on record, or the chapter's code, which is newer than its records, names what they begin with."""
+    code = "\n".join(cell.source for cell in code_cells(read(ROOT / "notebooks" / f"{claim.chapter}.ipynb")))
+    records = [found[claim.chapter].by_id for found in editions.kept().values() if claim.chapter in found]
+    for id in (*claim.gates, *claim.arms):
+        parts = id.split(".")
+        begins = any(".".join(parts[:k]) in code for k in range(2, len(parts) + 1))
+        assert any(id in found for found in records) or begins, f"{claim.chapter} measures no {id}"

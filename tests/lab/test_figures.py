@@ -40,7 +40,7 @@ AXES = {"xlabel": "eps", "ylabel": "accuracy"}
 
 
 def share(value: float, seeds: int = 3) -> Result:
-    return Result.of("a.b", "accuracy", [value + 0.01 * k for k in range(seeds)])
+    return Result.of("a.b", "accuracy", [min(value + 0.01 * k, 1.0) for k in range(seeds)])
 
 
 def line(*values: float) -> list[Result]:
@@ -68,7 +68,7 @@ def test_the_alternative_text_is_made_of_what_is_drawn() -> None:
     """Names, axes and values, whatever the run; an author's words, if any, stand before them."""
     text = {"caption": "c"}
     drawn = curves({"one": line(0.9, 0.99, 0.4), "two": line(0.1, 0.2, 0.3)}, [0, 1, 2], **AXES, **text)
-    assert drawn.alt == ("accuracy against eps. one: 91.0 % at 0, to 41.0 % at 2, highest 100.0 % at 1. "
+    assert drawn.alt == ("accuracy against eps. one: 91.0 % at 0, to 41.0 % at 2, highest 99.7 % at 1. "
                          "two: 11.0 % at 0, to 31.0 % at 2.")
     ticked = curves({"one": [share(0.1), share(float("nan"))]}, [0, 1], ticks=["a", "b"], **AXES, **TEXTS)
     assert ticked.alt == f"{ALT} accuracy against eps. one: 11.0 % at a, to 11.0 % at a."

@@ -3,9 +3,11 @@
 import csv
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +32,7 @@ from nbutils.lab.results import (
 )
 from nbutils.machine import ROOT
 from nbutils.robustness import Outcome
-from tests.helpers import record
+from tests.helpers import assert_one_line, record
 
 PGD_LABEL = "PGD(L_inf 8/255, 10 steps of 2/255, 1 restart)"
 FGSM_LABEL = "FGSM(L_inf 8/255, 1 step of 8/255, no random start)"
@@ -363,7 +365,7 @@ def test_a_record_changed_by_hand_is_refused(data: st.DataObject) -> None:
     old = row[name]
     changes = {str: lambda old: old + "x", list: lambda old: [*old, 0.5], tuple: lambda old: [*old, 0.5]}
     row[name] = changes.get(type(old), lambda old: (old or 0) + 1)(old) if name != "inputs" else ["x"]
-    with pytest.raises(ValueError, match="^here: its record was changed by hand; run the chapter again$"):
+    with pytest.raises(ValueError, match="^here: (its record was changed by hand; run|not a record of results)"):
         loads(json.dumps(content), "here")
 
 
@@ -452,3 +454,58 @@ def test_a_table_shows_every_cell_and_escapes(table: Table) -> None:
     for note in table.notes():
         assert note in html
         assert note in repr(table)
+
+
+# --- what was edited by hand --------------------------------------------------------------------------------------
+
+QUICK = ROOT / "book" / "editions" / "quick" / "01_known_features.json"
+
+
+def of_first(**changes: object) -> Callable[[dict[str, Any]], object]:
+    return lambda content: content["results"][0].update(changes)
+
+
+def of_parameters(**changes: object) -> Callable[[dict[str, Any]], object]:
+    return lambda content: content["parameters"].update(changes)
+
+
+@pytest.mark.parametrize(("edit", "words"), [
+    (of_first(values=[5, 5, 5], value=5, unit="share"), "known.tile, theory.L_inf 0: 5; expected a share from 0 to 1"),
+    (of_first(value=0.123), "value 0.123; expected the mean of its values"),
+    (of_first(unit="percent"), "unit = 'percent': expected one of share, points, correlation, number"),
+    (of_first(n=-3), "k = None, n = -3; expected 0 <= k <= n"),
+    (of_first(k=10**6), "k = 1000000, n = 500; expected 0 <= k <= n"),
+    (of_first(k=-1), "k = -1, n = 500"),
+    (of_parameters(seeds="three"), "seeds = 'three': expected a whole number from 1 to 100000"),
+    (of_parameters(seeds=10**9), "seeds = 1000000000: expected"), (of_parameters(seeds=0), "seeds = 0: expected"),
+    (of_parameters(first_seed=None), "first_seed = None"), (of_parameters(first_seed="0"), "first_seed = '0'"),
+    (lambda content: content["verdicts"][0].update(held="held!"), "verdicts.entry 1.held: expected 'held', 'not held'"),
+    (lambda content: content["verdicts"][0].update(result="no.such"), "no result 'no.such'"),
+    (lambda content: content["results"][1].update(id=content["results"][0]["id"]), "expected another id for each"),
+    (lambda content: content.update(finished="2026-01-01T00:00:00"), "finished: Input should have timezone info"),
+    (lambda content: content.update(minutes=-1), "minutes: expected greater than or equal to 0"),
+    (lambda content: content.update(classes=0), "classes: expected greater"),
+])
+def test_a_record_that_no_run_could_have_made_is_refused_even_without_a_check(
+        edit: Callable[[dict[str, Any]], object], words: str) -> None:
+    content = json.loads(QUICK.read_text())
+    content.pop("check")
+    assert loads(json.dumps(content), "x").parameters["seeds"] == 3
+    edit(content)
+    assert_one_line(lambda: loads(json.dumps(content), "x"), ["x: not a record of results", words])
+
+
+@pytest.mark.parametrize("edit", [lambda content: content.update(results=[], verdicts=[]),
+                                  of_first(value=math.nan, values=[math.nan] * 3), of_first(n=600),
+                                  lambda content: content.pop("check")])
+def test_the_check_tells_what_could_have_been(edit: Callable[[dict[str, Any]], object]) -> None:
+    content = json.loads(QUICK.read_text())
+    edit(content)
+    assert_one_line(lambda: loads(json.dumps(content), "x", older=False), ["x: its record was changed by hand"])
+
+
+def test_rounding_and_what_is_undefined_are_no_faults() -> None:
+    for value in (1 + 1e-7, -1e-7, math.nan):
+        assert Result.of("a", "w", [value], unit="share")
+    assert Result.of("a", "w", [math.inf, 1.0], unit="number").value == math.inf
+    assert Result.of("a", "w", [-1.5], unit="points")

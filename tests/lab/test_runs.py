@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import nbformat
 import pytest
 import torch
 import yaml
@@ -153,7 +154,7 @@ def test_sizes_that_do_not_go_together(given: dict[str, int], allowed: tuple[str
 
 def test_no_more_images_than_a_folder_holds(tmp_path: Path) -> None:
     given = {"profile": "smoke", "dataset": two_classes(tmp_path, 10, 5), "attack_size": 10}
-    for more, message in (({}, f"train_size = 200 (from profile 'smoke'): {tmp_path}/train holds 20 images; expected"),
+    for more, message in (({"train_size": 20}, f"test_size = 100 (from profile 'smoke'): {tmp_path}/test holds 10"),
                           ({"train_size": 21, "test_size": 10}, f"train_size = 21: {tmp_path}/train holds 20 images"),
                           ({"train_size": 20, "test_size": 11}, f"test_size = 11: {tmp_path}/test holds 10 images")):
         with pytest.raises(ParameterError, match=re.escape(message)):
@@ -161,6 +162,30 @@ def test_no_more_images_than_a_folder_holds(tmp_path: Path) -> None:
     sizes = {"train_size": 20, "test_size": 10, "construct_size": 20, "match_size": 20}
     assert resolve(given | sizes, ALLOWED).train_size == 20
     assert resolve(given, {"profile", "dataset", "attack_size"}).train_size == 200  # which this chapter does not use
+
+
+@pytest.mark.parametrize(("dataset", "train", "test"), [
+    ("digits", 1437, 360), ("cifar10", 50_000, 10_000), ("svhn", 73_257, 26_032), ("tiny-imagenet", 100_000, 10_000)])
+def test_no_more_images_than_a_data_set_has(dataset: str, train: int, test: int) -> None:
+    for name, most in (("train_size", train), ("test_size", test)):
+        words = f"{name} = {most + 1}: {dataset} {name[:-5]} holds {most} images; expected at most {most}"
+        with pytest.raises(ParameterError, match=re.escape(words)):
+            resolve({"profile": "paper", "dataset": dataset, name: most + 1}, ALLOWED)
+        assert resolve({"profile": "smoke", "dataset": dataset, name: most}, ALLOWED)
+
+
+def test_a_profile_that_asks_for_more_takes_all_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    found = resolve({"profile": "planted", "dataset": "digits"}, ALLOWED)
+    assert (found.train_size, found.test_size, found.attack_size, found.costly_size) == (1437, 360, 360, 100)
+    assert (found.construct_size, found.match_size) == (1437, 1437)
+    with pytest.raises(ParameterError, match="attack_size = 361: expected at most test_size = 360"):
+        resolve({"profile": "planted", "dataset": "digits", "attack_size": 361}, ALLOWED)
+    for split, most in (("train", 1437), ("test", 360)):
+        assert len(sources.load("digits", split)) == most
+    run = start("02_adversarial_training", notebook(profile="quick", dataset="digits") | {"train_size": None})
+    assert "dataset = digits, " in run.stamp
+    assert "train_size = 1437, " in run.stamp
+    assert capsys.readouterr().out == "train_size = 1437: digits has no more images\n"
 
 
 def test_chapters_that_need_more_than_one_network_or_test_images_to_spare() -> None:
@@ -710,3 +735,38 @@ def test_cells_that_need_a_known_truth_are_skipped_on_other_images(monkeypatch: 
     start("04_transferability", {"profile": "smoke", "dataset": "planted"})
     assert manager.transform_cell(cell) == cell
     assert manager.cleanup_transforms == usual
+
+
+@pytest.mark.parametrize(("values", "unit", "words"), [
+    ([1.0, 2.0, 3.0], "number", "a.b: 3 values; expected one for each of 2 seeds, or one in all"),
+    ([5.0, 5.0], "share", "a.b: 5; expected a share from 0 to 1"),
+    ([0.5, 0.5], "percent", "unit = 'percent': expected one of share, points, correlation, number"),
+    ([0.5, 1.5], "correlation", "a.b: 1.5; expected a correlation from -1 to 1"),
+])
+def test_a_number_that_is_none_of_its_kind_is_refused(values: list[float], unit: str, words: str) -> None:
+    run = start("x", notebook())
+    with pytest.raises(ValueError, match=re.escape(words)):
+        run.number("a.b", "w", float, values, unit=unit)
+    assert not run.found
+    assert run.number("a.b", "w", float, values[:1], unit="number").value == values[0]
+
+
+@pytest.mark.parametrize(("source", "words"), [
+    ("seeds = " + "-" * 5000 + "1", "nested too deeply"), ("seeds = 3\0", "syntax error in its parameters cell: ")])
+def test_a_parameters_cell_that_python_cannot_read_is_one_line(source: str, words: str) -> None:
+    cell = nbformat.v4.new_code_cell(source, metadata={"tags": ["parameters"]})
+    helpers.assert_one_line(lambda: parameters.set_in(nbformat.v4.new_notebook(cells=[cell]), "x"), ["x: ", words])
+
+
+def test_what_profiles_cannot_have_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "book" / "profiles" / "smoke.yml").read_text()
+    monkeypatch.setattr(parameters, "PROFILES", tmp_path)
+    for name, content, words in (("a", f"{text}eps: 8/255\n", "'eps' is no parameter of a profile; expected it in SET"),
+                                 ("b", re.sub("table_networks:.*", "table_networks: [small, vgg_small]", text),
+                                  "table_networks = ['small', 'vgg_small']: expected names with commas"),
+                                 ("a{b}", text, "expected a name of letters, digits")):
+        (tmp_path / f"{name}.yml").write_text(content)
+        with pytest.raises(ParameterError) as caught:
+            resolve({"profile": name}, ALLOWED)
+        assert words in str(caught.value)
+    assert resolve({"profile": "b", "table_networks": "small", "d_r_step_size": "1e-3"}, ALLOWED).d_r_step_size == 1e-3

@@ -229,8 +229,8 @@ def test_another_profile_stands_for_its_parameters_and_a_gpu_for_its_threads() -
 
 
 def test_a_result_that_counts_more_images_than_it_has_is_refused() -> None:
-    with pytest.raises(ValueError, match="^k = 3, n = 2: expected 0 <= k <= n"):
-        Comparison.of(record([single(3, 2)]), record([single(1, 2)]))
+    with pytest.raises(ValueError, match="a.b: k = 3, n = 2; expected 0 <= k <= n"):
+        replace(single(1, 2), k=3)
 
 
 def test_a_difference_without_a_cause_is_said_to_be_one() -> None:
@@ -318,7 +318,7 @@ def other_chapter(name: str) -> str:
     (lacking("parameters", "profile"), ("not a record of results (parameters.profile: Field required)",)),
     (lacking("parameters", "dataset"), ("not a record of results (parameters.dataset: Field required)",)),
     (lacking("verdicts", 0, "held"), ("not a record of results (verdicts.entry 1.held: Field req",)),
-    (dumps(record([replace(number(1), values=())])), ("(results.entry 1.values: Tuple should have",)),
+    (dumps(record([number(1)])).replace('"values":[1.0]', '"values":[]'), ("(results.entry 1.values: Tuple should",)),
     (dumps(record([number(1)])).replace('"n":0', '"n":"x"'), ("(results.entry 1.n: expected a valid int",)),
     ('{"cells": [{"cell_type": "code", "id": "a", "metadata": {}, "source": "lab.start()"}], "metadata": {}, '
      '"nbformat": 4, "nbformat_minor": 5}', ("neither an executed notebook",)),

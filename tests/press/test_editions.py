@@ -267,6 +267,23 @@ def test_what_is_not_shown_is_checked_too(book: Path) -> None:
         editions.kept()
 
 
+def test_a_record_alone_is_checked_too(book: Path) -> None:
+    editions.keep("quick")
+    (book / "order.yml").write_text("- quick\n")
+    for path in book.glob("quick/*.ipynb"):
+        path.unlink()
+    path = book / "quick" / "02_y.json"
+    text = path.read_text()
+    for changed in (text.replace("0.15", "0.99"), re.sub(',"check":"[0-9a-f]*"', "", text)):
+        assert changed != text
+        path.write_text(changed)
+        for use in (editions.kept, lambda: editions.find("quick", "02_y")):
+            assert_one_line(use, ["02_y.json"])
+    path.write_text(text)
+    path.rename(path.with_name("03_z.json"))
+    assert_one_line(editions.kept, ["03_z.json: of chapter '02_y'; expected the one that it is"])
+
+
 def test_an_edition_may_hold_records_alone(book: Path) -> None:
     editions.keep("quick")
     (book / "order.yml").write_text("- quick\n")

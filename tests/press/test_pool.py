@@ -183,3 +183,21 @@ def test_the_edition_quick_can_be_pooled_with_new_seeds() -> None:
     found = Pool.of({"ours": ours, "new": new}).record
     assert len(found.results) == len(ours.results)
     assert all(len(result.values) == 2 * len(ours.by_id[result.id].values) for result in found.results)
+
+
+def test_an_output_never_takes_the_place_of_what_is_no_pooled_record(edition: None, tmp_path: Path,
+                                                                     capsys: pytest.CaptureFixture[str]) -> None:
+    mine, notebook, out = (tmp_path / name for name in ("mine.json", "run.ipynb", "all.json"))
+    mine.write_text(dumps(run(3, 0.9)))
+    notebook.write_text("{}")
+    (tmp_path / "link.json").symlink_to(mine)
+    for path, words in ((mine, "one of the runs, which would be lost"), (tmp_path / "link.json", "one of the runs"),
+                        (notebook, "holds no pooled record; expected a new file"), (tmp_path, "holds no pooled"),
+                        (Path(), "-o .: is there and holds no"), (Path("/proc/x.json"), "'/proc/x.json'")):
+        before = [path.read_text() for path in (mine, notebook)]
+        assert main(["pool", str(mine), "-o", str(path)]) == 2
+        said = capsys.readouterr().err
+        assert words in said
+        assert said.count("\n") == 1
+        assert [path.read_text() for path in (mine, notebook)] == before
+    assert [main(["pool", str(mine), "-o", str(out)]) for _ in range(2)] == [0, 0]  # an older pooled record goes

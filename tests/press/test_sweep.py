@@ -1,5 +1,6 @@
 """Sweeps: which runs there are, where they go, which are pooled, and that what is there is not run again."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 from book.press import editions, make, sweep
 from book.press.__main__ import main
-from book.press.chapters import every
+from book.press.chapters import every, resolved
 from book.press.sweep import jobs, pools
 from nbutils.machine import ROOT
 
@@ -26,6 +27,28 @@ def test_a_sweep_has_each_combination_and_pools_the_seeds(own_build: Path) -> No
         assert all(f"network={job.settings['network']}" in str(path) for job in group)
 
 
+def test_folders_of_runs_are_short_and_never_shared(own_build: Path) -> None:
+    settings = [{"dataset": value} for value in ("folder:/sw/a/b", "folder:/sw/a_b", "folder:/sw/a{b}",
+                                                 "folder:/sw/a b", f"folder:/{'x' * 400}", f"folder:/{'x' * 400}y")]
+    settings += [{}, {"eps": "8/255"}, {"eps": "8_255"}, {"network": "small+epochs=2"}]
+    settings += [{"network": "small", "epochs": "2"}]
+    names = [sweep._folder({"profile": "smoke", **own}).relative_to(own_build / "sweep" / "smoke") for own in settings]
+    assert len(set(names)) == len(names)
+    assert all(re.fullmatch(r"[\w.,=+ -]{1,120}", str(name)) for name in names)
+    assert str(names[-1]) == "network=small+epochs=2"
+    assert str(names[7]).startswith("eps=8_255-")
+
+
+def test_the_sweep_of_the_page_can_start(own_build: Path) -> None:
+    """Digits are fewer than profile planted asks for."""
+    ((profile, given, swept),) = re.findall(r'make sweep CHAPTER=02 PROFILE=(\w+) SET="(.*?)" SWEEP="(.*?)"',
+                                            (ROOT / "book" / "sweep.md").read_text())
+    found = jobs(profile, "02", given, swept)
+    assert len(found) == 8
+    sizes = {job.settings["dataset"]: resolved(job.chapter, job.settings).train_size for job in found}
+    assert sizes == {"planted": 6000, "digits": 1437}
+
+
 def test_a_chapter_without_the_parameter_runs_once(own_build: Path) -> None:
     found = jobs("smoke", "", "", "dataset=planted,digits")
     counts = {name: sum(job.chapter.name.startswith(name) for job in found) for name in ("01", "02")}
@@ -41,7 +64,13 @@ def test_a_chapter_without_the_parameter_runs_once(own_build: Path) -> None:
     ("first_seed=0,0", "", "SWEEP = first_seed=0,0: a value stands twice"),
     ("seeds=2,3", "seeds=2", "SWEEP = 'seeds': SET has it too"),
     ("seedz=2", "", "seedz"), ("network=small,smal", "", "did you mean 'small'?"),
-    ("first_seed=99", "", "first_seed = 99"),
+    ("first_seed=99", "", "first_seed = 99"), ("nosuch=1", "", "SWEEP = 'nosuch'"),
+    ("eps=8/255,16/510", "", "SWEEP = eps=8/255,16/510: a value stands twice; expected each once"),
+    ("eps=0.1,0.10", "", "a value stands twice"), ("seeds=2,2.0", "", "SWEEP = seeds=2,2.0: a value stands twice"),
+    ("first_seed=0,", "", "SWEEP = first_seed=0,: expected a value before and behind each comma"),
+    ("first_seed=0,1", "", "SWEEP = first_seed=0,1: with seeds = 2 both runs have seed 1; expected each once, such as "
+                           "first_seed=0,2"),
+    ("first_seed=0,2", "seeds=3", "with seeds = 3 both runs have seed 2"),
 ])
 def test_a_sweep_that_cannot_be_made_gets_one_line(swept: str, given: str, words: str, own_build: Path,
                                                    monkeypatch: pytest.MonkeyPatch,

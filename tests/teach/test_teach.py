@@ -90,6 +90,40 @@ def test_no_line_of_a_solution_check_or_rubric_is_in_a_file_for_students(path: P
     assert not [line for line in hidden - given if len(line) > 30 and line in printed]
 
 
+@pytest.mark.parametrize(("old", "new"), [
+    ("### END SOLUTION", "### END SOLUTON"), ("### END SOLUTION", "## END SOLUTION"), ("### END SOLUTION", ""),
+    ("### END SOLUTION", "### END SOLUTION."), ("### BEGIN SOLUTION", "### BEGIN"), ("### BEGIN SOLUTION", ""),
+    ("### END SOLUTION", "### BEGIN SOLUTION"), ("### BEGIN SOLUTION", "### BEGIN SOLUTION\n### BEGIN SOLUTION")])
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_solution_that_could_not_be_taken_out_is_refused(tmp_path: Path, old: str, new: str, number: int) -> None:
+    source = assignments.sources()["01_useful_features"].read_text()
+    before, *rest = re.split(f"(?={old})", source)
+    path = tmp_path / "01_x.py"
+    path.write_text(source)
+    assert assignments.read(path)
+    rest[number] = rest[number].replace(old, new, 1)
+    path.write_text(before + "".join(rest))
+    assert_one_line(lambda: assignments.read(path), [str(path), "a solution that could not be taken out"])
+
+
+def test_an_assignment_without_cells_is_named(tmp_path: Path) -> None:
+    (tmp_path / "01_x.py").write_text("")
+    assert_one_line(lambda: assignments.read(tmp_path / "01_x.py"), ["01_x.py: no cell"])
+
+
+@pytest.mark.parametrize("content", ["", "a", "00" * 31, "00" * 33, "zz" * 32])
+def test_a_salt_that_is_none_is_refused(course: Path, content: str) -> None:
+    assert teach.salt(course) == bytes(32)
+    (course / "private" / "salt").write_text(content)
+    assert_one_line(lambda: teach.salt(course), [str(course / "private" / "salt"), "expected 64 hexadecimal digits"])
+
+
+def test_an_editors_mark_is_no_part_of_a_name_and_a_home_that_is_not_is_named(course: Path) -> None:
+    (course / "students.txt").write_text("\ufeffada\nbob\n")
+    assert teach.students(course) == ["ada", "bob"]
+    assert_one_line(lambda: teach.make(Path("~nosuch/c")), ["~nosuch/c/students.txt: no such file"])
+
+
 def test_no_source_of_an_assignment_is_a_page_of_the_book() -> None:
     assert "book/teach/" not in (ROOT / "_toc.yml").read_text()
     config = (ROOT / "_config.yml").read_text()
@@ -254,7 +288,7 @@ def test_a_source_with_a_fault_is_named_in_one_line(old: str, new: str, words: l
 
 
 @pytest.mark.parametrize(("text", "words"), [
-    ("ada\nada\n", ["'ada'", "names that differ"]), ("Ada L\n", ["'Ada L'"]), ("../x\n", ["'../x'"]),
+    ("ada\nada\n", ["'ada' stands twice; expected each"]), ("Ada L\n", ["'Ada L'"]), ("../x\n", ["'../x'"]),
     ("practice\n", ["not 'practice'"]),
 ])
 def test_a_name_that_cannot_be_a_folder_is_named(text: str, words: list[str], tmp_path: Path) -> None:
