@@ -2,6 +2,7 @@
 
 import json
 import math
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from http.client import IncompleteRead
@@ -339,8 +340,8 @@ def test_bad_input_gets_one_clear_line(case: Bad) -> None:
 def one_image(path: Path, side: int = 32) -> None:
     """An image of its own for each path: of its class, number and split."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    shade = sum("/".join(path.parts[-3:]).encode())
-    Image.new("RGB", (side, side), (shade % 256, shade // 256, 0)).save(path)
+    colour = zlib.crc32("/".join(path.parts[-3:]).encode()).to_bytes(4, "big")[:3]
+    Image.new("RGB", (side, side), tuple(colour)).save(path)
 
 
 def sound(root: Path) -> None:

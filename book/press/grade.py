@@ -80,7 +80,7 @@ class Desk:
     def nbgrader(self, *words: str, **variables: str) -> str:
         """Run a command of nbgrader's; returns what it said if it failed, or ""."""
         own, seconds = Path(sys.prefix), self.limit * (2 + len(self.one.cells))
-        environment = {"PYTHONPATH": str(ROOT), "JUPYTER_PATH": str(own / "share" / "jupyter"),
+        environment = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "JUPYTER_PATH": str(own / "share" / "jupyter"),
                        "PATH": f"{own / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"}  # it calls alembic
         try:
             done = subprocess.run([sys.executable, "-m", "nbgrader", *words], cwd=self.root, capture_output=True,

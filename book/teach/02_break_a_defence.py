@@ -130,7 +130,7 @@ class Sharp(torch.nn.Module):
         return 1000 * self.inside(x)
 
 
-defended = Sharp(model)
+defended = Sharp(model).eval()  # as the network inside: nothing here is trained
 
 # %% answer q3
 ### BEGIN SOLUTION
@@ -147,6 +147,7 @@ def q3(mine, world):
 
     seen = world.seen("test").take(100)
     pixels = seen.x.clone().requires_grad_()
+    mine.model.eval()  # whatever mode an attack has left it in
     loss = torch.nn.functional.cross_entropy(1000 * mine.model(pixels), seen.y, reduction="sum")
     (gradient,) = torch.autograd.grad(loss, pixels)
     truth = (gradient == 0).flatten(1).all(1).double().mean().item()
@@ -192,6 +193,7 @@ def q4(mine, world):
     import torch
 
     seen, eps = world.seen("test").take(slice(100, 150)), 8 / 255
+    mine.model.eval()
     defence = torch.nn.Module()
     defence.forward = lambda z: 3e4 * mine.model(z)
     found = mine.break_it(defence, seen.x, seen.y, eps).detach()

@@ -39,7 +39,7 @@ def _written(pattern: str, words: str) -> BeforeValidator:
 
 def _threat(words: str) -> str:
     """Threat models in the words in which runs record them."""
-    for word in words.split(", "):
+    for word in words.split(", ") if words else ():
         if not re.fullmatch(rf"unbounded|L_inf [1-9][0-9]?/255|(L_inf|L2) {DECIMAL}", word):
             raise ValueError(f"{word!r}: expected words such as L_inf 8/255, L2 0.5 or unbounded")
     return words

@@ -280,6 +280,8 @@ def _most(dataset: str) -> dict[str, tuple[int, object]]:
 
 def assigned(code: str) -> dict[str, ast.expr | None]:
     """Name -> expression of what a cell assigns at its top level; raises SyntaxError."""
+    if "\0" in code:
+        raise SyntaxError("source code string cannot contain null bytes")  # Python 3.11.2 raises a ValueError
     found = {}
     for line in ast.parse(code).body:
         for target in line.targets if isinstance(line, ast.Assign) else [getattr(line, "target", None)]:

@@ -129,7 +129,7 @@ def scored(model: Callable[[Tensor], Tensor], x: Tensor, who: str) -> Tensor:
     if not fits or len(logits) != len(x) or logits.shape[1] < 2:
         found = f"{logits.dtype} {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
         raise ValueError(f"{who}: the model returned {found}; expected logits, floats ({len(x)}, K), K >= 2")
-    check_finite(logits, f"{who}: the logits are not finite")
+    check_finite(logits.amax(1), f"{who}: the logits are not finite")  # -inf is no fault: it rules a class out
     if x.requires_grad and torch.is_grad_enabled():
         if not logits.requires_grad:
             raise NoGradient(f"{who}: no gradient reaches the images; expected a model without detach, no_grad or "
@@ -190,7 +190,7 @@ class PGD:
         most = max(1, 5 * self.threat.eps) if self.threat.norm == "Linf" else torch.inf
         object.__setattr__(self, "step_size", parse_eps(size, "step_size", most))
         if not isinstance(self.random_start, bool):
-            object.__setattr__(self, "random_start", parse_eps(self.random_start, "random_start", 1))
+            object.__setattr__(self, "random_start", parse_eps(self.random_start, "random_start"))
         if self.early_exit and not self.keep_best:
             raise ValueError("early_exit = True: expected keep_best = True, for the last iterate need not fool")
         check_choice("loss", self.loss, LOSSES)

@@ -56,7 +56,8 @@ OUTPUTS: dict[str, tuple[Callable[[Tensor], Any], str]] = {
 WRONG = {name: (change, (f"the model returned {found}" if found[0] in "at" else found, "expected logits", "(4, K)"))
          for name, (change, found) in OUTPUTS.items()}
 WRONG |= {f"{bad} logits": (lambda z, bad=bad: z + torch.tensor([0.0, 0.0, 0.0, bad]), (f"not finite ({bad})",))
-          for bad in (torch.inf, -torch.inf, torch.nan)}  # type: ignore[misc]
+          for bad in (torch.inf, torch.nan)}  # type: ignore[misc]
+WRONG["all ruled out"] = (lambda z: z - torch.inf, ("not finite (-inf)",))
 WRONG["three classes"] = (lambda z: z[:, :3], ("label 3: the model has 3 classes",))
 
 

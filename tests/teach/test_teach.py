@@ -7,6 +7,7 @@ import json
 import re
 import tomllib
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -272,6 +273,39 @@ def test_a_check_takes_an_answer_that_treats_its_network_as_any_of_pytorch(name:
     exec(answer.replace("### BEGIN SOLUTION", "model.eval(), model.zero_grad(), next(model.parameters())"), names)
     exec(check, found := {})
     assert worlds.points(found["q1"](SimpleNamespace(**names), World(3))) == one.points["q1"]
+
+
+def check_of(name: str, question: str) -> Callable:
+    one = assignments.read(assignments.sources()[name])
+    (source,) = (cell.source for cell in one.cells if (cell.kind, cell.question) == ("check", question))
+    exec(source, found := {})
+    return found[question]
+
+
+@pytest.mark.parametrize(("threshold", "points"), [
+    (lambda variance: variance.amax(1, keepdim=True), 3), (lambda variance: variance.max(), 1),
+    (lambda variance: variance[:1], 1),
+], ids=["of each image", "of the batch", "of the first image"])
+def test_a_mask_that_looks_at_other_images_has_no_points_for_leaving_them(threshold: Callable, points: int) -> None:
+    mine = SimpleNamespace(robust_channels=lambda sigma, variance: sigma**2 > threshold(variance))
+    assert worlds.points(check_of("05_masks_that_know_the_label", "q1")(mine, World(3))) == points
+
+
+def test_the_share_without_gradient_is_that_of_the_network_as_it_is_used() -> None:
+    """Whatever mode an attack has left it in."""
+    class Moody(torch.nn.Module):
+        inside = networks.build("small", 10, seed=0).eval()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.inside(x) * (1e-9 if self.training else 1e4)
+
+    model, seen = Moody().eval(), World(3).seen("test").take(100)
+    pixels = seen.x.clone().requires_grad_()
+    loss = torch.nn.functional.cross_entropy(1000 * model(pixels), seen.y, reduction="sum")
+    share = (torch.autograd.grad(loss, pixels)[0] == 0).flatten(1).all(1).double().mean().item()
+    assert share > 0.5
+    mine = SimpleNamespace(model=model.train(), zero_share=share)
+    assert worlds.points(check_of("02_break_a_defence", "q3")(mine, World(3))) == 2
 
 
 @pytest.mark.parametrize(("old", "new", "words"), [
