@@ -297,13 +297,13 @@ def test_the_share_without_gradient_is_that_of_the_network_as_it_is_used() -> No
         inside = networks.build("small", 10, seed=0).eval()
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.inside(x) * (1e-9 if self.training else 1e4)
+            return self.inside(x) * (1e-9 if self.training else 10)
 
     model, seen = Moody().eval(), World(3).seen("test").take(100)
     pixels = seen.x.clone().requires_grad_()
     loss = torch.nn.functional.cross_entropy(1000 * model(pixels), seen.y, reduction="sum")
     share = (torch.autograd.grad(loss, pixels)[0] == 0).flatten(1).all(1).double().mean().item()
-    assert share > 0.5
+    assert share > 0.1  # which images are right; in training mode it would be 0
     mine = SimpleNamespace(model=model.train(), zero_share=share)
     assert worlds.points(check_of("02_break_a_defence", "q3")(mine, World(3))) == 2
 
