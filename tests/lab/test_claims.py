@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
+from functools import cache
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from book.press.chapters import Chapter, code_cells, read
 from nbutils.lab import claims
 from nbutils.lab.claims import Claim, Criterion, judge
 from nbutils.lab.parameters import Parameters, resolve
-from nbutils.lab.results import Result
+from nbutils.lab.results import Record, Result
 from nbutils.machine import ROOT
 from nbutils.robustness import ThreatModel
 from tests import helpers
@@ -369,11 +370,16 @@ def test_threats_are_the_engines_words_and_no_day_is_yet_to_come() -> None:
                 assert str(ThreatModel(norm.replace("_", ""), eps)) == words
 
 
+@cache
+def kept() -> dict[str, dict[str, Record]]:
+    return editions.kept()
+
+
 @pytest.mark.parametrize("claim", [claim for claim in BOOK.values() if claim.gates or claim.arms], ids=lambda c: c.id)
 def test_gates_and_arms_are_measured(claim: Claim) -> None:
     """They are on record, or the chapter's code, which is newer than its records, names what they begin with."""
     code = "\n".join(cell.source for cell in code_cells(read(ROOT / "notebooks" / f"{claim.chapter}.ipynb")))
-    records = [found[claim.chapter].by_id for found in editions.kept().values() if claim.chapter in found]
+    records = [found[claim.chapter].by_id for found in kept().values() if claim.chapter in found]
     for id in (*claim.gates, *claim.arms):
         parts = id.split(".")
         begins = any(".".join(parts[:k]) in code for k in range(2, len(parts) + 1))
