@@ -72,12 +72,7 @@ def load_or_build(kind: str, recipe: Mapping[str, Any], build: Callable[..., dic
 
     def made() -> Artifact:
         start = time.monotonic()
-        built = build(unfinished) if resumable else build()
-        if not isinstance(built, Mapping) or not all(isinstance(tensor, Tensor) for tensor in built.values()):
-            raise ValueError(f"{key}: build returned {short_repr(built)}; expected name -> tensor")
-        held = Counter(tensor.untyped_storage().data_ptr() for tensor in built.values())  # a file has no shared memory
-        tensors = {name: (tensor.clone() if held[tensor.untyped_storage().data_ptr()] > 1 else tensor).contiguous()
-                   for name, tensor in built.items()}  # as they will be read
+        tensors = _as_read(build(unfinished) if resumable else build(), key)
         return Artifact(key, tensors, plain, time.monotonic() - start)
 
     try:
@@ -107,6 +102,15 @@ def load_or_build(kind: str, recipe: Mapping[str, Any], build: Callable[..., dic
             warn(f"{key} could not be stored ({cause}); it is lost when this run ends")
         unfinished.unlink(missing_ok=True)
         return _kept(kind, key) or artifact  # mapped from the file, it takes no memory of its own
+
+
+def _as_read(built: Any, key: str) -> dict[str, Tensor]:
+    """The tensors that were built, each in one piece and with memory of its own, as they will be read from a file."""
+    if not isinstance(built, Mapping) or not all(isinstance(tensor, Tensor) for tensor in built.values()):
+        raise ValueError(f"{key}: build returned {short_repr(built)}; expected name -> tensor")
+    owners = Counter(tensor.untyped_storage().data_ptr() for tensor in built.values())
+    return {name: (tensor.clone() if owners[tensor.untyped_storage().data_ptr()] > 1 else tensor).contiguous()
+            for name, tensor in built.items()}
 
 
 def keep(path: Path, tensors: Mapping[str, Tensor]) -> None:
