@@ -37,6 +37,7 @@ from nbutils.lab.results import Record
 
 MEANT = {  # words of verdicts that do not say it themselves -> what they mean
     "direction": "Direction: networks smaller than the paper's, so the criterion is ours and not the paper's number.",
+    "in the planted world": "In the planted world: on images that we drew, so nothing is said of photographs.",
     "recovers the known truth": "Known truth: the answer was planted, and the method finds it or not.",
     "control failed": "Control failed: what the claim stands on did not hold, so nothing follows.",
     "at the floor": "At the floor: nothing is left that could be compared.",
@@ -157,8 +158,8 @@ class Verdicts(HtmlDirective):
         wanted = [claims.find(id).id for id in self.content]
         entries = [found[id] for id in wanted]
         address = partial(self.env.app.builder.get_relative_uri, self.env.docname)
-        meant = [words for word, words in MEANT.items() if any(word in entry.words for entry in entries)]
         lines = [(entry, FAILED.sub(r"\1", words), number) for entry in entries for words, number in [told(entry)]]
+        meant = [words for word, words in MEANT.items() if any(word in line[1] for line in lines)]
         return filled("verdicts", lines=lines, meant=meant, ledger=address("book/ledger"),
                       reading=address("book/reading"))
 
