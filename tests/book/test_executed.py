@@ -217,7 +217,7 @@ CHAPTER = "04_transferability"
 CLAIMS = [claim for claim in claims.load().values() if claim.chapter == CHAPTER]
 FOUND = [Result.of(attack, "x", [0.5] * 5, n=n, attack=attack) for attack, n in
          (("none", 1500), ("Noise(L2 1)", 1500), ("PGD(L2 1)", 500), ("PGD(L2 1) in training", 6000))]
-SIZES = "5 seeds of up to 1,500 test images, 500 counted under attack"
+SIZES = "5 seeds of up to 1,500 test images, under attack 500"
 
 
 @pytest.fixture

@@ -41,6 +41,15 @@ def test_a_verdict_is_a_line_and_its_criterion_is_folded() -> None:
     assert finished(shown, "book/intro") == shown
 
 
+def test_why_a_control_failed_is_folded_with_the_criterion() -> None:
+    said = "control failed (what it is (net): 0.2, needed: more)"
+    failed = claims.Verdict(VERDICT.claim, RESULT, "control failed", said)
+    shown = failed._repr_html_().replace("<a data-result", '<a class="address" data-result')
+    line, _, inside = finished(shown).partition("<details")
+    assert "<strong>⊘ control failed:</strong>" in line
+    assert f"Verdict: {said}." in inside
+
+
 def test_notes_small_print_and_tables_beside_their_picture_are_folded() -> None:
     picture = curves({"line": [RESULT]}, [1], xlabel="x", ylabel="y", caption="A point", stamp="a run")._repr_html_()
     shown = (f'<div class="output text_html">{picture}</div>\n<div class="output text_html">{TABLE._repr_html_()}</div>'

@@ -189,8 +189,8 @@ def sizes(record: Record) -> str:
     most = record.parameters.get("test_size", 0)  # what is of more images is of training images
     tested = [result for result in record.results if 0 < result.n <= most]
     attacked = [result for result in tested if result.attack != "none" and not result.attack.startswith("Noise(")]
-    return ", ".join(f"{max(result.n for result in group):,} {words}" for group, words in
-                     ((tested, "test images"), (attacked, "counted under attack")) if group)
+    return ", ".join(words.format(max(result.n for result in group)) for group, words in
+                     ((tested, "{:,} test images"), (attacked, "under attack {:,}")) if group)
 
 
 def head(chapter: Chapter, record: Record) -> str:

@@ -138,9 +138,13 @@ def finish(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any
         told = re.sub(r"</?a\b[^>]*>", "", told)  # a link in a summary cannot be reached by key
         return box(found[1], f"Show this part{told}", "part")
 
-    body = CODE.sub(code, context["body"])
-    criterion = box(r"<p>\3. Measured: \5\6\7</p>", "Criterion")
-    body = VERDICT.sub(rf"\1<p><strong>\2:</strong> \4 \6</p>{criterion}</div>", body)
+    def verdict(found: re.Match[str]) -> str:
+        short = FAILED.sub(r"\1", found[2])
+        why = "" if short == found[2] else f" Verdict: {found[2].partition(' ')[2]}."
+        criterion = box(f"<p>{found[3]}.{why} Measured: {found[5]}{found[6]}{found[7]}</p>", "Criterion")
+        return f"{found[1]}<p><strong>{short}:</strong> {found[4]} {found[6]}</p>{criterion}</div>"
+
+    body = VERDICT.sub(verdict, CODE.sub(code, context["body"]))
     body = NOTES.sub(lambda found: box(found[0], "Intervals, attacks and settings"), body)
     body = SMALL.sub(lambda found: box(found[0], "Intervals and record"), body)
     body = BESIDE.sub(lambda found: found[1] + box(found[2], "The numbers"), body)
