@@ -198,11 +198,26 @@ def test_code_that_ran_is_shown_with_the_text_of_today() -> None:
     assert [cell.source for cell in merged(same, other_ids)] == ["A", "1", "B", "2"]
 
 
+def test_a_text_says_that_all_it_would_show_is_newer_than_the_run() -> None:
+    """Not where the run shows something below it, nor where the new code shows nothing."""
+    def made(*cells: tuple[str, str]) -> nbformat.NotebookNode:
+        kinds = {"t": nbformat.v4.new_markdown_cell, "c": nbformat.v4.new_code_cell}
+        return nbformat.v4.new_notebook(cells=[kinds[id[0]](text, id=id) for id, text in cells])
+
+    judged = "run.judge('a-claim')"
+    source = made(("t1", "A"), ("c1", "new"), ("t2", "B"), ("c2", judged), ("t3", "C"), ("c3", "3"), ("c4", judged),
+                  ("t5", "D"), ("c5", "def f(): pass"), ("t6", "E"), ("c6", "6"), ("c7", judged))
+    twin = made(("c1", "old"), ("c3", "3"), ("c6", "6"))
+    twin.cells[1].outputs = [nbformat.v4.new_output("stream", text="shown")]
+    assert [cell.source for cell in merged(source, twin)] == [
+        "A", "old", "B", executed.NEWER, "C", "3", "D", "E", executed.NEWER, "6"]
+
+
 CHAPTER = "04_transferability"
 CLAIMS = [claim for claim in claims.load().values() if claim.chapter == CHAPTER]
 FOUND = [Result.of(attack, "x", [0.5] * 5, n=n, attack=attack) for attack, n in
          (("none", 1500), ("Noise(L2 1)", 1500), ("PGD(L2 1)", 500), ("PGD(L2 1) in training", 6000))]
-SIZES = "5 seeds of up to 1,500 test images, 500 attacked"
+SIZES = "5 seeds of up to 1,500 test images, under attack 500"
 
 
 @pytest.fixture
@@ -293,12 +308,27 @@ def test_a_page_has_one_verdict_for_a_claim() -> None:
     cell = nbformat.v4.new_code_cell("judge", outputs=[
         nbformat.v4.new_output("display_data", {"text/html": f"<p>a</p>{''.join(boxes.values())}<p>b</p>"})])
     now = Verdict(first, found, "not held", "not held")
-    executed.judged_today([cell], [Entry(first, now, None, None), Entry(second, None, None, None)])
+    ran = record()
+    executed.judged_today([cell], [Entry(first, now, None, None), Entry(second, None, None, None)], ran)
     shown = cell.outputs[0].data["text/html"]
     today = now._repr_html_().removesuffix("</p></div>") + " On the day of the run: held &amp; done.</p></div>"
-    unmeasured = boxes[second.id].replace("✓ held", "✓ held (by an earlier criterion)")
+    words = "· not judged (today&#x27;s criterion is newer than this run; by an earlier one held)"
+    unmeasured = boxes[second.id].replace("✓ held", words).replace("verdict-held", "verdict-not-run")
     assert shown == f"<p>a</p>{today}{unmeasured}<p>b</p>"
-    executed.judged_today([cell], [])
+    executed.judged_today([cell], [], ran)
     assert cell.outputs[0].data["text/html"] == shown
-    executed.judged_today([cell], [Entry(first, now, None, None)])
+    executed.judged_today([cell], [Entry(first, now, None, None)], ran)
     assert cell.outputs[0].data["text/html"] == f"<p>a</p>{now._repr_html_()}{unmeasured}<p>b</p>"
+
+
+def test_a_printed_box_names_no_result_by_its_id() -> None:
+    claim, ran = CLAIMS[0], record([Result.of("a.b", "what it is", [0.1], model="net")])
+    verdicts = [Verdict(claim, ran.results[0], "control failed", f"control failed (a.b: {value}, needed: more)")
+                for value in (0.1, 0.2)]
+    cell = nbformat.v4.new_code_cell("judge", outputs=[
+        nbformat.v4.new_output("display_data", {"text/html": verdicts[0]._repr_html_()})])
+    executed.judged_today([cell], [Entry(claim, verdicts[1], ran, None)], ran)
+    shown = cell.outputs[0].data["text/html"]
+    assert "control failed (what it is (net): 0.2, needed: more)" in shown
+    assert "On the day of the run: control failed (what it is (net): 0.1, needed: more)." in shown
+    assert "a.b: " not in shown

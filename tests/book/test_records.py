@@ -236,6 +236,7 @@ def test_a_box_of_verdicts_says_what_its_words_mean(pages: dict[str, str]) -> No
     assert re.findall(r"<strong>(. [^<]*):</strong>", box) == ["✓ recovers the known truth: yes", "· not run"]
     assert meant.startswith("Known truth: the answer was planted, and the method finds it or not. In brackets: ")
     assert "Direction" not in meant  # no box says so
+    assert "In the planted world" not in meant
     assert 'href="book/reading.html#verdicts"' in meant
 
 

@@ -41,6 +41,15 @@ def test_a_verdict_is_a_line_and_its_criterion_is_folded() -> None:
     assert finished(shown, "book/intro") == shown
 
 
+def test_why_a_control_failed_is_folded_with_the_criterion() -> None:
+    said = "control failed (what it is (net): 0.2, needed: more)"
+    failed = claims.Verdict(VERDICT.claim, RESULT, "control failed", said)
+    shown = failed._repr_html_().replace("<a data-result", '<a class="address" data-result')
+    line, _, inside = finished(shown).partition("<details")
+    assert "<strong>⊘ control failed:</strong>" in line
+    assert f"Verdict: {said}." in inside
+
+
 def test_notes_small_print_and_tables_beside_their_picture_are_folded() -> None:
     picture = curves({"line": [RESULT]}, [1], xlabel="x", ylabel="y", caption="A point", stamp="a run")._repr_html_()
     shown = (f'<div class="output text_html">{picture}</div>\n<div class="output text_html">{TABLE._repr_html_()}</div>'
@@ -91,22 +100,26 @@ def test_a_folded_section_keeps_its_heading_and_tells_its_verdicts() -> None:
 
 
 def test_a_box_names_no_result_by_its_id() -> None:
-    assert folding.plain("not comparable (known.DM, known.CL: not measured)") == (
+    assert folding.plain("not comparable (known.DM, known.CL: not measured)", None) == (
         "not comparable (a control that it asks for was not measured)")
-    assert folding.plain("control failed (known.DM: 0.1 [0.0, 0.2], needed: above 0.5 (all))") == "control failed"
+    failed = "control failed (known.label: a: 0.1 [0.0, 0.2], needed: above 0.5; known.b: 0.2, needed: above 0.5 (all))"
+    ran = record([Result.of("known.label: a", "what is known", [0.1], model="net")])
+    assert folding.plain(failed, ran) == ("control failed (what is known (net): 0.1 [0.0, 0.2], needed: above 0.5; "
+                                          "a control: 0.2, needed: above 0.5 (all))")
     for words in ("held", "not comparable (1 seed, the claim asks for 3)", "held, fragile (q = 0.060)"):
-        assert folding.plain(words) == words
+        assert folding.plain(words, ran) == words
 
 
 def test_a_box_says_how_an_older_run_came_out_by_the_criterion_of_its_day(monkeypatch: pytest.MonkeyPatch) -> None:
     unmeasured = Entry(VERDICT.claim, None, None, None)
     monkeypatch.setattr(folding.ledger, "runs", dict)
-    assert folding.earlier(unmeasured) == ""  # there is no run
-    runs = {"quick": {VERDICT.claim.chapter: record(verdicts=[RecordedVerdict(
-        claim=VERDICT.claim.id, held="control failed", words="control failed (a.b: 0.1, needed: above 0.5)")])}}
+    assert folding.told(unmeasured) == ("not run", "")
+    runs = {"quick": {VERDICT.claim.chapter: record([RESULT], verdicts=[RecordedVerdict(
+        claim=VERDICT.claim.id, held="held", words="held in the planted world", result=RESULT.id)])}}
     monkeypatch.delenv("BOOK_PROFILE", raising=False)
     monkeypatch.setattr(folding.ledger, "runs", lambda: runs)
-    assert folding.earlier(unmeasured) == (
-        "not judged (today's criterion is newer than this run; by an earlier one control failed)")
-    assert folding.earlier(Entry(VERDICT.claim, VERDICT, None, None)) == ""  # it has measured what is asked
-    assert folding.earlier(Entry(claims.find("attacks-transfer"), None, None, None)) == ""  # nor has that one run
+    assert folding.told(unmeasured) == (
+        "not judged (today's criterion is newer than this run; by an earlier one held in the planted world)",
+        str(RESULT))
+    assert folding.told(Entry(VERDICT.claim, VERDICT, None, None)) == (VERDICT.words, str(RESULT))
+    assert folding.told(Entry(claims.find("attacks-transfer"), None, None, None)) == ("not run", "")

@@ -10,9 +10,9 @@ says where that came from. Cells that need a known truth are shown from an editi
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from html import escape
+from html import escape, unescape
 from pathlib import Path
 
 import nbformat
@@ -35,16 +35,19 @@ from book.press.editions import (
 )
 from book.press.ledger import Entry
 from book.press.pages import ledger
-from book.press.pages.folding import tagged
+from book.press.pages.folding import UNJUDGED, plain, tagged
 from book.press.pages.records import MARK, is_the_books, known
+from nbutils.lab.claims import MARKS
 from nbutils.lab.parameters import NEEDS_TRUTH
 from nbutils.lab.results import MIME, Record
 from nbutils.messages import counted
 
 logger = logging.getLogger(__name__)
-JUDGED = re.compile(r'<div class="verdict [^"]*" id="claim-([a-z0-9-]+)"><p><strong>\S+ (.*?)</strong>.*?</div>',
+JUDGED = re.compile(r'<div class="verdict [^"]*" id="claim-([a-z0-9-]+)"><p><strong>\S+ (.*?)</strong>(.*?</div>)',
                     re.DOTALL)
+SHOWS = re.compile(r"run\.(?:table|judge)\(|lab\.figures\.")  # code that shows what it finds
 NOT_RECORDED = "Not yet recorded"
+NEWER = ":::{container} shown-controls\nWhat would stand here is newer than this run, so no result is shown.\n:::"
 
 
 def chapter_of(app: Sphinx, docname: str) -> Chapter | None:
@@ -67,7 +70,7 @@ def show_twin(app: Sphinx, docname: str, source: list[str]) -> None:
         if chapter.record:
             title, rest = split(twin.cells[0].source)
             older = older_claims(chapter, twin.metadata.get("edition"))
-            judged_today(twin.cells, ledger.entries())
+            judged_today(twin.cells, ledger.entries(), chapter.record)
             line = f"::::{{container}} shown-run\n{head(chapter, chapter.record)}\n\n{older}\n::::"
             twin.cells[0].source = "\n\n".join([title, line, rest])
         if stamp := twin.metadata.pop("edition", None):
@@ -91,7 +94,8 @@ def merged(source: nbformat.NotebookNode, twin: nbformat.NotebookNode) -> list[n
     """The text of the source around the executed code: a change of words needs no new run.
 
     All code that ran is shown, in the order in which it ran. Where the source's code has changed since, as it may after
-    an edition was recorded, a cell is found in the source by its id: the text above it comes before it.
+    an edition was recorded, a cell is found in the source by its id: the text above it comes before it. A line says
+    below which text all that would be shown is newer than the run.
     """
     code = [place for place, cell in enumerate(source.cells) if cell.cell_type == "code"]
     ran = [cell for cell in twin.cells if cell.cell_type == "code"]
@@ -99,11 +103,28 @@ def merged(source: nbformat.NotebookNode, twin: nbformat.NotebookNode) -> list[n
     if written(source) != written(twin):
         ids = [source.cells[place].id for place in code]
     places, cells, done = dict(zip(ids, code, strict=True)), [], 0
+    shown = {places.get(cell.id): cell.outputs or cell.source.startswith(NEEDS_TRUTH) for cell in ran}
+    text, newer, older = 0, set(), set()
+    for place, cell in enumerate(source.cells):
+        if cell.cell_type != "code":
+            text = place
+        elif shown.get(place):
+            older.add(text)
+        elif place not in shown and SHOWS.search(cell.source):
+            newer.add(text)
+
+    def texts(first: int, end: int) -> Iterator[nbformat.NotebookNode]:
+        for place in range(first, end):
+            if source.cells[place].cell_type != "code":
+                yield source.cells[place]
+                if place in newer - older:
+                    yield nbformat.v4.new_markdown_cell(NEWER)
+
     for cell in ran:
         place = places.get(cell.id, -1) + 1
-        cells += [text for text in source.cells[done:place] if text.cell_type != "code"] + [cell]
+        cells += [*texts(done, place), cell]
         done = max(done, place)
-    return cells + [text for text in source.cells[done:] if text.cell_type != "code"]
+    return [*cells, *texts(done, len(source.cells))]
 
 
 def with_controls(cells: list[nbformat.NotebookNode], chapter: Chapter) -> list[nbformat.NotebookNode]:
@@ -131,21 +152,22 @@ def with_controls(cells: list[nbformat.NotebookNode], chapter: Chapter) -> list[
     return shown
 
 
-def judged_today(cells: Iterable[nbformat.NotebookNode], entries: Iterable[Entry]) -> None:
+def judged_today(cells: Iterable[nbformat.NotebookNode], entries: Iterable[Entry], record: Record) -> None:
     """Put the verdicts of today's criteria in the place of those that a run printed, which are named where they differ.
 
-    A claim that today asks for what the run has not measured keeps its verdict, as that of an earlier criterion.
+    A claim that today asks for what the run has not measured is not judged, as in `folding.told`.
     """
     found = {entry.claim.id: entry for entry in entries}
 
     def again(box: re.Match[str]) -> str:
-        entry = found.get(box[1])
+        entry, words = found.get(box[1]), plain(unescape(box[2]), record)
         if entry is None:
             return box[0]
         if entry.verdict is None:
-            return box[0].replace("</strong>", " (by an earlier criterion)</strong>", 1)
-        then = "" if escape(entry.verdict.words) == box[2] else f" On the day of the run: {box[2]}."
-        now = replace(entry.verdict, words=entry.words)
+            return (f'<div class="verdict verdict-not-run" id="claim-{box[1]}"><p><strong>{MARKS["not run"]} '
+                    f"{escape(UNJUDGED.format(words))}</strong>{box[3]}")
+        then = "" if escape(entry.verdict.words) == box[2] else f" On the day of the run: {escape(words)}."
+        now = replace(entry.verdict, words=plain(entry.words, entry.run))
         return now._repr_html_().removesuffix("</p></div>") + f"{then}</p></div>"
 
     for output in (output for cell in cells for output in cell.get("outputs", [])):
@@ -162,12 +184,13 @@ def described(record: Record) -> str:
 
 
 def sizes(record: Record) -> str:
-    """Of how many test images a number of a run is at most, per seed; and one under attack, where there is one."""
+    """Of how many test images a number of a run is at most, per seed; and one under attack, where there is one, which
+    may count only those that were right before."""
     most = record.parameters.get("test_size", 0)  # what is of more images is of training images
     tested = [result for result in record.results if 0 < result.n <= most]
     attacked = [result for result in tested if result.attack != "none" and not result.attack.startswith("Noise(")]
-    return ", ".join(f"{max(result.n for result in group):,} {words}" for group, words in
-                     ((tested, "test images"), (attacked, "attacked")) if group)
+    return ", ".join(words.format(max(result.n for result in group)) for group, words in
+                     ((tested, "{:,} test images"), (attacked, "under attack {:,}")) if group)
 
 
 def head(chapter: Chapter, record: Record) -> str:

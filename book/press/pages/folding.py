@@ -33,16 +33,20 @@ from book.press.pages.numbers import number_of
 from book.press.pages.templates import HtmlDirective
 from book.press.pages.templates import html as filled
 from nbutils.lab import claims
+from nbutils.lab.results import Record
 
 MEANT = {  # words of verdicts that do not say it themselves -> what they mean
     "direction": "Direction: networks smaller than the paper's, so the criterion is ours and not the paper's number.",
+    "in the planted world": "In the planted world: on images that we drew, so nothing is said of photographs.",
     "recovers the known truth": "Known truth: the answer was planted, and the method finds it or not.",
     "control failed": "Control failed: what the claim stands on did not hold, so nothing follows.",
     "at the floor": "At the floor: nothing is left that could be compared.",
     "not comparable": "Not comparable: measured, but not judged, for the reason given.",
 }
-ABSENT = re.compile(r"\([^)]*: not measured\)")  # names results by id, which the ledger explains
-FAILED = re.compile(r"(control failed) \(.*\)")  # the same
+ABSENT = re.compile(r"\([^)]*: not measured\)")  # names results by id
+NEEDED = re.compile(r"(control failed \(|; )(.+?)(: [^:;]*, needed: )")  # the same
+FAILED = re.compile(r"(control failed) \(.*\)")  # what a line has no room for
+UNJUDGED = "not judged (today's criterion is newer than this run; by an earlier one {})"
 FOLDED = "folded"  # tag of a cell whose section is folded, and the comment below its heading
 OPEN = '<details class="part"><summary></summary>'
 SECTION = re.compile(rf"{OPEN}(.*?)</details><!--part-->", re.DOTALL)
@@ -92,18 +96,28 @@ def box(inner: str, words: str, kind: str = "numbers") -> str:
     return f'<details class="{kind}"><summary>{words}</summary>{inner}</details>'
 
 
-def plain(words: str) -> str:
-    """The words of a verdict without the ids of results."""
-    return FAILED.sub(r"\1", ABSENT.sub("(a control that it asks for was not measured)", words))
+def plain(words: str, run: Record | None) -> str:
+    """The words of a verdict, which name results by their ids, in those in which its run has recorded them."""
+
+    def named(found: re.Match[str]) -> str:
+        result = run.by_id.get(found[2]) if run else None
+        return f"{found[1]}{f'{result.what} ({result.model})' if result else 'a control'}{found[3]}"
+
+    return NEEDED.sub(named, ABSENT.sub("(a control that it asks for was not measured)", words))
 
 
-def earlier(entry: Entry) -> str:
-    """What is told of a claim whose criterion asks for what the page's run, which is older, has not measured; or ""."""
+def told(entry: Entry) -> tuple[str, str]:
+    """How a claim came out, and what was measured, or "".
+
+    Where its criterion asks for what the page's run, which is older, has not measured, they are those of its day.
+    """
     run = ledger.runs().get(os.environ.get("BOOK_PROFILE", "quick"), {}).get(entry.claim.chapter)
-    if entry.verdict or run is None:
-        return ""
-    words = next((verdict.words or verdict.held for verdict in run.verdicts if verdict.claim == entry.claim.id), "")
-    return words and f"not judged (today's criterion is newer than this run; by an earlier one {plain(words)})"
+    of_its_day = {verdict.claim: verdict for verdict in run.verdicts} if run else {}
+    if run is None or entry.verdict or entry.claim.id not in of_its_day:
+        return plain(entry.words, entry.run), str(entry.verdict.result) if entry.verdict else ""
+    then = of_its_day[entry.claim.id]
+    found = run.by_id.get(then.result)
+    return UNJUDGED.format(plain(then.words or then.held, run)), str(found) if found else ""
 
 
 def finish(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: nodes.document) -> None:
@@ -124,9 +138,13 @@ def finish(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any
         told = re.sub(r"</?a\b[^>]*>", "", told)  # a link in a summary cannot be reached by key
         return box(found[1], f"Show this part{told}", "part")
 
-    body = CODE.sub(code, context["body"])
-    criterion = box(r"<p>\3. Measured: \5\6\7</p>", "Criterion")
-    body = VERDICT.sub(rf"\1<p><strong>\2:</strong> \4 \6</p>{criterion}</div>", body)
+    def verdict(found: re.Match[str]) -> str:
+        short = FAILED.sub(r"\1", found[2])
+        why = "" if short == found[2] else f" Verdict: {found[2].partition(' ')[2]}."
+        criterion = box(f"<p>{found[3]}.{why} Measured: {found[5]}{found[6]}{found[7]}</p>", "Criterion")
+        return f"{found[1]}<p><strong>{short}:</strong> {found[4]} {found[6]}</p>{criterion}</div>"
+
+    body = VERDICT.sub(verdict, CODE.sub(code, context["body"]))
     body = NOTES.sub(lambda found: box(found[0], "Intervals, attacks and settings"), body)
     body = SMALL.sub(lambda found: box(found[0], "Intervals and record"), body)
     body = BESIDE.sub(lambda found: found[1] + box(found[2], "The numbers"), body)
@@ -144,9 +162,9 @@ class Verdicts(HtmlDirective):
         wanted = [claims.find(id).id for id in self.content]
         entries = [found[id] for id in wanted]
         address = partial(self.env.app.builder.get_relative_uri, self.env.docname)
-        meant = [words for word, words in MEANT.items() if any(word in entry.words for entry in entries)]
-        told = {entry.claim.id: earlier(entry) or plain(entry.words) for entry in entries}
-        return filled("verdicts", entries=entries, told=told, meant=meant, ledger=address("book/ledger"),
+        lines = [(entry, FAILED.sub(r"\1", words), number) for entry in entries for words, number in [told(entry)]]
+        meant = [words for word, words in MEANT.items() if any(word in line[1] for line in lines)]
+        return filled("verdicts", lines=lines, meant=meant, ledger=address("book/ledger"),
                       reading=address("book/reading"))
 
 
