@@ -3,8 +3,7 @@
 import csv
 import difflib
 import io
-import math
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -112,15 +111,6 @@ def check_counts(least: int = 1, /, **settings: object) -> None:
     for setting, value in settings.items():
         if type(value) is not int or value < least:
             raise ValueError(f"{setting} = {short_repr(value)}: expected a whole number >= {least}, as Python's int")
-
-
-def check_numbers(expected: str, fits: Callable[[float], bool], **settings: object) -> None:
-    """Raise a ValueError that names the first setting that is no finite number or does not fit, and what was expected.
-    """
-    for setting, value in settings.items():
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not number or not math.isfinite(value) or not fits(value):  # type: ignore[arg-type]
-            raise ValueError(f"{setting} = {short_repr(value)}: expected {expected}")
 
 
 def check_kind(setting: str, value: object, kind: Any, expected: str) -> None:

@@ -8,21 +8,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from nbutils import networks, store
 from nbutils.console import progress
 from nbutils.images.batches import batch_count, batches
 from nbutils.images.imageset import ImageSet
-from nbutils.messages import check_choice, check_counts, check_kind, check_numbers
+from nbutils.messages import check_kind
 from nbutils.networks import SplitClassifier, frozen, like
 from nbutils.precision import mixed_precision
-from nbutils.robustness.attacks import FGSM, PGD, kl
+from nbutils.robustness.attacks import FGSM, PGD, Attack, kl
 from nbutils.robustness.threat import ThreatModel, check_threat
+from nbutils.settings import Count, Positive, Settings, Weight
 
 Objective = Callable[[SplitClassifier, Tensor, Tensor, torch.Generator], Tensor]
 """(model, x (B, 3, H, W) in [0, 1], y (B,), CPU generator) -> scalar loss to be minimised."""
@@ -37,13 +39,13 @@ class Standard:
 
 
 @dataclass(frozen=True)
-class Adversarial:
+class Adversarial(Settings):
     """Cross-entropy on images that `attack` has just made (Madry et al. 2018, equation 2.1).
 
     The attack sees the model in evaluation mode, the loss sees it in training mode.
     """
 
-    attack: PGD
+    attack: Attack
 
     def __call__(self, model: SplitClassifier, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
         return F.cross_entropy(model(self.attack(model, x, y, generator)), y)
@@ -69,11 +71,10 @@ def robust_teacher(planted: bool, eps: float, steps: int) -> Adversarial:
     return pgd_adversarial(ThreatModel("L2", 0.5), steps)
 
 
-WEIGHT = ("a weight >= 0, such as 0.5", lambda value: value >= 0)  # what `check_numbers` is told of a beta or a decay
 
 
 @dataclass(frozen=True)
-class TRADES:
+class TRADES(Settings):
     """Cross-entropy on the clean images plus beta KL(p(x) || p(x_adv)), where x_adv maximises the same divergence
     (Zhang et al. 2019, algorithm 1).
 
@@ -86,12 +87,12 @@ class TRADES:
         ValueError: PGD with another loss, which would take the clean logits for labels; a beta below 0.
     """
 
-    attack: PGD
-    beta: float = 6.0
+    attack: Attack
+    beta: Weight = 6.0
     adversarial_labels: bool = False
 
     def __post_init__(self) -> None:
-        check_numbers(*WEIGHT, beta=self.beta)
+        super().__post_init__()
         if isinstance(self.attack, PGD) and self.attack.loss != "kl":
             raise ValueError(f"loss = {self.attack.loss!r}: TRADES attacks with 'kl'; use trades(threat, steps)")
 
@@ -105,7 +106,7 @@ class TRADES:
 
 
 @dataclass(frozen=True)
-class MART:
+class MART(Settings):
     """Boosted cross-entropy on x_adv, plus beta KL(p(x) || p(x_adv)) weighted by how wrong the clean image is
     (Wang et al. 2020).
 
@@ -116,11 +117,8 @@ class MART:
         ValueError: a beta below 0.
     """
 
-    attack: PGD
-    beta: float = 5.0
-
-    def __post_init__(self) -> None:
-        check_numbers(*WEIGHT, beta=self.beta)
+    attack: Attack
+    beta: Weight = 5.0
 
     def __call__(self, model: SplitClassifier, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
         x_adv = self.attack(model, x, y, generator)
@@ -146,7 +144,7 @@ def mart(threat: ThreatModel, steps: int, beta: float = 5.0) -> MART:
 
 
 @dataclass(frozen=True)
-class Schedule:
+class Schedule(Settings):
     """How long and how fast to learn.
 
     Attributes:
@@ -161,20 +159,12 @@ class Schedule:
             outside [0, 1), a weight decay below 0, or an unknown optimizer.
     """
 
-    epochs: int
-    batch_size: int = 64
-    peak_rate: float = 0.2
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    optimizer: str = "sgd"
-
-    def __post_init__(self) -> None:
-        check_counts(epochs=self.epochs)
-        check_counts(2, batch_size=self.batch_size)
-        check_numbers("a positive learning rate, such as 0.2", lambda value: value > 0, peak_rate=self.peak_rate)
-        check_numbers("a number in [0, 1), such as 0.9", lambda value: 0 <= value < 1, momentum=self.momentum)
-        check_numbers(*WEIGHT, weight_decay=self.weight_decay)
-        check_choice("optimizer", self.optimizer, ("sgd", "adamw"))
+    epochs: Count
+    batch_size: Annotated[int, Field(ge=2, description="a whole number >= 2, as Python's int")] = 64
+    peak_rate: Positive = 0.2
+    momentum: Annotated[float, Field(ge=0, lt=1, description="a number in [0, 1)")] = 0.9
+    weight_decay: Weight = 5e-4
+    optimizer: Literal["sgd", "adamw"] = "sgd"
 
     def rate(self, step: int, total: int) -> float:
         """Learning rate at `step` of `total`."""

@@ -129,7 +129,7 @@ def naive_mart(clean: Tensor, adversarial: Tensor, y: Tensor, beta: float) -> Te
 
 
 NAIVE: dict[str, tuple[object, Callable[[Tensor, Tensor, Tensor], Tensor]]] = {
-    "TRADES": (TRADES(Shift()), lambda *args: naive_trades(*args, 6.0, False)),  # type: ignore[arg-type]
+    "TRADES": (TRADES(Shift()), lambda *args: naive_trades(*args, 6.0, False)),
     "TRADES, beta .5, labels on x_adv": (TRADES(Shift(), 0.5, True),  # type: ignore[arg-type]
                                          lambda *args: naive_trades(*args, 0.5, True)),
     "TRADES, beta 0": (TRADES(Shift(), 0.0), lambda *args: naive_trades(*args, 0.0, False)),  # type: ignore[arg-type]
@@ -222,11 +222,12 @@ def test_the_attack_of_trades_starts_from_the_prediction_in_evaluation_mode(digi
     model = networks.build("small", 10, seed=1).train()
     given: list[Tensor] = []
 
-    def attack(model: nn.Module, x: Tensor, target: Tensor, generator: torch.Generator) -> Tensor:
-        given.append(target)
-        return x
+    class Still(Shift):
+        def __call__(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
+            given.append(y)
+            return x
 
-    TRADES(attack)(model, digits.x[:20], digits.y[:20], generator)  # type: ignore[arg-type]
+    TRADES(Still())(model, digits.x[:20], digits.y[:20], generator)
     with torch.no_grad():
         expected = networks.build("small", 10, seed=1).eval()(digits.x[:20])
     torch.testing.assert_close(given[0], expected)

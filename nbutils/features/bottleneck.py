@@ -11,9 +11,9 @@ predicts the truth; so an accuracy of robust parts means nothing without the con
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -24,13 +24,14 @@ from nbutils.images.imageset import ImageSet, as_pixels
 from nbutils.messages import check_choice, check_counts
 from nbutils.networks import GlobalAveragePool, SplitClassifier, in_batches, suited
 from nbutils.robustness.attacks import check_finite
+from nbutils.settings import Count, Positive, Settings, Weight, Whole
 
-CHOICES = {"threshold": ("image", "batch", "channel"), "kl": ("mean", "sum")}
+OVER: dict[str, tuple[int, ...]] = {"image": (1,), "batch": (0, 1), "channel": ()}  # axes of a threshold's maximum
 Gradient = Callable[[Tensor], Tensor]  # shift of the channels (B, C) -> gradient of the cross-entropy in it
 
 
 @dataclass(frozen=True)
-class Bottleneck:
+class Bottleneck(Settings):
     """How masks are made; the defaults are Kim et al.'s, but for a threshold that is each image's own.
 
     Each image has its own random generator, seeded by its pixels: its noise does not depend on the other images. Noise
@@ -48,21 +49,12 @@ class Bottleneck:
         ValueError: a setting out of range, an unknown choice.
     """
 
-    beta: float = 0.3
-    iterations: int = 200
-    rate: float = 0.1
-    kl: str = "mean"
-    threshold: str = "image"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_counts(iterations=self.iterations)
-        if not 0 <= self.beta < math.inf:
-            raise ValueError(f"beta = {self.beta!r}: expected a finite weight >= 0, such as 0.3")
-        if not 0 < self.rate < math.inf:
-            raise ValueError(f"rate = {self.rate!r}: expected a finite number > 0, such as 0.1")
-        for setting, known in CHOICES.items():
-            check_choice(setting, getattr(self, setting), known)
+    beta: Weight = 0.3
+    iterations: Count = 200
+    rate: Positive = 0.1
+    kl: Literal["mean", "sum"] = "mean"
+    threshold: Literal["image", "batch", "channel"] = "image"
+    seed: Whole = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,8 +144,7 @@ def robust_channels(sigma: Tensor, variance: Tensor, threshold: str = "image") -
     T = max(variance) per "image", over the "batch", or per "channel", which is the variance itself. Raises ValueError:
     another threshold.
     """
-    check_choice("threshold", threshold, CHOICES["threshold"])
-    over = {"image": (1,), "batch": (0, 1), "channel": ()}[threshold]
+    over = OVER[check_choice("threshold", threshold, OVER)]
     return sigma**2 > (variance.amax(over, keepdim=True) if over else variance)
 
 

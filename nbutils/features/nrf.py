@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from nbutils.features.bottleneck import Bottleneck, distill, random_masks
-from nbutils.messages import check_choice
 from nbutils.networks import SplitClassifier
 from nbutils.robustness.attacks import scored
 from nbutils.robustness.minimum_norm import CW, INSIDE, Penalty, from_tanh_space, to_tanh_space
-from nbutils.robustness.threat import ThreatModel, check_threat
-
-CHOICES = {"channels": ("none", "all", "random", "random-as-robust", "robust", "non-robust"),
-           "magnitude": ("up", "down"), "norm_over": ("image", "batch")}
+from nbutils.robustness.threat import A_THREAT_MODEL, ThreatModel
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
@@ -51,19 +49,12 @@ class NRF(CW):
     """
 
     at: str
-    channels: str = "non-robust"
-    magnitude: str = "up"
+    channels: Literal["none", "all", "random", "random-as-robust", "robust", "non-robust"] = "non-robust"
+    magnitude: Literal["up", "down"] = "up"
     second_order: bool = False
-    norm_over: str = "image"
-    within: ThreatModel | None = None
+    norm_over: Literal["image", "batch"] = "image"
+    within: Annotated[ThreatModel | None, Field(description=A_THREAT_MODEL)] = None
     bottleneck: Bottleneck = Bottleneck()  # noqa: RUF009  (it is frozen)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for setting, known in CHOICES.items():
-            check_choice(setting, getattr(self, setting), known)
-        if self.within is not None:
-            check_threat(self.within, "within")
 
     @property
     def threat(self) -> ThreatModel | None:

@@ -7,7 +7,6 @@ pixels in the same way, from the same start, with the same taste for smooth pict
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable
 from copy import deepcopy
@@ -22,12 +21,13 @@ from nbutils.console import counter
 from nbutils.features.bottleneck import features_at, parts
 from nbutils.messages import check_counts
 from nbutils.networks import SplitClassifier, frozen
+from nbutils.settings import Count, Positive, Settings, Weight, Whole
 
 BLOBS = 8  # side of the coarse noise that a search starts from
 
 
 @dataclass(frozen=True)
-class PictureSearch:
+class PictureSearch(Settings):
     """How a picture is searched for: Adam on w, where the pixels are sigmoid(w).
 
     Every search starts from the same coarse noise and is shifted in the same way, so that pictures differ by what is
@@ -45,22 +45,12 @@ class PictureSearch:
         ValueError: a setting out of range.
     """
 
-    steps: int = 100
-    rate: float = 0.1
-    smoothness: float = 3.0
-    shift: int = 1
-    contrast: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_counts(steps=self.steps)
-        for setting, value, least in (("rate", self.rate, "> 0"), ("smoothness", self.smoothness, ">= 0"),
-                                      ("contrast", self.contrast, ">= 0")):
-            if not 0 <= value < math.inf or (value == 0 and least == "> 0"):
-                raise ValueError(f"{setting} = {value!r}: expected a finite number {least}, such as "
-                                 f"{getattr(type(self), setting)}")
-        if not isinstance(self.shift, int) or self.shift < 0:
-            raise ValueError(f"shift = {self.shift!r}: expected a whole number of pixels >= 0")
+    steps: Count = 100
+    rate: Positive = 0.1
+    smoothness: Weight = 3.0
+    shift: Whole = 1
+    contrast: Weight = 1.0
+    seed: Whole = 0
 
     def start(self, n: int, size: int, like: Tensor) -> Tensor:
         """w (n, 3, size, size), n times the same, in the precision and on the device of `like`."""

@@ -15,15 +15,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from nbutils.datasets import SHAPES
 from nbutils.images.imageset import DataError, ImageSet
 from nbutils.messages import check_choice
+from nbutils.settings import Settings, Share, Weight, Whole
 
 VIEWS = ("natural", "no_pattern", "swapped", "independent", "pattern_only")
 SIZE = 32
@@ -69,8 +71,14 @@ SIGNED_DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
+INSIDE = "which keeps images in [0, 1], such as"
+Amplitude = Annotated[float, Field(ge=0, le=BASE_RANGE[0] - 5e-5, description=f"0 <= amplitude < 0.06, {INSIDE} 4/255")]
+Texture = Annotated[float, Field(ge=0, le=COLOURS[0] - BASE_RANGE[0],
+                                 description=f"0 <= texture <= 0.29, {INSIDE} 12/255")]
+
+
 @dataclass(frozen=True)
-class PlantedWorld:
+class PlantedWorld(Settings):
     """The law from which planted images are drawn.
 
     Attributes:
@@ -90,26 +98,13 @@ class PlantedWorld:
         DataError: a value outside its range.
     """
 
-    amplitude: float = 4 / 255
-    rho: float = 0.95
-    period: int = 4
-    noise: float = 0.03
-    seed: int = 0
-    texture: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.amplitude <= BASE_RANGE[0] - 5e-5:
-            raise DataError(f"amplitude = {self.amplitude:g}: expected 0 <= amplitude < {BASE_RANGE[0]}, inside "
-                            "the margin that keeps images in [0, 1]; did you mean 4/255?")
-        if not 0 <= self.rho <= 1:
-            raise DataError(f"rho = {self.rho:g}: expected a probability in [0, 1]")
-        if self.period % 2 or self.period < 4 or SIZE % self.period:
-            raise DataError(f"period = {self.period}: expected an even divisor of {SIZE} from 4 up: 4, 8, 16 or 32")
-        if self.noise < 0:
-            raise DataError(f"noise = {self.noise:g}: expected a standard deviation >= 0")
-        if not 0 <= self.texture <= COLOURS[0] - BASE_RANGE[0]:
-            raise DataError(f"texture = {self.texture:g}: expected 0 <= texture <= {COLOURS[0] - BASE_RANGE[0]:.2f}, "
-                            "which keeps images in [0, 1]; did you mean 12/255?")
+    amplitude: Amplitude = 4 / 255
+    rho: Share = 0.95
+    period: Literal[4, 8, 16, 32] = 4
+    noise: Weight = 0.03
+    seed: Whole = 0
+    texture: Texture = 0.0
+    fault: ClassVar[type[ValueError]] = DataError
 
     @cached_property
     def tiles(self) -> Tensor:

@@ -6,18 +6,21 @@ import copy
 import math
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from nbutils.features.constructed import Distance
 from nbutils.messages import check_choice, check_counts
 from nbutils.paradigms.encoder import Encoder, squared
 from nbutils.precision import Float32Conv2d
+from nbutils.settings import Count, Settings
 
 STEPS = 1000  # T
+IN_SCHEDULE = Field(ge=0, lt=STEPS, description=f"a whole number from 0 to {STEPS - 1}, such as 11")
 
 
 @cache
@@ -159,7 +162,7 @@ class DiffusionEncoder(Encoder):
 
 
 @dataclass(frozen=True)
-class DDPM:
+class DDPM(Settings):
     """The diffusion paradigm: mean squared error of the predicted noise, at timesteps drawn uniformly.
 
     Attributes:
@@ -171,15 +174,9 @@ class DDPM:
         ValueError: a count below 1, or a width that the 8 groups of GroupNorm do not divide.
     """
 
-    width: int = 32
-    factors: tuple[int, ...] = (1, 2, 2)
-    space_to_depth: int = 2
-
-    def __post_init__(self) -> None:
-        check_counts(width=self.width, levels=len(self.factors), space_to_depth=self.space_to_depth,
-                     **{f"factors[{level}]": factor for level, factor in enumerate(self.factors)})
-        if self.width % 8:
-            raise ValueError(f"width = {self.width}: expected a multiple of 8, such as {max(8, 8 * (self.width // 8))}")
+    width: Annotated[int, Field(ge=8, multiple_of=8, description="a multiple of 8")] = 32
+    factors: Annotated[tuple[Count, ...], Field(min_length=1, description="whole numbers >= 1, as a tuple")] = (1, 2, 2)
+    space_to_depth: Count = 2
 
     def encoder(self, image_size: int) -> DiffusionEncoder:
         return DiffusionEncoder(self)
@@ -192,7 +189,7 @@ class DDPM:
 
 
 @dataclass(frozen=True)
-class Noised:
+class Noised(Settings):
     """A view for `Labelled`: noised images, brought back to about [0, 1] and not cut off.
 
     Attributes:
@@ -202,11 +199,7 @@ class Noised:
         ValueError: a timestep outside the schedule.
     """
 
-    timestep: int | None = 11
-
-    def __post_init__(self) -> None:
-        if self.timestep is not None:
-            check_timestep(self.timestep)
+    timestep: Annotated[int | None, IN_SCHEDULE] = 11
 
     def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
         noise = torch.randn(x.shape, generator=generator).to(x)
@@ -216,7 +209,7 @@ class Noised:
 
 
 @dataclass(frozen=True)
-class PredictDifference:
+class PredictDifference(Settings):
     """How far the noise predicted for a noised x' is from a difference to x, for `features.matched` (equation 18): the
     root of the mean square. Noise is drawn anew at each step.
 
@@ -229,12 +222,8 @@ class PredictDifference:
         ValueError: a timestep outside the schedule, or an unknown difference.
     """
 
-    timestep: int = 11
-    of: str = "images"
-
-    def __post_init__(self) -> None:
-        check_timestep(self.timestep)
-        check_choice("of", self.of, ("images", "noised"))
+    timestep: Annotated[int, IN_SCHEDULE] = 11
+    of: Literal["images", "noised"] = "images"
 
     def __call__(self, model: DiffusionEncoder, x: Tensor, generator: torch.Generator) -> Distance:
         clean = model.as_seen(x)

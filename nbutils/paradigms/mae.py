@@ -5,16 +5,20 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cache
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from nbutils.features.constructed import Distance
-from nbutils.messages import check_counts
 from nbutils.networks import Normalize
 from nbutils.paradigms.encoder import Encoder, squared
 from nbutils.precision import Float32Linear, mixed_precision
+from nbutils.settings import Count, Settings
+
+Hidden = Annotated[float, Field(gt=0, lt=1, description="a share of the patches in (0, 1)")]
 
 
 def patchify(x: Tensor, patch: int) -> Tensor:
@@ -137,7 +141,7 @@ def masked_error(model: MaskedEncoder, x: Tensor, target: Tensor, mask: float, g
 
 
 @dataclass(frozen=True)
-class MAE:
+class MAE(Settings):
     """The paradigm of masked images: mean squared error on the hidden patches.
 
     Attributes:
@@ -148,23 +152,20 @@ class MAE:
         ValueError: a count below 1, widths that 4 or the heads do not divide, a mask that hides nothing or all.
     """
 
-    patch: int = 4
-    width: int = 64
-    depth: int = 3
-    decoder_width: int = 64
-    decoder_depth: int = 1
-    heads: int = 4
-    mask: float = 0.75
+    patch: Count = 4
+    width: Count = 64
+    depth: Count = 3
+    decoder_width: Count = 64
+    decoder_depth: Count = 1
+    heads: Count = 4
+    mask: Hidden = 0.75
 
     def __post_init__(self) -> None:
-        check_counts(patch=self.patch, width=self.width, depth=self.depth, decoder_width=self.decoder_width,
-                     decoder_depth=self.decoder_depth, heads=self.heads)
+        super().__post_init__()
         for setting in ("width", "decoder_width"):
             if getattr(self, setting) % math.lcm(4, self.heads):
                 raise ValueError(f"{setting} = {getattr(self, setting)}: expected a multiple of "
                                  f"{math.lcm(4, self.heads)}, for 4 kinds of position and {self.heads} heads")
-        if not 0 < self.mask < 1:
-            raise ValueError(f"mask = {self.mask!r}: expected a share of the patches in (0, 1), such as 0.75")
 
     def encoder(self, image_size: int) -> MaskedEncoder:
         return MaskedEncoder(self)
@@ -174,18 +175,15 @@ class MAE:
 
 
 @dataclass(frozen=True)
-class Masked:
+class Masked(Settings):
     """A view for `Labelled`: all but a quarter of the patches turned mid-grey, drawn for each image.
 
     Raises:
         ValueError: a patch below 1.
     """
 
-    patch: int = 4
-    mask: float = 0.75
-
-    def __post_init__(self) -> None:
-        check_counts(patch=self.patch)
+    patch: Count = 4
+    mask: Hidden = 0.75
 
     def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
         patches = patchify(squared(x, self.patch), self.patch)
@@ -196,7 +194,7 @@ class Masked:
 
 
 @dataclass(frozen=True)
-class Reconstruct:
+class Reconstruct(Settings):
     """The error of recovering x from a masked x', for `features.matched` (equation 17). Masks are drawn anew at each
     step.
 
@@ -204,7 +202,7 @@ class Reconstruct:
         mask: share of the patches that is hidden; the error is on these.
     """
 
-    mask: float = 0.75
+    mask: Hidden = 0.75
 
     def __call__(self, model: MaskedEncoder, x: Tensor, generator: torch.Generator) -> Distance:
         target = model.patches(x)

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Annotated, Self
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from nbutils import networks
 from nbutils.architectures import NETWORKS
-from nbutils.messages import check_choice
 from nbutils.networks import frozen
 from nbutils.paradigms.encoder import Backbone, Encoder
 from nbutils.precision import mixed_precision
 from nbutils.robustness.attacks import PGD
+from nbutils.settings import Count, Positive, Settings, Share, one_of
 
 GREY = (0.299, 0.587, 0.114)  # weights of red, green and blue in a grey level (ITU-R BT.601)
 TRIES = 10  # crops that may be drawn before the whole image is taken, as in torchvision
@@ -82,7 +83,7 @@ def resize_weights(start: Tensor, length: Tensor, size: int, mirrored: Tensor) -
 
 
 @dataclass(frozen=True)
-class Augmentation:
+class Augmentation(Settings):
     """SimCLR's augmentation for small images, which leaves their size and [0, 1] and is differentiable in x.
 
     Random resized crop, horizontal flip, colour jitter, grey. All is drawn for each image, but for the order of the
@@ -98,22 +99,19 @@ class Augmentation:
     """
 
     scale: tuple[float, float] = (0.2, 1.0)
-    flip: float = 0.5
-    brightness: float = 0.4
-    contrast: float = 0.4
-    saturation: float = 0.4
-    hue: float = 0.1
-    jitter: float = 0.8
-    grey: float = 0.2
+    flip: Share = 0.5
+    brightness: Share = 0.4
+    contrast: Share = 0.4
+    saturation: Share = 0.4
+    hue: Annotated[float, Field(ge=0, le=0.5, description="a number in [0, 0.5]")] = 0.1
+    jitter: Share = 0.8
+    grey: Share = 0.2
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise ValueError(f"scale = {self.scale!r}: expected two shares of the area, 0 < low <= high <= 1, "
                              "such as (0.2, 1.0)")
-        for setting in ("flip", "brightness", "contrast", "saturation", "hue", "jitter", "grey"):
-            most = 0.5 if setting == "hue" else 1
-            if not 0 <= getattr(self, setting) <= most:
-                raise ValueError(f"{setting} = {getattr(self, setting)!r}: expected a number in [0, {most}]")
 
     def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """One view of each image x (B, 3, H, W), pixels in [0, 1]; the draw does not depend on the device of x."""
@@ -205,7 +203,7 @@ class _Views(nn.Module):
 
 
 @dataclass(frozen=True)
-class SimCLR:
+class SimCLR(Settings):
     """The contrastive paradigm: NT-Xent between two views of each image.
 
     Attributes:
@@ -221,18 +219,14 @@ class SimCLR:
             iterate or restarts (a view's loss depends on all others, so no image has a best iterate of its own).
     """
 
-    network: str = "small"
-    projector: tuple[int, ...] = (512, 256)
-    temperature: float = 0.5
+    network: Annotated[str, one_of(NETWORKS)] = "small"
+    projector: Annotated[tuple[Count, ...], Field(min_length=1, description="widths >= 1, as a tuple")] = (512, 256)
+    temperature: Positive = 0.5
     view: Augmentation = field(default_factory=Augmentation)
     attack: PGD | None = None
 
     def __post_init__(self) -> None:
-        check_choice("network", self.network, NETWORKS)
-        if not self.projector or min(self.projector) < 1:
-            raise ValueError(f"projector = {self.projector!r}: expected widths >= 1, such as (512, 256)")
-        if not self.temperature > 0:
-            raise ValueError(f"temperature = {self.temperature!r}: expected a number > 0, such as 0.5")
+        super().__post_init__()
         if self.attack is not None and (self.attack.keep_best or self.attack.restarts > 1):
             raise ValueError(f"attack = {self.attack!r}: expected keep_best=False and one restart")
 

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Annotated, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
+from pydantic import SkipValidation
 from torch import Tensor, nn
 
-from nbutils.messages import check_choice, check_counts, check_kind
+from nbutils.messages import check_kind
 from nbutils.networks import frozen
-from nbutils.robustness.threat import ThreatModel, check_threat, format_eps, parse_eps
+from nbutils.robustness.threat import Threat, ThreatModel, check_threat, format_eps, parse_eps
+from nbutils.settings import Count, Settings, one_of
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # (logits (B, K), target) -> (B,), larger is worse for the model
 
@@ -145,7 +147,7 @@ def check_finite(values: Tensor, what: str) -> None:
 
 
 @dataclass(frozen=True, repr=False)
-class PGD:
+class PGD(Settings):
     """Projected gradient ascent on a loss (Madry et al. 2018; FGSM: Goodfellow et al. 2015; BIM: Kurakin et al. 2017).
 
     Attributes:
@@ -170,20 +172,19 @@ class PGD:
             and five radii), an unknown loss, early_exit without keep_best.
     """
 
-    threat: ThreatModel
-    steps: int = 10
-    step_size: float | None = None
-    restarts: int = 1
-    loss: str = "cross-entropy"
-    random_start: bool | float = True
+    threat: Threat
+    steps: Count = 10
+    step_size: Annotated[float | None, SkipValidation] = None
+    restarts: Count = 1
+    loss: Annotated[str, one_of(LOSSES)] = "cross-entropy"
+    random_start: Annotated[bool | float, SkipValidation] = True
     keep_best: bool = True
     targeted: bool = False
     early_exit: bool = False
     name: str = "PGD"
 
     def __post_init__(self) -> None:
-        check_threat(self.threat)
-        check_counts(steps=self.steps, restarts=self.restarts)
+        super().__post_init__()
         if self.restarts > 1 and not self.random_start:
             raise ValueError(f"restarts = {self.restarts}: without a random start all are the same; expected 1")
         size = 2.5 * self.threat.eps / self.steps if self.step_size is None else self.step_size
@@ -193,7 +194,6 @@ class PGD:
             object.__setattr__(self, "random_start", parse_eps(self.random_start, "random_start"))
         if self.early_exit and not self.keep_best:
             raise ValueError("early_exit = True: expected keep_best = True, for the last iterate need not fool")
-        check_choice("loss", self.loss, LOSSES)
 
     def __repr__(self) -> str:
         levels = self.threat.norm == "Linf" and format_eps(self.threat.eps).endswith("/255")
@@ -294,13 +294,10 @@ def _worse_for_model(new: Tensor, old: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Noise:
+class Noise(Settings):
     """The control that every attack must beat: a random corner (Linf) or surface point (L2) of the ball."""
 
-    threat: ThreatModel
-
-    def __post_init__(self) -> None:
-        check_threat(self.threat)
+    threat: Threat
 
     def __repr__(self) -> str:
         return f"Noise({self.threat})"

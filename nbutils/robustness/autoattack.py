@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from pydantic import Field, SkipValidation
 from torch import Tensor, nn
 
-from nbutils.messages import check_choice, check_counts
 from nbutils.networks import frozen
 from nbutils.robustness.attacks import check_classes, checked, scored
-from nbutils.robustness.threat import ThreatModel, check_threat
+from nbutils.robustness.threat import Threat, ThreatModel
+from nbutils.settings import Count, Settings, one_of
 
 VERSIONS = {
     "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),
@@ -37,7 +39,7 @@ def _as_the_library_wants_it(model: nn.Module, x: Tensor, y: Tensor, generator: 
 
 
 @dataclass(frozen=True, repr=False)
-class AutoAttack:
+class AutoAttack(Settings):
     """Several attacks without free settings, one after the other on the images that are still right.
 
     It makes about 9,000 forward passes for each image that stays right ("standard").
@@ -54,16 +56,10 @@ class AutoAttack:
         ValueError: no threat model, an unknown version, steps below 1 or classes below 2.
     """
 
-    threat: ThreatModel
-    version: str = "standard"
-    steps: int = 100
-    classes: int | None = None
-
-    def __post_init__(self) -> None:
-        check_threat(self.threat)
-        check_choice("version", self.version, VERSIONS)
-        check_counts(steps=self.steps)
-        check_counts(2, classes=2 if self.classes is None else self.classes)
+    threat: Threat
+    version: Annotated[str, one_of(VERSIONS)] = "standard"
+    steps: Count = 100
+    classes: Annotated[int | None, Field(ge=2, description="a whole number >= 2, or None")] = None
 
     @property
     def attacks(self) -> list[str]:
@@ -114,7 +110,7 @@ class AutoAttack:
 
 
 @dataclass(frozen=True, repr=False)
-class FAB:
+class FAB(Settings):
     """The minimum-norm attack of Croce and Hein (2020, "Minimally distorted adversarial examples"), untargeted.
 
     Attributes:
@@ -127,13 +123,13 @@ class FAB:
     """
 
     norm: str = "Linf"
-    eps: float | None = None
-    steps: int = 100
-    restarts: int = 1
+    eps: Annotated[float | None, SkipValidation] = None
+    steps: Count = 100
+    restarts: Count = 1
 
     def __post_init__(self) -> None:
         ThreatModel(self.norm, 0 if self.eps is None else self.eps)  # names a bad norm or radius
-        check_counts(steps=self.steps, restarts=self.restarts)
+        super().__post_init__()
         if self.eps is None and self.restarts > 1:
             raise ValueError(f"restarts = {self.restarts}: without eps there is no ball to start in; expected 1")
 

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nbutils.messages import check_counts, check_numbers
 from nbutils.networks import frozen
 from nbutils.robustness.attacks import check_classes, checked, margin, scored
 from nbutils.robustness.threat import ThreatModel
+from nbutils.settings import Count, Positive, Settings, Weight
 
 Penalty = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """(images (B, 3, H, W), c (B,)) -> what is minimised beside the distance (B,), and whether each is adversarial (B,)."""
@@ -35,7 +35,7 @@ def from_tanh_space(w: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, repr=False)
-class CW:
+class CW(Settings):
     """The attack of Carlini and Wagner (2017, section VI.A): the L2-nearest image that is misclassified.
 
     Adam on w minimises ||x_adv - x||_2^2 + c max(f_y - max_{i != y} f_i + confidence, 0) with
@@ -53,22 +53,17 @@ class CW:
         ValueError: steps or searches below 1; c or rate not positive; a negative confidence.
     """
 
-    c: float = 0.1
-    steps: int = 200
-    rate: float = 0.1
-    searches: int = 1
-    confidence: float = 0.0
+    c: Positive = 0.1
+    steps: Count = 200
+    rate: Positive = 0.1
+    searches: Count = 1
+    confidence: Weight = 0.0
     targeted: bool = False
 
     @property
     def threat(self) -> ThreatModel | None:
         """None: it takes no radius."""
         return None
-
-    def __post_init__(self) -> None:
-        check_counts(steps=self.steps, searches=self.searches)
-        check_numbers("a number > 0, such as 0.1", lambda value: value > 0, c=self.c, rate=self.rate)
-        check_numbers("a margin >= 0 in logits, such as 0", lambda value: value >= 0, confidence=self.confidence)
 
     def __repr__(self) -> str:
         return f"CW({', '.join(['unbounded L2', *self._settings()])})"

@@ -6,8 +6,10 @@ import math
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from nbutils.messages import DECIMAL, check_choice, check_kind, short_repr
@@ -23,7 +25,7 @@ def parse_eps(value: str | float, setting: str = "eps", most: float = math.inf) 
     """
     try:
         form = rf" *-?{DECIMAL}(e-?[0-9]{{1,2}}| */ *{DECIMAL})? *"
-        if isinstance(value, bool) or (isinstance(value, str) and not re.fullmatch(form, value)):
+        if isinstance(value, (bool, bytes, bytearray)) or (isinstance(value, str) and not re.fullmatch(form, value)):
             raise ValueError
         parts = [Fraction(part.strip()) for part in value.split("/")] if isinstance(value, str) else [value]
         eps = float(parts[0] / parts[1]) if len(parts) > 1 else float(parts[0])
@@ -118,7 +120,11 @@ class ThreatModel:
         return self.project(x + noise.to(x.device), x)
 
 
+A_THREAT_MODEL = "a threat model, such as ThreatModel('Linf', 8/255)"
+Threat = Annotated[ThreatModel, Field(description=A_THREAT_MODEL)]  # for settings
+
+
 def check_threat(threat: ThreatModel, setting: str = "threat") -> ThreatModel:
     """Return the threat model; raise a ValueError if it is none, as where a radius was given."""
-    check_kind(setting, threat, ThreatModel, "a threat model, such as ThreatModel('Linf', 8/255)")
+    check_kind(setting, threat, ThreatModel, A_THREAT_MODEL)
     return threat

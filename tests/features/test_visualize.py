@@ -238,7 +238,7 @@ Z = torch.zeros(2, 96, 2, 2)
     (lambda: PictureSearch(rate=math.inf), ("rate = inf", "finite")),
     (lambda: PictureSearch(smoothness=-1), ("smoothness = -1", ">= 0", "such as 3.0")),
     (lambda: PictureSearch(contrast=math.nan), ("contrast = nan", "finite number >= 0")),
-    (lambda: PictureSearch(shift=-1), ("shift = -1", "whole number of pixels >= 0")),
+    (lambda: PictureSearch(shift=-1), ("shift = -1", "whole number >= 0")),
     (lambda: invert(SMALL, Z, "block4.bm"), ("cut = 'block4.bm'", "expected one of normalize", "mean 'block4.bn'")),
     (lambda: invert(SMALL, Z, "pool"), ("cut = 'pool'", "(96,)", "maps (C, H, W)")),
     (lambda: invert(SMALL, Z[:, :95], AT), ("targets (2, 95, 2, 2)", "block4.bn", "(N, 96, 2, 2)", "32 x 32")),

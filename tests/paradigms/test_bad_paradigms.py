@@ -40,8 +40,8 @@ CASES: dict[str, tuple[Callable[[], object], tuple[str, ...]]] = {
     "temperature": (lambda: SimCLR(temperature=0), ("temperature = 0", "> 0")),
     "attack that keeps its best": (lambda: SimCLR(attack=PGD(LINF, 2)), ("PGD(", "keep_best=False")),
     "attack with restarts": (lambda: SimCLR(attack=PGD(LINF, 2, restarts=2, keep_best=False)), ("one restart",)),
-    "scale in percent": (lambda: Augmentation(scale=(20, 100)), ("scale = (20, 100)", "(0.2, 1.0)")),
-    "scale upside down": (lambda: Augmentation(scale=(1, 0.2)), ("scale = (1, 0.2)", "low <= high")),
+    "scale in percent": (lambda: Augmentation(scale=(20, 100)), ("scale = (20.0, 100.0)", "(0.2, 1.0)")),
+    "scale upside down": (lambda: Augmentation(scale=(1, 0.2)), ("scale = (1.0, 0.2)", "low <= high")),
     "brightness": (lambda: Augmentation(brightness=1.5), ("brightness = 1.5", "[0, 1]")),
     "hue": (lambda: Augmentation(hue=0.6), ("hue = 0.6", "[0, 0.5]")),
     "grey": (lambda: Augmentation(grey=-0.2), ("grey = -0.2", "[0, 1]")),
@@ -57,8 +57,8 @@ CASES: dict[str, tuple[Callable[[], object], tuple[str, ...]]] = {
                                                                       "did you mean 'timestep'")),
     # DDPM
     "width of groups": (lambda: DDPM(width=12), ("width = 12", "multiple of 8")),
-    "no levels": (lambda: DDPM(factors=()), ("levels = 0", ">= 1")),
-    "factor": (lambda: DDPM(factors=(1, 0)), ("factors[1] = 0", ">= 1")),
+    "no levels": (lambda: DDPM(factors=()), ("factors = ()", ">= 1")),
+    "factor": (lambda: DDPM(factors=(1, 0)), ("factors = (1, 0)", ">= 1")),
     "timestep": (lambda: untrained(TINY).reading(timestep=1000), ("timestep = 1000", "0 to 999")),
     "negative timestep": (lambda: untrained(TINY).reading(timestep=-1), ("timestep = -1", "0 to 999")),
     "broken timestep": (lambda: Noised(1.5), ("timestep = 1.5", "whole number")),  # type: ignore[arg-type]
