@@ -661,9 +661,9 @@ def _recorded(data: str, threat: ThreatModel) -> Table:
             fits = result.threat in ("none", str(threat)) and result.unit == "share" and result.data == data
             if fits and column in ("clean", "FGSM", "PGD", "AutoAttack") and kind.count(".") in (1, 3):
                 rows.setdefault(f"{result.model} ({path.parent.name})", {})[column] = result
-    attacked = {name: row for name, row in rows.items() if len(row) > 1}
-    return Table(attacked or rows, "Networks of the book's recorded runs on images of this name; other draws, several "
-                                   "seeds.")
+    shown = {name: row for name, row in rows.items() if len(row) > 1} or rows
+    return Table(shown, "Networks of the book's recorded runs on images of this name; other draws, several seeds."
+                 if shown else f"No network of the book's recorded runs was tested on images named {data!r}.")
 
 
 def settings(words: Sequence[str]) -> dict[str, str]:

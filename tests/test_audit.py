@@ -495,3 +495,9 @@ def test_a_shattered_gradient_is_seen_and_a_sound_one_is_not(trained: nn.Module,
     rippled = nn.Sequential(Lambda(lambda x: x + 2e-3 * torch.sin(1e5 * x)), trained)
     assert question in failed(checked(suspected(rippled, few), few))
     assert question not in failed(checked(suspected(trained, few), few))
+
+
+def test_where_no_recorded_network_saw_such_images_the_report_says_so() -> None:
+    threat = ThreatModel("Linf", 8 / 255)
+    assert audit._recorded("folder: cats", threat).caption.endswith("was tested on images named 'folder: cats'.")
+    assert audit._recorded("planted", threat).rows
