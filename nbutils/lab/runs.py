@@ -38,6 +38,7 @@ from nbutils.lab.parameters import (
     short,
 )
 from nbutils.lab.results import Published, Record, RecordedVerdict, Result, Table
+from nbutils.machine import stores
 from nbutils.messages import counted, did_you_mean
 from nbutils.precision import fastest
 from nbutils.robustness.attacks import Attack
@@ -106,8 +107,10 @@ def start(chapter: str, namespace: Mapping[str, Any]) -> Run:
 
     Raises:
         ParameterError: see `resolve`; also for names that papermill was given and the notebook does not have, for
-            names in the parameters cell that are none, and where that cell has not run.
+            names in the parameters cell that are none, and where that cell has not run. ValueError: see
+            `machine.stores`.
     """
+    stores()  # one that is not there is told before anything is made
     if "profile" not in namespace:
         raise ParameterError("profile: not set; run the cell tagged 'parameters' first, without an error")
     injected, unknown = _set_by_papermill(namespace)

@@ -130,6 +130,12 @@ def test_a_run_starts_from_the_notebooks_names() -> None:
     assert untouched.stamp.startswith("profile smoke, cpu, ")
 
 
+def test_weights_that_are_not_there_are_told_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NBUTILS_WEIGHTS", str(tmp_path / "none"))
+    with pytest.raises(ValueError, match="NBUTILS_WEIGHTS = .*none': holds no folder 'model'"):
+        start("02_adversarial_training", notebook())
+
+
 def test_more_images_cannot_be_attacked_than_there_are() -> None:
     with pytest.raises(ParameterError, match="attack_size = 101: expected at most test_size = 100"):
         resolve({"profile": "smoke", "attack_size": 101, "test_size": 100}, {"profile", "attack_size", "test_size"})
