@@ -71,8 +71,6 @@ def robust_teacher(planted: bool, eps: float, steps: int) -> Adversarial:
     return pgd_adversarial(ThreatModel("L2", 0.5), steps)
 
 
-
-
 @dataclass(frozen=True)
 class TRADES(Settings):
     """Cross-entropy on the clean images plus beta KL(p(x) || p(x_adv)), where x_adv maximises the same divergence
