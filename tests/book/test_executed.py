@@ -107,6 +107,13 @@ def test_the_record_in_a_run_card_is_not_shown(build: Callable) -> None:
     assert "the record" not in page
 
 
+def test_an_alternative_text_does_not_tell_what_another_run_showed(build: Callable) -> None:
+    told = '<img src="data:," alt="Three curves. In the default run two &quot;fall&quot;."><p>In the default run</p>'
+    status, messages, page = build(notebook(nbformat.v4.new_output("display_data", data={"text/html": told})))
+    assert (status, messages) == (0, "")
+    assert 'alt="Three curves."><p>In the default run</p>' in page
+
+
 def test_no_page_from_runs_that_do_not_count(build: Callable, tmp_path: Path) -> None:
     """Five chapters of one book, each with another reason."""
     runs = [

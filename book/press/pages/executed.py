@@ -46,6 +46,8 @@ logger = logging.getLogger(__name__)
 JUDGED = re.compile(r'<div class="verdict [^"]*" id="claim-([a-z0-9-]+)"><p><strong>\S+ (.*?)</strong>(.*?</div>)',
                     re.DOTALL)
 SHOWS = re.compile(r"run\.(?:table|judge)\(|lab\.figures\.")  # code that shows what it finds
+# Until alternative texts were made of what is drawn, they were typed, and told what the pictures of another run showed.
+OF_ANOTHER_RUN = re.compile(r' In the default run [^"]*(?=")')
 NOT_RECORDED = "Not yet recorded"
 NEWER = ":::{container} shown-controls\nWhat would stand here is newer than this run, so no result is shown.\n:::"
 
@@ -79,6 +81,8 @@ def show_twin(app: Sphinx, docname: str, source: list[str]) -> None:
         for number, cell in enumerate(code_cells(twin), start=1):
             for data in (output.data for output in cell.outputs if "data" in output):
                 data.pop(MIME, None)  # the run's record, which no page shows
+                if "text/html" in data:
+                    data["text/html"] = OF_ANOTHER_RUN.sub("", data["text/html"])
                 if "image/png" in data:
                     logger.warning("cell %d shows a bare picture; a lab.figures.Picture has a text alternative", number,
                                    location=docname)
