@@ -219,8 +219,8 @@ def older_claims(chapter: Chapter, stamp: Mapping[str, Any] | None) -> str:
     if not stamp or not (changed := _changed(chapter, stamp) & CHANGED.keys()):
         return ""
     judged = "Criteria have changed since this run; a box says where that changes a verdict. " * ("criteria" in changed)
-    return (f"{judged}Tables are as the run printed them: their intervals may leave out what the number of images "
-            "adds. Parts that are newer than the run show no result.")
+    return (f"{judged}Tables are as the run printed them: their intervals may ignore the error of testing on few "
+            "images. Parts that are newer than the run show no result.")
 
 
 def _changed(chapter: Chapter, stamp: Mapping[str, Any]) -> set[str]:
