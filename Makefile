@@ -14,7 +14,7 @@
 PROFILE ?= quick
 PYTHON ?= python3
 # What a user sets reaches the shell as it is, in the environment; make itself expands none of it.
-variables := PROFILE CHAPTER SET SWEEP EDITION STAGE COURSE PORT PYTHON NBUTILS_BUILD
+variables := PROFILE CHAPTER SET SWEEP EDITION STAGE COURSE BOOK PORT PYTHON NBUTILS_BUILD
 $(foreach name,$(variables),$(eval override $(name) := $$(value $(name))))
 export $(variables)
 # Threads that wait should sleep: on a machine with other work, spinning ones made a chapter six times slower.
@@ -37,7 +37,7 @@ stage: $(env)
 	@exec $(python) -m book.press stage -- "$$EDITION" $${STAGE:+"$$STAGE"}
 
 teach: $(env)
-	@exec $(python) -m book.press teach -- "$$COURSE"
+	@exec $(python) -m book.press teach --book="$$BOOK" -- "$$COURSE"
 
 oracles pages: $(env)
 	@exec $(python) -m tests.$@

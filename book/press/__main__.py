@@ -59,7 +59,10 @@ def parser() -> argparse.ArgumentParser:
     argument = add("compare", beside_ours, "your run against ours")
     argument("run", type=Path, help="executed notebook, or a record of an edition")
     argument("--all", dest="every", action="store_true", help="list every number, not only those outside")
-    add("teach", teach.make, "make a course kit")("course", type=Path, help="folder with the file students.txt")
+    argument = add("teach", teach.make, "make a course kit")
+    argument("course", type=Path, help="folder with the file students.txt")
+    argument("--book", default="", help="where the book's pages are: a folder, or https://...; "
+                                        "without it, those rendered here")
     argument = add("grade", grade.grade, "grade an assignment")
     argument("course", type=Path, help="folder of the course")
     argument("assignment", help="for example 01_useful_features")

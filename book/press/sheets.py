@@ -19,23 +19,43 @@ HINT = re.compile(r"<details><summary>(.*?)</summary>\n\n(.*?)\n\n</details>", r
 QUESTION = re.compile(r"## (.*) \(\d+ points?\)")
 
 
-def sheet(one: Assignment) -> str:
-    """The student's version as a page of HTML; formulas are left to MathJax."""
+def rendered(text: str) -> str:
+    """Markdown as HTML; formulas are left to MathJax."""
+    def formula(tex: str, _: dict[str, bool]) -> str:
+        return rf'<span class="math">\({escape(tex)}\)</span>'
+
+    return str(MarkdownIt("commonmark").use(dollarmath_plugin, renderer=formula).render(text))
+
+
+def title(one: Assignment) -> str:
+    """The heading that an assignment begins with."""
+    return one.cells[0].source.partition("\n")[0].removeprefix("# ")
+
+
+def page(head: str, body: str, mathjax: str) -> str:
+    """A page to print or to read, with this heading in its tab. mathjax: address of its script."""
     from book.press.pages.templates import html  # here, since it needs Sphinx
 
-    markdown = MarkdownIt("commonmark").use(dollarmath_plugin, renderer=lambda tex, _: rf"\({escape(tex)}\)")
+    return html("sheet", title=head, mathjax=mathjax, body=body)
+
+
+def questions(one: Assignment) -> str:
+    """The student's version as HTML, with all hints at its end."""
     parts, hints = list[str](), list[str]()
     for cell in notebook(one, "student").cells:
         if cell.cell_type == "markdown":
-            parts.append(markdown.render(HINT.sub("", cell.source)))
-            title = QUESTION.match(cell.source)
-            hints += [f"**{title[1] if title else ''}. {name}.** {text}" for name, text in HINT.findall(cell.source)]
+            parts.append(rendered(HINT.sub("", cell.source)))
+            asked = QUESTION.match(cell.source)
+            hints += [f"**{asked[1] if asked else ''}. {name}.** {text}" for name, text in HINT.findall(cell.source)]
         elif not cell.metadata.nbgrader.grade:
             parts.append(f"<pre>{escape(cell.source)}</pre>")
-    parts += [f'<div class="hints">{markdown.render("## Hints")}', *map(markdown.render, hints), "</div>"]
-    mathjax = ROOT / "book" / "_static" / "mathjax" / "tex-svg-full.js"
-    head = one.cells[0].source.partition("\n")[0].removeprefix("# ")
-    return html("sheet", title=head, mathjax=mathjax.as_uri(), body="\n".join(parts))
+    parts += [f'<div class="hints">{rendered("## Hints")}', *map(rendered, hints), "</div>"]
+    return "\n".join(parts)
+
+
+def sheet(one: Assignment) -> str:
+    """The student's version as a page of HTML."""
+    return page(title(one), questions(one), (ROOT / "book" / "_static" / "mathjax" / "tex-svg-full.js").as_uri())
 
 
 def make(folder: Path, of: Path = SOURCES) -> None:
@@ -49,6 +69,6 @@ def make(folder: Path, of: Path = SOURCES) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as pages:
         for name, path in sources(of).items():
-            page = Path(pages) / f"{name}.html"
-            page.write_text(sheet(read(path)), encoding="utf-8")
-            pdf.print_page(page, folder.resolve() / f"{name}.pdf")
+            made = Path(pages) / f"{name}.html"
+            made.write_text(sheet(read(path)), encoding="utf-8")
+            pdf.print_page(made, folder.resolve() / f"{name}.pdf")

@@ -15,7 +15,8 @@ A course is a folder outside of the repository:
 import os
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from itertools import chain
 from pathlib import Path
 
 import nbformat
@@ -49,33 +50,70 @@ class Session(BaseModel):
     minutes: int
     assignment: str = ""
 
+    @property
+    def source(self) -> chapters.Chapter:
+        return chapters.named(self.chapter, f"syllabi.yml: {self.chapter!r}: no such chapter")
 
-def syllabi(folder: Path = SOURCES) -> dict[str, str]:
-    """File name -> text of the plans in syllabi.yml: a table, and what to ask before each session.
+    @property
+    def title(self) -> str:
+        return self.source.title
+
+
+def plans(folder: Path = SOURCES) -> dict[int, list[Session]]:
+    """Number of sessions -> the rows of the plan in syllabi.yml.
 
     Raises:
         ValueError: a plan that cannot be read, a chapter or an assignment that there is not; in one line.
     """
     path = folder / "syllabi.yml"
-    plans, known = read_project_file(path, dict[int, list[Session]]), list(sources(folder))
+    found, known = read_project_file(path, dict[int, list[Session]]), list(sources(folder))
+    for row in chain(*found.values()):
+        chapters.named(row.chapter, f"{path}: {row.chapter!r}: no such chapter")
+        if row.assignment and row.assignment not in known:
+            near = chapters.nearest(row.assignment, known)
+            raise ValueError(f"{path}: {row.assignment!r}: no such assignment{near}")
+    return found
+
+
+def table(rows: Iterable[Session], addresses: Callable[[Session, int], dict[str, str]]) -> str:
+    """A plan as HTML, whose rows lead to these addresses; see the template."""
+    from book.press.pages.templates import html  # here, since it needs Sphinx
+
+    return html("syllabus", rows=[(row, addresses(row, number)) for number, row in enumerate(rows, start=1)])
+
+
+def syllabi(folder: Path = SOURCES, book: str = "") -> dict[str, str]:
+    """File name -> page of each plan: a table, and what to ask before each session.
+
+    Args:
+        book: address of the rendered book, to whose pages the rows lead; "" if there is none.
+    """
     pages = {}
-    for sessions, rows in plans.items():
-        table = ["| | Objective | Pages | Minutes | Predict first | Assignment | Slides |", "|---" * 7 + "|"]
-        boxes = []
-        for number, row in enumerate(rows, start=1):
-            if row.assignment and row.assignment not in known:
-                near = chapters.nearest(row.assignment, known)
-                raise ValueError(f"{path}: {row.assignment!r}: no such assignment{near}")
-            chapter = chapters.named(row.chapter, f"{path}: {row.chapter!r}: no such chapter")
-            assignment = f"[{row.assignment}]({row.assignment}.ipynb)" if row.assignment else "none"
-            table.append(f"| {number} | {row.objective} | {chapter.title} | {row.minutes} | "
-                         f"[ask](#before-session-{number}) | {assignment} | [slides](slides/{chapter.name}.html) |")
-            boxes.append(f"### Before session {number}\n\n{_box(chapter.source)}")
-        minutes = sum(row.minutes for row in rows)
-        head = f"# A plan for {counted(sessions, 'session')}, {minutes} minutes in all"
-        pages[f"syllabus-{sessions}.md"] = "\n\n".join(
-            [head, "\n".join(table), "## Ask before each session", *boxes]) + "\n"
+    for sessions, rows in plans(folder).items():
+        head = f"A plan for {counted(sessions, 'session')}, {sum(row.minutes for row in rows)} minutes in all"
+        body = [sheets.rendered(f"# {head}"), table(rows, lambda row, number: {
+            "page": f"{book}/notebooks/{row.chapter}.html" if book else "", "ask": f"#session-{number}",
+            "assignment": f"{row.assignment}.ipynb", "slides": f"slides/{row.chapter}.html"})]
+        body += [f'<h2 id="session-{number}">Before session {number}</h2>\n{sheets.rendered(_box(row.source.source))}'
+                 for number, row in enumerate(rows, start=1)]
+        pages[f"syllabus-{sessions}.html"] = sheets.page(head, "\n".join(body), "slides/mathjax/tex-svg-full.js")
     return pages
+
+
+def address(book: str) -> str:
+    """The address of a rendered book: of this one, on the web or in a folder, or else of the one last rendered here.
+
+    Raises:
+        ValueError: a folder that holds no pages; in one line.
+    """
+    if "://" in book:
+        return book.rstrip("/")
+    places = [Path(book).expanduser()] if book else [build_dir() / "_build" / "html",
+                                                     build_dir() / "editions" / editions.BEST / "_build" / "html"]
+    found = [place for place in places if (place / "notebooks").is_dir()]
+    if book and not found:
+        raise ValueError(f"{book}: no rendered book; expected a folder with index.html, or an address such as https://...")
+    return found[0].resolve().as_uri() if found else ""
 
 
 def _box(chapter: Path) -> str:
@@ -140,15 +178,19 @@ def handout(found: Iterable[Assignment], seed: int) -> bytes:
     return packed(files | {"world.safetensors": World(seed).file()})
 
 
-def make(course: Path, folder: Path = SOURCES) -> None:
-    """Write what is handed out and what the teacher keeps; the same course gives the same files."""
+def make(course: Path, folder: Path = SOURCES, book: str = "") -> None:
+    """Write what is handed out and what the teacher keeps; the same course gives the same files.
+
+    Args:
+        book: where the plans find the book's pages, see `address`.
+    """
     from book.press import slides  # here, since they need Sphinx
 
     course = Path(os.path.expanduser(course))  # as it is where there is no such home
-    names, key = students(course), salt(course)
+    names, key, place = students(course), salt(course), address(book)
     found = [read(path) for path in sources(folder).values()]
     texts = {f"{one.name}.ipynb": recorded(nbformat.writes(notebook(one, "teacher"))) for one in found}
-    write({course / "teacher" / name: text for name, text in (texts | syllabi(folder)).items()})
+    write({course / "teacher" / name: text for name, text in (texts | syllabi(folder, place)).items()})
     slides.make(course / "teacher" / "slides")
     (course / "handout").mkdir(exist_ok=True)
     for name in [*names, PRACTICE]:
@@ -157,5 +199,7 @@ def make(course: Path, folder: Path = SOURCES) -> None:
     print(f"{len(names)} students: hand out {course / 'handout'}/NAME.zip, each to its student alone\n"
           f"everybody: {course / 'handout' / PRACTICE}.zip, and PDFs where Chromium has printed them\n"
           f"for you: {course / 'teacher'}; never hand out {course / 'private'}")
+    if not place:
+        print("plans do not link to the book's pages: none is rendered here; make read, or give the address of one")
     if not (course / "teacher" / "node_modules").exists():
         print(f"slides need, once: npm install --prefix {course / 'teacher'} reveal.js@{slides.REVEAL}")

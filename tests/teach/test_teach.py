@@ -12,10 +12,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import scipy.stats
 import torch
 from safetensors.torch import load
 
 from book.press import assignments, pdf, sheets, teach
+from book.press.pages import teaching
 from book.teach import worlds
 from book.teach.worlds import World, own_seed
 from nbutils import networks
@@ -143,21 +145,22 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def test_two_generations_are_the_same_to_the_last_byte_and_slides_tell_no_solution(
-        course: Path, small_worlds: None, no_chromium: None) -> None:
+        course: Path, small_worlds: None, no_chromium: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NBUTILS_BUILD", str(course / "nothing rendered"))
     teach.make(course)
     first = digests(course)
     teach.make(course)
     assert digests(course) == first
-    assert {"handout/ada.zip", "handout/practice.zip", "teacher/syllabus-1.md"} <= first.keys()
+    assert {"handout/ada.zip", "handout/practice.zip", "teacher/syllabus-1.html"} <= first.keys()
     assert {f"teacher/{name}.ipynb" for name in assignments.sources()} <= first.keys()
     assert first["handout/ada.zip"] != first["handout/bob.zip"]
     assert "{result}" not in "".join(path.read_text() for path in (course / "teacher").glob("*.*"))
-    for path in (course / "teacher").glob("syllabus-*.md"):
+    for path in (course / "teacher").glob("syllabus-*.html"):
         text = path.read_text()
-        heads = {"#" + head.lower().replace(" ", "-") for head in re.findall(r"^### (.*)", text, re.MULTILINE)}
-        links = re.findall(r"\]\((.*?)\)", text)
+        ids = {f"#{id}" for id in re.findall(r' id="([^"]+)"', text)}
+        links = re.findall(r'<a href="([^"]*)"', text)
         assert links
-        assert not [link for link in links if link not in heads and f"teacher/{link}" not in first]
+        assert not [link for link in links if link not in ids and f"teacher/{link}" not in first]
     shown = html.unescape("".join(path.read_text() for path in (course / "teacher" / "slides").glob("*.html")))
     told = set().union(*(hidden_and_given(path)[0] for path in SOURCES))
     assert not [line for line in told if len(line) > 30 and line in shown]
@@ -205,15 +208,50 @@ def test_a_page_that_is_not_printed_is_one_line(tmp_path: Path, monkeypatch: pyt
     assert_one_line(lambda: pdf.print_page(tmp_path / "x.html", tmp_path / "x.pdf"), ["x.pdf was not printed: no word"])
 
 
-def test_the_plans_have_as_many_rows_as_sessions_and_each_row_its_question() -> None:
-    plans = teach.syllabi()
-    assert {"syllabus-1.md", "syllabus-3.md", "syllabus-12.md"} == plans.keys()
-    for name, text in plans.items():
-        sessions = int(re.findall(r"\d+", name)[0])
-        rows = [line for line in text.splitlines() if re.match(r"\| \d+ \|", line)]
-        assert len(rows) == sessions == len(re.findall(r"^### Before session \d+\n\n.{20,}", text, re.MULTILINE))
-        assert all(len(row.split("|")) == 9 and all(map(str.strip, row.split("|")[1:-1])) for row in rows)
-    assert all(name in plans["syllabus-12.md"] for name in assignments.sources())
+def rows_of(page: str) -> list[list[str]]:
+    return [re.findall(r"<td>(.*?)</td>", row, re.DOTALL) for row in re.findall(r"<tr>(<td>.*?)</tr>", page, re.DOTALL)]
+
+
+def test_the_plans_have_as_many_rows_as_sessions_and_each_row_leads_to_all_that_it_takes() -> None:
+    pages = teach.syllabi(book="https://book.example")
+    assert {"syllabus-1.html", "syllabus-3.html", "syllabus-12.html"} == pages.keys()
+    for name, text in pages.items():
+        sessions, rows = int(re.findall(r"\d+", name)[0]), rows_of(text)
+        assert len(rows) == sessions == len(re.findall(r"Before session \d+</h2>\n<p>.{20,}", text))
+        for number, (session, objective, page, minutes, ask, assignment, slides) in enumerate(rows, start=1):
+            chapter = re.fullmatch(r'<a href="https://book.example/notebooks/(\w+).html">\d+\. .+</a>', page)[1]
+            assert (session, ask) == (str(number), f'<a href="#session-{number}">ask this</a>')
+            assert slides == f'<a href="slides/{chapter}.html">slides</a>'
+            assert len(objective) > 10
+            assert int(minutes) > 0
+            assert assignment == "none" or re.match(rf'<a href="{chapter[:3]}\w+\.ipynb">', assignment)
+    assert all(f"{name}.ipynb" in pages["syllabus-12.html"] for name in assignments.sources())
+
+
+def test_the_rows_of_a_plan_in_the_book_lead_to_its_pages() -> None:
+    builder = SimpleNamespace(get_relative_uri=lambda page, to: f"../{to}.html")
+    env = SimpleNamespace(app=SimpleNamespace(builder=builder), docname="book/teach")
+    directive = SimpleNamespace(env=env, arguments=["12"])
+    made = {f"../{name}.html" for name, *_ in teaching.pages(SimpleNamespace())}
+    for _, _, page, _, ask, assignment, _ in rows_of(teaching.Syllabus.html(directive)):
+        chapter = re.match(r'<a href="\.\./(notebooks/\w+)\.html">', page)[1]
+        context = {"body": '<div class="predict admonition"><p>...</div><div class="predict admonition">'}
+        teaching.named(SimpleNamespace(), chapter, "page.html", context, None)
+        (id,) = re.findall('id="(.*?)"', context["body"])
+        assert f'href="../{chapter}.html#{id}"' in ask
+        assert assignment == "none" or re.match('<a href="(.*?)"', assignment)[1] in made
+        assert (ROOT / f"{chapter}.ipynb").exists()
+
+
+def test_the_pages_of_the_book_are_those_given_or_those_rendered_here(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NBUTILS_BUILD", str(tmp_path))
+    assert teach.address("") == ""
+    assert teach.address("https://book.example/") == "https://book.example"
+    assert_one_line(lambda: teach.address(str(tmp_path)), [str(tmp_path), "no rendered book; expected a folder"])
+    (tmp_path / "_build" / "html" / "notebooks").mkdir(parents=True)
+    assert teach.address("") == teach.address(str(tmp_path / "_build" / "html")) == (
+        tmp_path / "_build" / "html").as_uri()
 
 
 def test_a_world_is_of_one_name_and_one_salt(small_worlds: None) -> None:
@@ -306,6 +344,46 @@ def test_the_share_without_gradient_is_that_of_the_network_as_it_is_used() -> No
     assert share > 0.1  # which images are right; in training mode it would be 0
     mine = SimpleNamespace(model=model.train(), zero_share=share)
     assert worlds.points(check_of("02_break_a_defence", "q3")(mine, World(3))) == 2
+
+
+@pytest.mark.parametrize(("moved", "points"), [
+    (lambda x, made, draw: x + draw * 0.5 / draw.flatten(1).norm(dim=1).view(-1, 1, 1, 1), 2),
+    (lambda x, made, draw: x, 1), (lambda x, made, draw: made, 1.5),
+    (lambda x, made, draw: x + draw[:1] * 0.5 / draw[:1].norm(), 1.5),
+    (lambda x, made, draw: x + draw * 0.01 / draw.flatten(1).norm(dim=1).view(-1, 1, 1, 1), 1),
+], ids=["random", "not moved", "those of the set", "one change for all", "too short"])
+def test_a_control_whose_changes_are_not_random_or_not_as_long_earns_less(moved: Callable, points: float,
+                                                                          small_worlds: None) -> None:
+    drawn = World(3)
+    x, generator = drawn.seen("train").x.clamp(0.1, 0.9), torch.Generator().manual_seed(0)
+    own, draw = (torch.randn(x.shape, generator=generator) for _ in range(2))
+    made = x + own * 0.5 / own.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    sets = {"train": SimpleNamespace(x=x, y=drawn.train.y), "test": drawn.seen("test")}
+
+    def control(images: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.one_hot((sets["test"].y + 1) % 10, 10)
+
+    mine = SimpleNamespace(made=made, moved=moved(x, made, draw), learned=lambda x, labels, seed: control,
+                           control=control, control_true=0.0, control_next=1.0)
+    check = check_of("03_wrong_labels_that_teach", "q4")
+    assert worlds.points(check(mine, SimpleNamespace(seen=sets.get))) == points
+
+
+def test_two_counts_are_those_of_the_network_and_a_network_that_was_put_in_its_place_earns_nothing() -> None:
+    world = World(3)
+    names = {"torch": torch, "train": None, "test": world.seen("test")}
+    for cell in assignments.read(assignments.sources()["08_two_attacks_at_one_norm"]).cells:
+        if cell.kind == "answer" or (cell.kind == "code" and "CW(steps" in cell.source):
+            exec(re.sub("losses = .*", "model.eval()", cell.source), names)  # untrained, so nearly always wrong
+
+    def earned(question: str, **answers: object) -> float:
+        mine = SimpleNamespace(**names | answers)
+        return worlds.points(check_of("08_two_attacks_at_one_norm", question)(mine, world))
+
+    more = {"only_cw": names["only_cw"] + 20, "only_nrf": names["only_nrf"] + 20}  # with the same difference
+    p_value = scipy.stats.binomtest(more["only_cw"], sum(more.values())).pvalue
+    assert (earned("q4"), earned("q4", p_value=p_value, **more)) == (2, 1.5)
+    assert earned("q3") == 0
 
 
 @pytest.mark.parametrize(("old", "new", "words"), [
