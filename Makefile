@@ -4,7 +4,7 @@
 # make serve   look at the book on this machine          make clean   remove everything generated but .venv
 # make oracles compare the learning paradigms with kornia, lightly, timm and diffusers
 # make pages   look at every rendered page in Chromium, with axe-core
-# make teach   make the course kit in the folder COURSE, see book/teach.md
+# make teach   make the course kit in the folder COURSE, its plans leading to the pages of BOOK, see book/teach.md
 # make sweep   run CHAPTER at all combinations of SWEEP and pool the seeds, see book/sweep.md
 # make stage   list the stages of EDITION, or run STAGE    make environment  only install what runs chapters
 #

@@ -26,6 +26,7 @@ REVEAL = "5.2.1"
 RUNS = EDITIONS / "planted"
 SHOWN = ('<figure class="picture', '<div class="result-table"', '<div class="verdict')
 PASSED_OVER = ("Parameters", "Exercises", "Run card")
+SENTENCE = re.compile(r".{40,}?(?<!\bal)(?<!\bvs)[.?!](?= |$)")  # the first, with words such as "In short." before it
 # Directives whose content is no prose.
 HIDDEN = r"^(`{3,})\{(?:literalinclude|math|exercise|picture|solution|verdicts)[^\n]*\n.*?^\1$"
 
@@ -63,8 +64,10 @@ def _sections(cells: list[nbformat.NotebookNode], chapter: str) -> Iterator[tupl
         formulas = re.findall(r"^```\{math\}\n(?::label:[^\n]*\n)?(.*?)^```", text, re.DOTALL | re.MULTILINE)
         body = "".join(f"<p>$${escape(formula.strip())}$$</p>" for formula in formulas)
         said = words(text, chapter)
-        if re.fullmatch(r"(?:- .*\n?)+", said):  # takeaways, and what would change our mind
-            body = "<ul>" + "".join(f"<li>{_inline(point[2:])}</li>" for point in said.splitlines()) + "</ul>"
+        if points := re.match(r"(?:- .*(?:\n|$))+", said):  # takeaways, and what would change our mind
+            body = "<ul>" + "".join(f"<li>{_inline(point[2:])}</li>" for point in points[0].splitlines()) + "</ul>"
+        if not body and (sentence := SENTENCE.match(" ".join(said.split()))):  # a heading alone says too little
+            body = f"<p>{_inline(sentence[0])}</p>"
         yield "h1" if number == 0 else "h2", title, body, said, "\n".join(shown)
         if box := PREDICT.search(text):
             yield "h2", "Predict first", f"<p>{_inline(words(box[1], chapter))}</p>", "Ask; show hands; then go on.", ""
@@ -105,5 +108,6 @@ def words(text: str, chapter: str) -> str:
         return "" if role.startswith("cite") else "the formula" if role == "eq" else content.partition(" <")[0]
 
     text = re.sub(HIDDEN, "", text, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"\bequation (?=\{eq\})", "", text)
     text = re.sub(r"^(?:(?:[`:]{3,}.*|:\w+:.*|\(.*\)=|---+)$|#+ )", "", text, flags=re.MULTILINE)
     return re.sub(r"\{([\w:]+)\}`([^`]+)`", said, text).strip()

@@ -20,6 +20,9 @@ def test_slides_show_headings_formulas_and_figures_and_say_the_rest(chapter: Cha
     assert shown.count("Predict first") == 1
     assert page.count("<p>$$") == len(re.findall(r"^```\{math\}", text, re.MULTILINE))
     assert page.count('<figure class="picture') >= 2
+    heads_of_slides = re.findall(r"<section><h[12]>.*?</h[12]>(.*?)<aside", page, re.DOTALL)
+    assert len(heads_of_slides) == len(shown) + 1
+    assert all(len(under) > 20 for under in heads_of_slides)  # no slide is a heading alone
     takeaways = text.partition("## Takeaways\n")[2].partition("\n## ")[0].strip().splitlines()
     assert len(takeaways) == len(re.findall("<li>", page.partition("<h2>Takeaways</h2>")[2].partition("<aside")[0])) > 2
     assert page.count("<section>") == page.count("</section>")
@@ -30,9 +33,16 @@ def test_slides_show_headings_formulas_and_figures_and_say_the_rest(chapter: Cha
     assert "BEGIN SOLUTION" not in page
 
 
+def test_what_stands_behind_a_list_leaves_it_a_list() -> None:
+    (chapter,) = (one for one in every("") if one.name == "06_feature_visualization")
+    page = slides.deck(chapter, slides.RUNS / chapter.source.name)
+    assert page.partition("<h2>Takeaways</h2>")[2].startswith("<ul><li><em>A matched picture")
+
+
 def test_words_stand_for_directives_and_roles() -> None:
     chapter = "01_known_features"
     text = ("(label)=\n```{literalinclude} x.py\n:pyobject: f\n```\n````{admonition} A box\n:class: note\nSee "
             "{eq}`a` in {doc}`reading`{cite:p}`b`: {result}`known.tile.usefulness`.\n````\n"
-            "### {cite:t}`goh2019leakage`")
-    assert re.fullmatch(r"See the formula in reading: 0\.\d+.*\.\n+Goh \(2019\)", slides.words(text, chapter))
+            "of equation {eq}`a`\n### {cite:t}`goh2019leakage`")
+    said = slides.words(text, chapter)
+    assert re.fullmatch(r"See the formula in reading: 0\.\d+.*\.\n+of the formula\n+Goh \(2019\)", said)
