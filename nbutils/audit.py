@@ -18,7 +18,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -281,7 +281,7 @@ def check_mechanics(network: nn.Module, normalise: Normalise, x: Tensor, classes
             one line.
     """
     network.eval()
-    state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    state = {name: tensor.clone() for name, tensor in network.state_dict().items() if isinstance(tensor, Tensor)}
     given = normalise(x).clone()
     with blamed(f"the network fails on images {tuple(x.shape)}"):
         steps, logits = _called(network, given)
@@ -296,7 +296,7 @@ def check_mechanics(network: nn.Module, normalise: Normalise, x: Tensor, classes
         raise ValueError(f"{next(writers, type(network).__name__)} works in place on the images it is given; expected "
                          "a copy, such as x = x.clone()")
     for name, tensor in network.state_dict().items():
-        if not torch.equal(tensor, state[name]):
+        if name in state and not torch.equal(tensor, state[name]):
             raise ValueError(f"the network has a state: a call in evaluation mode changes {name!r}; expected none")
     first, other, again = (_outputs(network, normalise(x), seed) for seed in (0, 1, 1))
     _check_same(other, again, "the network has a state, or random numbers of its own: the same call again differs from "
@@ -399,12 +399,19 @@ def straight_through(network: nn.Module, label: str, normalise: Normalise, x: Te
 
 
 def split(network: nn.Module, normalise: Normalise, x: Tensor, name: str) -> SplitClassifier:
-    """The network as one of ours; cut before its last layer, at "pool", where that is a linear one."""
+    """The network as one of ours; cut before its last layer, at "pool", where that is a linear one and its output is
+    what the network answers."""
     steps, logits = _called(network, normalise(x).clone())
     parts = [network.get_submodule(_path(step.name)) for step in steps if step.output.data_ptr() == logits.data_ptr()]
     last = next((part for part in parts if isinstance(part, nn.Linear) and part is not network), None)
-    after = {"network": network} if last is None else {"pool": Before(network, last), "linear": last}
-    return SplitClassifier({"normalise": normalise, **after}, name).eval()
+    if last is not None:
+        cut = SplitClassifier({"normalise": normalise, "pool": Before(network, last), "linear": last}, name).eval()
+        # Not so where something works on it in place, takes a part of it, or sets how it computes.
+        with torch.no_grad(), suppress(RuntimeError):
+            answers = cut(x)
+            if answers.shape == logits.shape and torch.allclose(answers, logits, rtol=1e-3, atol=1e-4):
+                return cut
+    return SplitClassifier({"normalise": normalise, "network": network}, name).eval()
 
 
 def _path(label: str) -> str:

@@ -22,7 +22,7 @@ from nbutils.images.imageset import ImageSet
 from nbutils.messages import check_kind
 from nbutils.networks import SplitClassifier, frozen, like
 from nbutils.precision import mixed_precision
-from nbutils.robustness.attacks import FGSM, PGD, Attack, kl
+from nbutils.robustness.attacks import FGSM, PGD, Attack, kl, untargeted
 from nbutils.robustness.threat import ThreatModel, check_threat
 from nbutils.settings import Count, Positive, Settings, Weight
 
@@ -43,9 +43,16 @@ class Adversarial(Settings):
     """Cross-entropy on images that `attack` has just made (Madry et al. 2018, equation 2.1).
 
     The attack sees the model in evaluation mode, the loss sees it in training mode.
+
+    Raises:
+        ValueError: a targeted attack, which would help the model.
     """
 
     attack: Attack
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        untargeted(self.attack)
 
     def __call__(self, model: SplitClassifier, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
         return F.cross_entropy(model(self.attack(model, x, y, generator)), y)

@@ -248,6 +248,40 @@ def test_the_cut_is_before_the_last_linear_layer(few: Tensor) -> None:
     assert "pool" not in split(Net(last=nn.Softmax(1)).eval(), INSIDE, few, "x").cuts
 
 
+@pytest.mark.parametrize("after", [
+    lambda logits: logits[:, :10], lambda logits: logits.neg_(), lambda logits: logits.add_(torch.arange(20.0)),
+], ids=["a part", "in place", "a prior"])
+def test_what_comes_after_the_last_layer_belongs_to_the_network(after: Callable[[Tensor], Tensor], few: Tensor) -> None:
+    class Wide(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.flat, self.last = nn.Flatten(), nn.Linear(few[0].numel(), 20)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return after(self.last(self.flat(x)))
+
+    network = Wide().eval()
+    model = split(network, INSIDE, few, "x")
+    with torch.no_grad():
+        assert torch.equal(model(few), network(INSIDE(few)))
+    assert "pool" not in model.cuts
+
+
+def test_a_network_that_sets_its_own_precision_is_not_cut(few: Tensor) -> None:
+    class Half(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.flat, self.last = nn.Flatten(), nn.Linear(few[0].numel(), 10)
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.autocast("cpu", torch.bfloat16):
+                return self.last(self.flat(x).bfloat16())
+
+    model = split(Half().eval(), INSIDE, few, "x")
+    assert "pool" not in model.cuts
+    assert model(few).shape == (8, 10)
+
+
 @pytest.fixture(scope="session")
 def trained(network_pair: tuple[SplitClassifier, SplitClassifier]) -> nn.Module:
     """A network of ours as others would bring it: for pixels that are normalised outside."""

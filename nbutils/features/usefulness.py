@@ -21,7 +21,7 @@ from nbutils.features.bottleneck import features_at
 from nbutils.images.imageset import ImageSet
 from nbutils.images.planted import SIZE, PlantedSet, PlantedWorld
 from nbutils.networks import SplitClassifier, frozen
-from nbutils.robustness.attacks import PGD, margin
+from nbutils.robustness.attacks import PGD, margin, untargeted
 from nbutils.robustness.threat import ThreatModel
 
 
@@ -151,8 +151,9 @@ class OneFeature(nn.Module):
         """Images that lower y f, on the model's device, for images x and signs y (B,).
 
         Raises:
-            ValueError: the attack does not use the margin loss.
+            ValueError: the attack does not use the margin loss, or is targeted.
         """
+        untargeted(attack)
         if attack.loss != "margin":
             raise ValueError(f"loss = {attack.loss!r}: expected 'margin', which is -y f for this feature")
         device = next(self.model.parameters()).device

@@ -114,6 +114,13 @@ def check_classes(y: Tensor, logits: Tensor) -> None:
                          f"{logits.shape[1] - 1}")
 
 
+def untargeted(attack: object) -> None:
+    """Raises ValueError: an attack that reaches the labels it is given, where these are the true ones."""
+    if getattr(attack, "targeted", False):
+        raise ValueError(f"{attack!r} would move images to their own class, since the labels here are the true ones; "
+                         "expected an attack that is not targeted, or `attacked` with the wanted classes as labels")
+
+
 class NoGradient(ValueError, RuntimeError):  # torch itself raises a RuntimeError
     """The logits do not depend on the images in a way that a gradient could follow."""
 

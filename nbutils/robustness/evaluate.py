@@ -16,7 +16,7 @@ from nbutils.console import counter
 from nbutils.images.imageset import ImageSet, as_pixels
 from nbutils.messages import check_counts, check_kind
 from nbutils.networks import SplitClassifier, artifacts, frozen, like
-from nbutils.robustness.attacks import FGSM, PGD, Attack, check_classes, scored
+from nbutils.robustness.attacks import FGSM, PGD, Attack, check_classes, scored, untargeted
 from nbutils.robustness.autoattack import FAB, AutoAttack
 from nbutils.robustness.minimum_norm import CW
 from nbutils.robustness.threat import ThreatModel
@@ -86,7 +86,8 @@ def attacked(model: nn.Module, images: ImageSet, attack: Attack, seed: int = 0, 
         batch_size: images per call of the attack; bounds memory.
 
     Raises:
-        ValueError: no images; an attack whose images leave [0, 1] or its threat model.
+        ValueError: no images; an attack that gives no images of the same shape, or whose images leave [0, 1] or its
+            threat model.
     """
     _check(images, attack, seed, batch_size)
     device = like(model).device
@@ -97,7 +98,10 @@ def attacked(model: nn.Module, images: ImageSet, attack: Attack, seed: int = 0, 
         try:
             for x, y, found in zip(*(part.split(batch_size) for part in (images.held, images.y, x_adv)), strict=True):
                 x = as_pixels(x)
-                found.copy_(attack(model, x.to(device), y.to(device), generator).detach())
+                made = attack(model, x.to(device, copy=True), y.to(device), generator)  # one may work in place
+                if not isinstance(made, Tensor) or made.shape != x.shape:
+                    raise ValueError(f"{attack!r} gave {_shown(made)}; expected images {tuple(x.shape)}")
+                found.copy_(made.detach())
                 _check_promise(attack, found, found - x)
         finally:
             hook.remove()
@@ -139,9 +143,11 @@ def evaluate(model: SplitClassifier, images: ImageSet, attack: Attack | None = N
         seed, batch_size: see `attacked`.
 
     Raises:
-        ValueError: no images; what is no attack; as `predict`; an attack whose images leave [0, 1] or its threat model.
+        ValueError: no images; what is no attack, or a targeted one; as `predict` and `attacked`; a `read` that does not
+            give (N,) whole numbers.
     """
     _check(images, attack, seed, batch_size)
+    untargeted(attack)
     attacker, began = source or model, time.monotonic()
     kept: store.Artifact | None = None
     if attack is None:
@@ -187,10 +193,16 @@ def _recipe(model: nn.Module, images: ImageSet, attack: Attack, seed: int, batch
 def _found(model: SplitClassifier, images: ImageSet, x_adv: Tensor, read: Reader | None = None) -> dict[str, Tensor]:
     """What `_outcome` takes, for images x_adv as a set holds them."""
     said = predict(model, x_adv, y=images.y) if read is None else read(model, as_pixels(x_adv))
+    if not isinstance(said, Tensor) or said.shape != images.y.shape or said.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"read gave {_shown(said)}; expected classes as whole numbers {tuple(images.y.shape)}")
     deltas = ((as_pixels(after) - as_pixels(before)).detach().flatten(1)
               for after, before in zip(x_adv.split(256), images.held.split(256), strict=True))
     l2, linf = zip(*((delta.norm(dim=1), delta.abs().amax(1)) for delta in deltas), strict=True)
     return {"prediction": said, "l2": torch.cat(l2), "linf": torch.cat(linf)}
+
+
+def _shown(found: object) -> str:
+    return f"{found.dtype} {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
 
 
 def _outcome(model: SplitClassifier, images: ImageSet, attack: Attack | None, source: nn.Module,
@@ -214,6 +226,7 @@ def transfer_matrix(models: Sequence[SplitClassifier], images: ImageSet, attack:
     Raises:
         ValueError: as `evaluate`.
     """
+    untargeted(attack)
     columns = models if targets is None else targets
     rows = []
     for source in models:
@@ -325,8 +338,9 @@ def worst_case(outcomes: Sequence[Outcome]) -> Outcome:
             if getattr(other, what) != getattr(worst, what):
                 raise ValueError(f"worst_case: {what} {getattr(worst, what)!r} and {getattr(other, what)!r}: "
                                  f"expected outcomes of one {what}")
-        if len(other) != len(worst):
-            raise ValueError(f"worst_case: {len(worst)} and {len(other)} images: expected the same images")
+        if len(other) != len(worst) or (worst.inputs and other.inputs and worst.inputs[-1] != other.inputs[-1]):
+            raise ValueError(f"worst_case: {len(worst)} and {len(other)} images of {worst.data!r}: expected the same "
+                             "images")
         keep = ~worst.correct
         worst = replace(worst, correct=worst.correct & other.correct, attack=f"{worst.attack} + {other.attack}",
                         inputs=tuple(dict.fromkeys(worst.inputs + other.inputs)), seconds=worst.seconds + other.seconds,

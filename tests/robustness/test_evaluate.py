@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import re
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from nbutils import console, store
-from nbutils.features import NRF, Bottleneck
+from nbutils.features import NRF, Bottleneck, usefulness
 from nbutils.images import ImageSet, PlantedSet
 from nbutils.lab.evidence import evidence
 from nbutils.machine import build_dir
@@ -43,6 +44,7 @@ from nbutils.robustness import (
     worst_case,
 )
 from nbutils.robustness.attacks import Attack
+from nbutils.training import Adversarial
 
 LINF = ThreatModel("Linf", 2 / 255)
 Pair = tuple[SplitClassifier, SplitClassifier]
@@ -680,3 +682,66 @@ def test_a_network_of_the_notebook_is_known_by_its_code(network_pair: Pair, plan
         exec(f"class Own(nn.Module):\n    def forward(self, x):\n        return {body}", space)
         evaluate(SplitClassifier({"own": space["Own"](), **stages}, "own"), planted_test.take(4), CW(steps=2))
     assert keys[0] == keys[1] != keys[2]
+
+
+@dataclass(frozen=True)
+class Gives:
+    """An "attack" that gives what a function makes of the images."""
+
+    make: Any
+    threat: ThreatModel | None = None
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return self.make(x)
+
+
+@pytest.mark.parametrize(("made", "shown"), [
+    (lambda x: x[:1], "torch.float32 (1, 3, 32, 32)"), (lambda x: x.mean(), "torch.float32 ()"),
+    (lambda x: x[:, :1], "torch.float32 (20, 1, 32, 32)"), (lambda x: None, "a NoneType"),
+    (lambda x: x.numpy(), "a ndarray"),
+])
+def test_an_attack_gives_an_image_for_each(made: Any, shown: str, network_pair: Pair,
+                                           planted_test: PlantedSet) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"gave {shown}; expected images (20, 3, 32, 32)")):
+        evaluate(network_pair[0], planted_test.take(20), Gives(made))
+
+
+def test_an_attack_that_works_in_place_leaves_the_set_as_it_was(network_pair: Pair,
+                                                               planted_test: PlantedSet) -> None:
+    images = planted_test.take(20)
+    before = images.x.clone()
+    moved = evaluate(network_pair[0], images, Gives(lambda x: x.mul_(0.5)))
+    assert torch.equal(images.x, before)
+    assert torch.allclose(moved.linf, before.flatten(1).amax(1) / 2)
+    with pytest.raises(ValueError, match="moved an image by 0.49"):
+        evaluate(network_pair[0], images, Gives(lambda x: x.mul_(0.5), LINF))
+
+
+@pytest.mark.parametrize(("read", "shown"), [
+    (lambda model, x: model(x).argmax(1, keepdim=True), "torch.int64 (20, 1)"),
+    (lambda model, x: model(x).argmax(), "torch.int64 ()"),
+    (lambda model, x: model(x), "torch.float32 (20, 10)"),
+    (lambda model, x: model(x).argmax(1).float(), "torch.float32 (20,)"),
+    (lambda model, x: None, "a NoneType"),
+])
+def test_an_answer_is_a_class_for_each_image(read: Any, shown: str, network_pair: Pair,
+                                             planted_test: PlantedSet) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"read gave {shown}; expected classes as whole numbers (20,)")):
+        evaluate(network_pair[0], planted_test.take(20), read=read)
+
+
+def test_a_targeted_attack_wants_other_labels_than_the_true_ones(network_pair: Pair,
+                                                                 planted_test: PlantedSet) -> None:
+    network, images, attack = network_pair[0], planted_test.take(20), PGD(LINF, 2, targeted=True)
+    for judge in (lambda: evaluate(network, images, attack), lambda: evaluate(network, images, CW(targeted=True)),
+                  lambda: transfer_matrix(list(network_pair), images, attack), lambda: Adversarial(attack),
+                  lambda: usefulness(network, images, 3, PGD(LINF, 2, loss="margin", targeted=True))):
+        with pytest.raises(ValueError, match="would move images to their own class"):
+            judge()
+    assert attacked(network, replace(images, y=(images.y + 1) % 10), attack).x.shape == images.x.shape
+
+
+def test_the_worst_case_is_of_the_same_images(network_pair: Pair, planted_test: PlantedSet) -> None:
+    first, second = (evaluate(network_pair[0], planted_test.take(part)) for part in (slice(20), slice(20, 40)))
+    with pytest.raises(ValueError, match="expected the same images"):
+        worst_case([first, second])
