@@ -18,7 +18,7 @@ import numpy as np
 
 from book.press.chapters import aligned, named, recorded
 from book.press.editions import ours
-from book.press.files import write
+from book.press.files import show, write
 from nbutils.lab import claims
 from nbutils.lab.parameters import OF_SEEDS, short
 from nbutils.lab.results import Record, RecordedVerdict, Result, dumps
@@ -73,7 +73,7 @@ class Pool:
 
 
 def pooled(runs: Sequence[Path], output: Path | None = None) -> None:
-    """Print what the runs in these files are when pooled; one alone is pooled with ours of its profile.
+    """Keep and print what the runs in these files are when pooled; one alone is pooled with ours of its profile.
 
     Args:
         output: where the pooled record goes, if it is to be kept: a new file, or one that holds a pooled record.
@@ -90,9 +90,9 @@ def pooled(runs: Sequence[Path], output: Path | None = None) -> None:
     if output is not None and output.exists() and not _is_pool(output):
         raise ValueError(f"-o {output}: is there and holds no pooled record; expected a new file, such as all.json")
     found = _with_ours({str(path): recorded(path) for path in runs})
-    print(found.text())
     if output is not None:
         write({output: dumps(found.record)})
+    show(found.text())
 
 
 def _is_pool(path: Path) -> bool:

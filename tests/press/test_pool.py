@@ -201,3 +201,29 @@ def test_an_output_never_takes_the_place_of_what_is_no_pooled_record(edition: No
         assert said.count("\n") == 1
         assert [path.read_text() for path in (mine, notebook)] == before
     assert [main(["pool", str(mine), "-o", str(out)]) for _ in range(2)] == [0, 0]  # an older pooled record goes
+
+
+@pytest.mark.parametrize("shown", ["", "/dev/full"])
+def test_what_is_to_be_kept_is_kept_before_it_is_shown(shown: str, edition: None, tmp_path: Path,
+                                                       capsys: pytest.CaptureFixture[str],
+                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal without the sign for minus, and where nothing can be shown at all."""
+    mine, out = tmp_path / "mine.json", tmp_path / "all.json"
+    mine.write_text(dumps(run(3, -0.9, 0.1)))
+    path = shown or tmp_path / "shown"
+    with open(path, "w", encoding="ascii") as stream, monkeypatch.context() as patch:
+        patch.setattr("sys.stdout", stream)
+        assert main(["pool", str(mine), "-o", str(out)]) == (2 if shown else 0)
+    assert loads(out.read_text(), out).sources
+    assert capsys.readouterr().err == "[Errno 28] No space left on device: 'standard output'\n" * bool(shown)
+    if not shown:
+        assert " [?" in path.read_text()
+
+
+def test_compare_shows_what_a_narrow_terminal_can(edition: None, tmp_path: Path,
+                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.json").write_text(dumps(run(3, -0.9, 0.1)))
+    with (tmp_path / "shown").open("w", encoding="ascii") as stream, monkeypatch.context() as patch:
+        patch.setattr("sys.stdout", stream)
+        assert main(["compare", str(tmp_path / "mine.json"), "--all"]) in (0, 1)
+    assert "?0.4" in (tmp_path / "shown").read_text()
