@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import ClassVar, Self
 
 import torch
@@ -50,7 +49,8 @@ class ImageSet:
 
     Images of 8 bits may be given as their grey levels, uint8 from 0 to 255. They stay so and take a quarter of the
     memory; all numbers are those of `levels / 255`. `x` then makes the pixels anew each time, of all images at once, so
-    what walks over a set makes those of a batch: `as_pixels(images.held[index])` or `images.take(index).x`.
+    what walks over a set makes those of a batch: `as_pixels(images.held[index])` or `images.take(index).x`. What is
+    written into the `x` of such a set is therefore lost; a changed set is `replace(images, x=changed)`.
 
     Attributes:
         x: (N, 3, H, W) float32, pixels in [0, 1]. Normalisation belongs to the model.
@@ -104,9 +104,21 @@ class ImageSet:
         chosen = slice(index) if isinstance(index, int) else index
         return replace(self, x=self.held[chosen], **{part: getattr(self, part)[chosen] for part in self.PER_IMAGE})
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """SHA-256 over pixels, labels and class names: two sets with the same fingerprint are the same data."""
+        """SHA-256 over pixels, labels and class names: two sets with the same fingerprint are the same data.
+
+        It is computed anew once torch has written to pixels or labels in place; what is written through a NumPy array
+        that shares their memory, through `.data` or in inference mode is not noticed.
+        """
+        parts = (self.held, self.y)
+        state = [0 if part.is_inference() else part._version for part in parts]  # writes to those are not counted
+        if vars(self).get("_hashed", ("",))[0] != state:
+            vars(self)["_hashed"] = state, self._hash()
+        found: str = vars(self)["_hashed"][1]
+        return found
+
+    def _hash(self) -> str:
         digest = hashlib.sha256(repr((tuple(self.held.shape), self.classes, self.augmentation)).encode())
         for part in (*self.held.split(256), self.y):
             digest.update(as_pixels(part).contiguous().cpu().numpy().data)

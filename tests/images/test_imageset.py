@@ -53,3 +53,20 @@ def test_fingerprint_tells_data_apart_and_ignores_names_and_memory(images: Image
 def test_pixels_and_labels_do_not_share_a_fingerprint_by_accident() -> None:
     tall, wide = (ImageSet(torch.zeros(1, 3, *size), torch.tensor([0]), ("a",), "s") for size in ((2, 8), (8, 2)))
     assert tall.fingerprint != wide.fingerprint
+
+
+def test_a_fingerprint_answers_for_no_other_images(images: ImageSet) -> None:
+    """Written in place: pixels, labels, and what a set has been cut from."""
+    part = images.take(slice(0, 3))
+    for write in (lambda: images.x.mul_(0.5), lambda: images.y.fill_(0), lambda: part.x.add_(0.25)):
+        before = [images.fingerprint, part.fingerprint]
+        write()
+        for data, old in zip((images, part), before, strict=True):
+            assert data.fingerprint == data.fingerprint != old
+            assert data.fingerprint == replace(data, x=data.x.clone(), y=data.y.clone()).fingerprint
+
+
+def test_images_made_in_inference_mode_have_a_fingerprint(images: ImageSet) -> None:
+    with torch.inference_mode():
+        made = replace(images, x=images.x.clone(), y=images.y.clone())
+    assert made.fingerprint == images.fingerprint
