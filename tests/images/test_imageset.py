@@ -1,11 +1,14 @@
 """The form in which images travel: what it takes, how it is cut, and when two sets are the same data."""
 
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from nbutils.images import ImageSet
+from tests.helpers import assert_one_line
 
 
 @pytest.fixture
@@ -70,3 +73,30 @@ def test_images_made_in_inference_mode_have_a_fingerprint(images: ImageSet) -> N
     with torch.inference_mode():
         made = replace(images, x=images.x.clone(), y=images.y.clone())
     assert made.fingerprint == images.fingerprint
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"classes": None}, "classes None: expected names, each once, such as"),
+    ({"classes": "ab"}, "classes 'ab'"),
+    ({"classes": (0, 1)}, "classes (0, 1)"),
+    ({"classes": ("a", "a")}, "classes ('a', 'a')"),
+    ({"classes": (name for name in "ab")}, "classes <generator"),
+    ({"name": None}, "name = None: expected the words for this set"),
+    ({"augmentation": "flip"}, "augmentation = 'flip': expected one of none, crop, crop+flip; did you mean"),
+    ({"augmentation": None}, "augmentation = None"),
+    ({"x": torch.zeros(5, 3, 0, 0)}, "images torch.float32 (5, 3, 0, 0): expected"),
+    ({"x": torch.zeros(5, 3, 4, 4).to_sparse()}, "images torch.sparse_coo torch.float32 (5, 3, 4, 4)"),
+    ({"x": torch.zeros(5, 3, 4, 4, device="meta")}, "images meta torch.float32"),
+])
+def test_what_is_no_set_of_images_is_said_when_it_is_made(change: dict[str, object], words: str,
+                                                          images: ImageSet) -> None:
+    assert_one_line(lambda: replace(images, **change), [words])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("index", [np.int64(3), -2, True, 2.0, None])
+def test_a_number_of_images_is_a_whole_number(index: Any, images: ImageSet) -> None:
+    assert_one_line(lambda: images.take(index), [f"n = {index!r}: expected a whole number >= 0, as Python's int"])
+
+
+def test_images_with_gradients_have_the_fingerprint_of_their_pixels(images: ImageSet) -> None:
+    assert replace(images, x=images.x.clone().requires_grad_()).fingerprint == images.fingerprint
