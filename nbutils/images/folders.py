@@ -104,7 +104,8 @@ def levels(found: Tree) -> Mapping[str, Tensor]:
     """
     paths = [path for split in SPLITS for path, _ in found.files[split]]
     try:
-        files = tuple((str(path), status.st_size, status.st_mtime_ns)
+        # The last two tell a file that has taken the place of another one of the same size and time.
+        files = tuple((str(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
                       for path, status in zip(paths, map(os.stat, paths), strict=True))
     except OSError as error:
         raise DataError(f"{error.filename}: cannot be read ({error.strerror}); expected images that stay where they "
@@ -113,8 +114,8 @@ def levels(found: Tree) -> Mapping[str, Tensor]:
 
 
 @lru_cache(maxsize=1)
-def _levels(root: Path, left_out: int, trained: int, files: tuple[tuple[str, int, int], ...]) -> Mapping[str, Tensor]:
-    paths = [Path(file) for file, *_ in files]
+def _levels(root: Path, left_out: int, trained: int, files: tuple[tuple[str | int, ...], ...]) -> Mapping[str, Tensor]:
+    paths = [Path(str(file)) for file, *_ in files]
 
     def decode() -> dict[str, Tensor]:
         images, transparent = decoded(paths, paths)

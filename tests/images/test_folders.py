@@ -400,6 +400,18 @@ def test_images_are_looked_at_once_while_they_stay_as_they_are(root: Path, monke
         load(f"folder:{root}", "train", 2)
 
 
+def test_a_picture_that_was_replaced_with_its_size_and_time_kept_is_seen(root: Path) -> None:
+    """As rsync, tar and unzip do; a bitmap of one size always has the same number of bytes."""
+    path, new = root / "train" / "cat" / "0.bmp", root / "new.bmp"
+    for place, seed in ((path, 50), (new, 51)):
+        picture(seed).save(place)
+    before, status = load(f"folder:{root}", "train"), path.stat()
+    os.utime(new, ns=(status.st_atime_ns, status.st_mtime_ns))
+    new.replace(path)
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (status.st_size, status.st_mtime_ns)
+    assert load(f"folder:{root}", "train").fingerprint != before.fingerprint
+
+
 def test_a_class_of_one_image_is_a_class(root: Path) -> None:
     (root / "train" / "dog" / "1.png").unlink()
     assert load(f"folder:{root}", "train").y.bincount().tolist() == [2, 1]
