@@ -27,6 +27,7 @@ SPLITS = ("train", "test")
 LOSSY = {".jpg", ".jpeg", ".jfif", ".webp"}
 SUFFIXES = LOSSY | {".png", ".bmp", ".gif", ".ppm", ".tif", ".tiff"}
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "PPM", "TIFF")  # no others: a PostScript file would start Ghostscript
+PHOTOMETRIC = 262  # the TIFF tag that says whether 0 is black or white
 SIDES = (25, 224)  # what all networks and encoders of the book can read, once padded
 MULTIPLE = 8  # the U-Net's: blocks of 2 pixels and two halvings; patches of 4 divide it
 
@@ -149,7 +150,8 @@ def decoded(names: Sequence[Path | str], files: Sequence[Path | BytesIO]) -> tup
     """(N, 3, H, W) uint8 of files on disk or in memory, and how many have transparent parts; `names` are for messages.
 
     An image is what a viewer shows: turned as its EXIF data say, palettes, CMYK and grey as RGB, 16 bits of grey as 8,
-    transparent parts on mid-grey, where neither black nor white shapes vanish.
+    of a phone's JPEG with several pictures the first, transparent parts on mid-grey, where neither black nor white
+    shapes vanish.
 
     Raises:
         DataError: an image that is unreadable, in motion, not square, too small or too large, of numbers whose range is
@@ -193,11 +195,16 @@ def _decoded(name: Path | str, file: Path | BytesIO) -> tuple[np.ndarray, bool]:
         with Image.open(file, formats=FORMATS) as opened:
             check_size(name, *opened.size)  # before decoding: a small file can hold a huge image
             frames = getattr(opened, "n_frames", 1)
-            if frames > 1:
+            if frames > 1 and opened.format != "MPO":  # a JPEG with a preview or a map of depths after it
                 raise DataError(f"{name}: {frames} frames; expected an image that stands still")
             image: Image.Image = ImageOps.exif_transpose(opened)
-            if image.mode.startswith("I;16"):
-                image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))  # convert would cut off
+            if image.mode.startswith("I;16") or (image.mode == "I" and opened.format == "PPM"):  # convert would cut off
+                values, clear = np.asarray(image), image.info.get("transparency")
+                if opened.format == "TIFF" and opened.tag_v2.get(PHOTOMETRIC) == 0:  # white is 0
+                    values = 65535 - values
+                image = Image.fromarray((values / 257).round().astype(np.uint8))
+                if clear is not None:
+                    image.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
             if image.mode in ("I", "F"):
                 raise DataError(f"{name}: numbers of unknown range (mode {image.mode}); expected 8 or 16 bits in PNG")
             transparent = image.has_transparency_data

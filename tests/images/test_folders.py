@@ -4,6 +4,7 @@ import os
 import shutil
 import socket
 import unicodedata
+import zlib
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -150,12 +151,48 @@ def test_train_and_test_of_different_sizes_are_refused(root: Path) -> None:
 
 def test_sixteen_bits_of_grey_are_scaled(root: Path) -> None:
     ramp = np.linspace(0, 65535, 1024).round().astype(np.uint16).reshape(32, 32)
-    for name in ("new.png", "new.tif"):
-        found = shown(root, Image.fromarray(ramp), name)
+    for name in ("new.png", "new.tif", "new.ppm"):
+        found = shown(root, Image.fromarray(ramp).convert("I") if name == "new.ppm" else Image.fromarray(ramp), name)
         (root / "train" / "cat" / name).unlink()
         assert torch.equal(found[0], found[2])
         assert np.abs(found[0].numpy() - ramp / 257).max() <= 0.5
         assert found.float().mean().item() / 255 == pytest.approx(0.5, abs=1e-3)
+
+
+def test_sixteen_bits_of_colour_are_scaled(root: Path) -> None:
+    (root / "train" / "cat" / "new.ppm").write_bytes(b"P6 32 32 65535\n"
+                                                        + np.array([65535, 32896, 257] * 1024, ">u2").tobytes())
+    assert seen(root)[:, 3, 4].tolist() == [255, 128, 1]
+
+
+def test_sixteen_bits_of_grey_may_count_from_white(root: Path) -> None:
+    found = shown(root, Image.fromarray(np.full((32, 32), 10_000, np.uint16)), "new.tif", tiffinfo={262: 0})
+    assert (found == 216).all()
+
+
+def test_a_transparent_level_of_sixteen_bits_is_grey(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    levels = np.full((32, 32), 40_000, np.uint16)
+    levels[:, :16] = 40_001
+    (root / "train" / "cat" / "new.png").write_bytes(with_transparent_level(levels, 40_000))
+    assert seen(root)[0, 5, [0, 31]].tolist() == [156, 128]
+    assert "1 images have transparent parts" in capfd.readouterr().err
+
+
+def with_transparent_level(levels: np.ndarray, clear: int) -> bytes:
+    """A PNG of 16-bit grey with the chunk tRNS, which Pillow does not write for it."""
+    file = BytesIO()
+    Image.fromarray(levels).save(file, "PNG")
+    data = b"tRNS" + clear.to_bytes(2)
+    chunk = (2).to_bytes(4) + data + zlib.crc32(data).to_bytes(4)
+    return file.getvalue()[:33] + chunk + file.getvalue()[33:]
+
+
+def test_a_picture_of_a_phone_is_the_first_that_its_file_holds(root: Path) -> None:
+    first, preview = Image.new("RGB", (32, 32), (200, 0, 0)), Image.new("RGB", (16, 16), (0, 0, 200))
+    first.save(root / "train" / "cat" / "new.jpg", "MPO", save_all=True, append_images=[preview])
+    red, _, blue = seen(root)[:, 5, 5].tolist()
+    assert red > 190
+    assert blue < 10
 
 
 @pytest.mark.parametrize("mode", ["I", "F"])
