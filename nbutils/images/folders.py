@@ -21,7 +21,7 @@ from torch import Tensor
 
 from nbutils import store
 from nbutils.console import warn
-from nbutils.images.imageset import DataError
+from nbutils.images.imageset import DataError, printable
 
 SPLITS = ("train", "test")
 LOSSY = {".jpg", ".jpeg", ".jfif", ".webp"}
@@ -38,14 +38,14 @@ class Tree:
 
     Attributes:
         classes: names in the order of the labels, in composed form (NFC), so that all systems spell them alike.
-        files: split -> (file, label) of each image. left_out: how many other files and folders it holds beside hidden
-            ones.
+        files: split -> (file, label) of each image. left_out: the other files and folders that it holds, beside
+            hidden ones.
     """
 
     root: Path
     classes: tuple[str, ...]
     files: dict[str, list[tuple[Path, int]]]
-    left_out: int
+    left_out: tuple[Path, ...]
 
 
 def tree(dataset: str) -> Tree:
@@ -72,14 +72,14 @@ def tree(dataset: str) -> Tree:
     if len(train) < 2:
         raise DataError(f"{root / 'train'}: {len(train)} class folders; expected at least two")
     classes = tuple(sorted(train))
-    left_out = sum(map(len, entries.values())) - len(train) - len(test)
+    left_out = [path for split in SPLITS for path in entries[split] if not os.path.isdir(path)]
     files: dict[str, list[tuple[Path, int]]] = {split: [] for split in SPLITS}
     for split, folders in zip(SPLITS, found, strict=True):
         for label, name in enumerate(classes):
             images, others = _images(folders[name])
             files[split] += [(path, label) for path in images]
             left_out += others
-    return Tree(root, classes, files, left_out)
+    return Tree(root, classes, files, tuple(left_out))
 
 
 def check(dataset: str) -> None:
@@ -115,7 +115,8 @@ def levels(found: Tree) -> Mapping[str, Tensor]:
 
 
 @lru_cache(maxsize=1)
-def _levels(root: Path, left_out: int, trained: int, files: tuple[tuple[str | int, ...], ...]) -> Mapping[str, Tensor]:
+def _levels(root: Path, left_out: tuple[Path, ...], trained: int,
+            files: tuple[tuple[str | int, ...], ...]) -> Mapping[str, Tensor]:
     paths = [Path(str(file)) for file, *_ in files]
 
     def decode() -> dict[str, Tensor]:
@@ -138,7 +139,8 @@ def _levels(root: Path, left_out: int, trained: int, files: tuple[tuple[str | in
     digest = hashlib.sha256(repr(files).encode()).hexdigest()
     kept = store.load_or_build("images", {"files": digest, "trained": trained}, decode).tensors
     if left_out:
-        warn(f"{root}: {left_out} entries are no images and were left out; images end in {', '.join(sorted(SUFFIXES))}")
+        warn(printable(f"{root}: {len(left_out)} entries are no images and were left out, such as "
+                       f"{left_out[0].relative_to(root)}; images end in {', '.join(sorted(SUFFIXES))}"))
     if kept["copies"]:
         warn(f"{root}: {kept['copies'].item()} images are copies of others in their class; each counts as one more")
     if kept["transparent"]:
@@ -254,8 +256,8 @@ def _classes(folder: Path, entries: Iterable[Path]) -> dict[str, Path]:
     return found
 
 
-def _images(folder: Path) -> tuple[list[Path], int]:
-    """The image files, and how many entries are none."""
+def _images(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The image files, and the entries that are none."""
     entries = _entries(folder)
     files = [path for path in entries if path.suffix.lower() in SUFFIXES]
     if not files:
@@ -263,4 +265,4 @@ def _images(folder: Path) -> tuple[list[Path], int]:
     for path in files:
         if not os.path.isfile(path):  # opening a pipe would wait for ever
             raise DataError(f"{path}: not a regular file; expected an image")
-    return files, len(entries) - len(files)
+    return files, [path for path in entries if path.suffix.lower() not in SUFFIXES]

@@ -359,7 +359,13 @@ def test_hidden_names_are_passed_over_and_others_counted(root: Path, capfd: pyte
     (root / "test" / "loose.png").write_bytes(b"")
     for _ in range(2):  # said once
         assert load(f"folder:{root}", "train").fingerprint == before.fingerprint
-    assert capfd.readouterr().err.count("3 entries are no images and were left out") == 1
+    assert capfd.readouterr().err.count("3 entries are no images and were left out, such as test/loose.png; ") == 1
+
+
+def test_a_class_that_is_a_link_to_itself_is_named(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (root / "train" / "owl").symlink_to("owl")
+    assert len(load(f"folder:{root}", "train").classes) == 2
+    assert "1 entries are no images and were left out, such as train/owl; " in capfd.readouterr().err
 
 
 def test_a_folder_that_cannot_be_listed_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
