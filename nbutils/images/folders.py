@@ -202,7 +202,7 @@ def _decoded(name: Path | str, file: Path | BytesIO) -> tuple[np.ndarray, bool]:
             image: Image.Image = ImageOps.exif_transpose(opened)
             if image.mode.startswith("I;16") or (image.mode == "I" and opened.format == "PPM"):  # convert would cut off
                 values, clear = np.asarray(image), image.info.get("transparency")
-                if opened.format == "TIFF" and opened.tag_v2.get(PHOTOMETRIC) == 0:  # white is 0
+                if getattr(opened, "tag_v2", {}).get(PHOTOMETRIC) == 0:  # white is 0
                     values = 65535 - values
                 image = Image.fromarray((values / 257).round().astype(np.uint8))
                 if clear is not None:
