@@ -34,7 +34,7 @@ def read_text(path: Path) -> str:
         ValueError: there is none that can be read, or it is not UTF-8; in one line.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # Windows may mark a file at its beginning
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 text (byte {error.start})") from None
     except OSError as error:

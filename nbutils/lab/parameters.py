@@ -152,7 +152,8 @@ class Parameters(BaseModel):
 OF_MACHINE = {"device", "precision"}
 OF_SEEDS = {"seeds", "first_seed"}
 IN_PROFILES = Parameters.model_fields.keys() - {"profile", "eps", "first_seed"} - OF_MACHINE
-BLOCK = 10_000  # seeds: a run has some of the first hundred of a block; its students have the others, see `Run.each`
+BLOCK = 10_000  # seeds: a run has some of the first STUDENTS of a block; its students have the others, see `Run.each`
+STUDENTS = 100
 
 
 def profiles() -> list[str]:
@@ -243,7 +244,7 @@ def _fitting(parameters: Parameters, chosen: Collection[str], allowed: Collectio
                 raise ParameterError(f"{told(name)}: {where} holds {most} images; expected at most {most}")
             parameters = parameters.model_copy(update={name: most})
             cut.add(name)
-    most = 100 - parameters.seeds
+    most = STUDENTS - parameters.seeds
     if parameters.first_seed % BLOCK > most:
         raise ParameterError(f"{told('first_seed')}, seeds = {parameters.seeds}: expected 0 to {most}, {BLOCK} to "
                              f"{BLOCK + most}, {2 * BLOCK} to {2 * BLOCK + most} and so on; students have the seeds "
