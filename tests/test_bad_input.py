@@ -298,7 +298,7 @@ CASES = [
     Bad("eps", resolving(eps=8), ("eps = 8", "pixels are in [0, 1]; did you mean 8/255?"), ParameterError),
     Bad("eps in words as a parameter", resolving(eps="big"), ("eps = 'big'", "8/255"), ParameterError),
     Bad("eps true", resolving(eps=True), ("eps = True", "number"), ParameterError),
-    Bad("text for a count", resolving(steps="many"), ("steps = 'many'", "integer"), ParameterError),
+    Bad("text for a count", resolving(steps="many"), ("steps = 'many'", "a whole number"), ParameterError),
     Bad("part of a seed", resolving(seeds=2.5), ("seeds = 2.5", "integer"), ParameterError),
     Bad("true for a count", resolving(seeds=True), ("seeds = True", "number"), ParameterError),
     Bad("no seeds", resolving(seeds=0), ("seeds = 0", "greater than or equal to 1"), ParameterError),
