@@ -204,7 +204,7 @@ CASES = [
     Bad("noise", lambda: PlantedWorld(noise=-1), ("noise = -1", ">= 0"), DataError),
     Bad("texture", lambda: PlantedWorld(texture=12), ("texture = 12", "<= 0.29", "12/255"), DataError),
     Bad("negative texture", lambda: PlantedWorld(texture=-0.1), ("texture = -0.1", "0 <="), DataError),
-    Bad("empty draw", lambda: PlantedWorld().draw(0, 0), ("n = 0", "at least one"), DataError),
+    Bad("empty draw", lambda: PlantedWorld().draw(0, 0), ("n = 0", "a whole number >= 1")),
     Bad("view", lambda: PlantedWorld().draw(2, 0).view("no pattern"), ("'no pattern'", "no_pattern"), DataError),
     Bad("no pattern", lambda: PlantedWorld().draw(2, 0).view("no_pattern").by_pattern(), ("no pattern",), DataError),
     # data sources
