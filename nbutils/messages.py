@@ -11,6 +11,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 Kind = TypeVar("Kind")
+MOST = 10**12  # of counts and seeds: what seeds are multiplied with leaves them below the 2**64 of generators
 DECIMAL = r"(?:[0-9]{1,12}(?:\.[0-9]{1,20})?|\.[0-9]{1,20})"  # as people write it, and short enough to compute with
 
 
@@ -34,7 +35,7 @@ def read_text(path: Path) -> str:
         ValueError: there is none that can be read, or it is not UTF-8; in one line.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # Windows may mark a file at its beginning
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 text (byte {error.start})") from None
     except OSError as error:
@@ -106,11 +107,16 @@ def counted(number: int, noun: str) -> str:
 
 
 def check_counts(least: int = 1, /, **settings: object) -> None:
-    """Raise a ValueError that names the first setting that is not an `int` >= `least`; NumPy's would be no plain value
-    in a recipe."""
+    """Raise a ValueError that names the first setting that is not an `int` >= `least` and at most MOST; NumPy's would
+    be no plain value in a recipe."""
     for setting, value in settings.items():
-        if type(value) is not int or value < least:
-            raise ValueError(f"{setting} = {short_repr(value)}: expected a whole number >= {least}, as Python's int")
+        if type(value) is not int or not least <= value <= MOST:
+            raise ValueError(f"{setting} = {short_repr(value)}: expected {whole(least)}")
+
+
+def whole(least: int) -> str:
+    """The words for a count or a seed."""
+    return f"a whole number >= {least}, as Python's int up to 10**12"
 
 
 def check_kind(setting: str, value: object, kind: Any, expected: str) -> None:

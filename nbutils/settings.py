@@ -10,10 +10,10 @@ from typing import Annotated, Any, ClassVar, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from nbutils.messages import did_you_mean, short_repr
+from nbutils.messages import MOST, did_you_mean, short_repr, whole
 
-Count = Annotated[int, Field(ge=1, description="a whole number >= 1, as Python's int")]
-Whole = Annotated[int, Field(ge=0, description="a whole number >= 0, as Python's int")]
+Count = Annotated[int, Field(ge=1, le=MOST, description=whole(1))]
+Whole = Annotated[int, Field(ge=0, le=MOST, description=whole(0))]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, description="a finite number > 0")]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False, description="a finite number >= 0")]
 Share = Annotated[float, Field(ge=0, le=1, description="a number in [0, 1]")]

@@ -127,9 +127,14 @@ def keep(path: Path, tensors: Mapping[str, Tensor]) -> None:
 def kept(path: Path) -> dict[str, Tensor]:
     """The tensors that `keep` wrote; none where there is no sound file."""
     try:
-        return load_file(path)
+        return {} if _odd(path) else load_file(path)
     except (OSError, SafetensorError):
         return {}
+
+
+def _odd(path: Path) -> bool:
+    """Whether something is there that is no regular file: reading a pipe would wait for ever."""
+    return path.exists() and not path.is_file()
 
 
 def _write(folder: Path, artifact: Artifact) -> None:
@@ -154,16 +159,18 @@ def _kept(kind: str, key: str) -> Artifact | None:
         try:
             if folder.exists():
                 return _read(folder, key)
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
             warn(f"{key} is damaged ({error}); not used")
     return None
 
 
 def _read(folder: Path, key: str) -> Artifact:
-    record = json.loads((folder / "record.json").read_text())
+    about, data = folder / "record.json", folder / "tensors.safetensors"
+    for path in filter(_odd, (about, data)):
+        raise ValueError(f"{path.name} is no regular file")
+    record = json.loads(about.read_text())
     if record["key"] != key:
         raise ValueError(f"its record is of {record['key']}")
-    data = folder / "tensors.safetensors"
     if sha256(data) != record["sha256"]:
         raise ValueError("its checksum differs")
     return Artifact(key, load_file(data), record["recipe"], record["seconds"])

@@ -204,7 +204,7 @@ CASES = [
     Bad("noise", lambda: PlantedWorld(noise=-1), ("noise = -1", ">= 0"), DataError),
     Bad("texture", lambda: PlantedWorld(texture=12), ("texture = 12", "<= 0.29", "12/255"), DataError),
     Bad("negative texture", lambda: PlantedWorld(texture=-0.1), ("texture = -0.1", "0 <="), DataError),
-    Bad("empty draw", lambda: PlantedWorld().draw(0, 0), ("n = 0", "at least one"), DataError),
+    Bad("empty draw", lambda: PlantedWorld().draw(0, 0), ("n = 0", "a whole number >= 1")),
     Bad("view", lambda: PlantedWorld().draw(2, 0).view("no pattern"), ("'no pattern'", "no_pattern"), DataError),
     Bad("no pattern", lambda: PlantedWorld().draw(2, 0).view("no_pattern").by_pattern(), ("no pattern",), DataError),
     # data sources
@@ -298,7 +298,7 @@ CASES = [
     Bad("eps", resolving(eps=8), ("eps = 8", "pixels are in [0, 1]; did you mean 8/255?"), ParameterError),
     Bad("eps in words as a parameter", resolving(eps="big"), ("eps = 'big'", "8/255"), ParameterError),
     Bad("eps true", resolving(eps=True), ("eps = True", "number"), ParameterError),
-    Bad("text for a count", resolving(steps="many"), ("steps = 'many'", "integer"), ParameterError),
+    Bad("text for a count", resolving(steps="many"), ("steps = 'many'", "a whole number"), ParameterError),
     Bad("part of a seed", resolving(seeds=2.5), ("seeds = 2.5", "integer"), ParameterError),
     Bad("true for a count", resolving(seeds=True), ("seeds = True", "number"), ParameterError),
     Bad("no seeds", resolving(seeds=0), ("seeds = 0", "greater than or equal to 1"), ParameterError),

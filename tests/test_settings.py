@@ -1,6 +1,7 @@
 """Settings are checked by their annotations, whatever the class."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any
 
@@ -8,13 +9,15 @@ import numpy as np
 import pytest
 import torch
 
+from nbutils import networks
 from nbutils.features import NRF, Bottleneck, PictureSearch
 from nbutils.hashing import content_hash
-from nbutils.images import PlantedWorld
+from nbutils.images import PlantedWorld, load
 from nbutils.paradigms import DDPM, MAE, Augmentation, Masked, Noised, PredictDifference, Reconstruct, SimCLR
 from nbutils.robustness import CW, FAB, PGD, AutoAttack, Noise, ThreatModel
 from nbutils.settings import Settings, one_of
 from nbutils.training import MART, Adversarial, Schedule, trades
+from tests.helpers import assert_one_line
 
 BALL = ThreatModel("Linf", 8 / 255)
 SOUND = [PGD(BALL), Noise(BALL), AutoAttack(BALL), FAB(), CW(), NRF(at="block4.bn1"), Bottleneck(), PictureSearch(),
@@ -49,7 +52,7 @@ def test_numbers_become_pythons_own_so_that_equal_settings_are_one_recipe() -> N
     given = Schedule(1, peak_rate=np.float32(0.5), weight_decay=1)  # type: ignore[arg-type]
     assert [type(getattr(given, field.name)) for field in fields(given)] == [int, int, float, float, float, str]
     assert content_hash(given) == content_hash(Schedule(1, peak_rate=0.5, weight_decay=1.0))
-    with pytest.raises(ValueError, match=r"^epochs = np.int64\(2\): expected a whole number >= 1, as Python's int$"):
+    with pytest.raises(ValueError, match=r"^epochs = np.int64\(2\): expected a whole number >= 1, as Python.s int up"):
         Schedule(np.int64(2))  # type: ignore[arg-type]
 
 
@@ -59,7 +62,7 @@ def test_a_readers_own_attack_is_checked_by_what_it_inherits_and_by_what_it_adds
         order: Annotated[str, one_of(("rising", "falling"))] = "rising"
 
     assert Slow(BALL, 3).order == "rising"
-    with pytest.raises(ValueError, match="^steps = 0: expected a whole number >= 1, as Python's int, such as 10"):
+    with pytest.raises(ValueError, match="^steps = 0: expected a whole number >= 1, as Python.s int .*, such as 10"):
         Slow(BALL, 0)
     with pytest.raises(ValueError, match="^order = 'raising': expected 'rising' or 'falling'; did you mean 'rising'"):
         Slow(BALL, order="raising")
@@ -74,3 +77,25 @@ def test_one_of_takes_whole_names_only(name: str) -> None:
     assert Ordered("a+b").order == "a+b"
     with pytest.raises(ValueError, match="^order = .*: expected 'rising' or 'falling' or 'a[+]b'"):
         Ordered(name)
+
+
+@pytest.mark.parametrize(("make", "setting"), [
+    (lambda: load("planted", "test", 2, seed=2**64), "seed = 18446744073709551616"),
+    (lambda: load("digits", "test", 2, seed=10**12 + 1), "seed = 1000000000001"),
+    (lambda: PlantedWorld(seed=2**70), "seed = 1180591620717411303424"),
+    (lambda: PlantedWorld().draw(2, 2**64), "seed = 18446744073709551616"),
+    (lambda: PlantedWorld().draw(2, 1.5),  # type: ignore[arg-type]
+     "seed = 1.5"),
+    (lambda: PlantedWorld().draw("2", 0),  # type: ignore[arg-type]
+     "n = '2'"),
+    (lambda: PlantedWorld().draw(0, 0), "n = 0"),
+    (lambda: Bottleneck(seed=2**70), "seed = 1180591620717411303424"),
+    (lambda: networks.build("small", 2, seed=2**64), "seed = 18446744073709551616"),
+])
+def test_counts_and_seeds_have_an_end(make: Callable[[], object], setting: str) -> None:
+    assert_one_line(make, [f"{setting}: expected a whole number >= ", "as Python's int up to 10**12"])
+
+
+def test_the_largest_seeds_are_seeds() -> None:
+    drawn = PlantedWorld(seed=10**12).draw(2, 10**12)
+    assert drawn.fingerprint != PlantedWorld(seed=10**12).draw(2, 10**12 - 1).fingerprint

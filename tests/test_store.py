@@ -135,9 +135,19 @@ def other_key(path: Path) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), "key": "model-0"}))
 
 
+def nested(path: Path) -> None:
+    path.write_text("[" * 100_000)
+
+
+def a_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
 @pytest.mark.parametrize(("file", "damage"), [
-    *[("tensors.safetensors", damage) for damage in (flip_a_byte, cut_short, empty, Path.unlink)],
-    *[("record.json", damage) for damage in (cut_short, empty, Path.unlink, no_object, without_key, other_key)],
+    *[("tensors.safetensors", damage) for damage in (flip_a_byte, cut_short, empty, Path.unlink, a_pipe)],
+    *[("record.json", damage) for damage in (cut_short, empty, Path.unlink, no_object, without_key, other_key, nested,
+                                             a_pipe)],
 ])
 def test_a_damaged_artifact_is_built_again_and_said(file: str, damage: Callable[[Path], None], build: Builder,
                                                     own_build: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -149,6 +159,11 @@ def test_a_damaged_artifact_is_built_again_and_said(file: str, damage: Callable[
     assert note.count("\n") == 1
     build.check(load_or_build("model", RECIPE, build), 2)
     assert capfd.readouterr().err == ""
+
+
+def test_a_pipe_holds_no_unfinished_work(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "model.unfinished")
+    assert store.kept(tmp_path / "model.unfinished") == {}
 
 
 # --- disks --------------------------------------------------------------------------------------------------------

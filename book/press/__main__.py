@@ -5,13 +5,14 @@ stopped. Whatever ends a command is told in one line.
 """
 
 import argparse
+import io
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 try:
-    from book.press import compare, editions, execute, grade, make, pool, release, stages, teach
+    from book.press import compare, editions, execute, files, grade, make, pool, release, stages, teach
 except KeyboardInterrupt:  # they take most of a second
     sys.exit(130)
 
@@ -25,7 +26,7 @@ def keep(edition: str) -> int:
 
 def beside_ours(run: Path, every: bool) -> int:
     comparison = compare.beside_ours(run)
-    print(comparison.text(every))
+    files.show(comparison.text(every))
     return int(comparison.differs)
 
 
@@ -77,6 +78,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Do what these words say; returns the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a sign shows another one
     given = vars(parser().parse_args(words))
     for end in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(end) == signal.SIG_DFL:  # not what nohup has set

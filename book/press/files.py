@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -30,6 +31,19 @@ def write(files: Mapping[Path, str]) -> None:
     finally:
         for left in temporary.values():
             left.unlink(missing_ok=True)
+
+
+def show(text: str) -> None:
+    """Print, last of all that a command does: where nothing can be written any more, this alone is lost.
+
+    Raises:
+        OSError: standard output is full, or nobody reads it any more; it is named.
+    """
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python tries once more at its end
+        raise OSError(error.errno, error.strerror, "standard output") from None
 
 
 def packed(contents: Mapping[str, bytes]) -> bytes:

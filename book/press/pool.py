@@ -18,9 +18,9 @@ import numpy as np
 
 from book.press.chapters import aligned, named, recorded
 from book.press.editions import ours
-from book.press.files import write
+from book.press.files import show, write
 from nbutils.lab import claims
-from nbutils.lab.parameters import OF_SEEDS, short
+from nbutils.lab.parameters import BLOCK, OF_MACHINE, OF_SEEDS, STUDENTS, short
 from nbutils.lab.results import Record, RecordedVerdict, Result, dumps
 from nbutils.messages import counted
 
@@ -67,13 +67,16 @@ class Pool:
             rows.append((verdict.claim, verdict.held, ", ".join(each), str(record.by_id[verdict.result])))
         lines = [f"{record.chapter}: {counted(seeds, 'seed')} from {counted(len(self.runs), 'run')}", "",
                  aligned(runs), "", aligned(rows), "", f"{counted(len(record.results), 'number')} pooled."]
+        if len(places := {run.dataset for run in self.runs.values()}) > 1:
+            lines.append(f"Note: the images are of folders of one name in {len(places)} places, "
+                         f"{' and '.join(sorted(places))}; expected the same images.")
         if self.left_out:
             lines.append(f"Left out, since not all runs have them alike: {', '.join(self.left_out)}.")
         return "\n".join(lines)
 
 
 def pooled(runs: Sequence[Path], output: Path | None = None) -> None:
-    """Print what the runs in these files are when pooled; one alone is pooled with ours of its profile.
+    """Keep and print what the runs in these files are when pooled; one alone is pooled with ours of its profile.
 
     Args:
         output: where the pooled record goes, if it is to be kept: a new file, or one that holds a pooled record.
@@ -90,9 +93,9 @@ def pooled(runs: Sequence[Path], output: Path | None = None) -> None:
     if output is not None and output.exists() and not _is_pool(output):
         raise ValueError(f"-o {output}: is there and holds no pooled record; expected a new file, such as all.json")
     found = _with_ours({str(path): recorded(path) for path in runs})
-    print(found.text())
     if output is not None:
-        write({output: dumps(found.record)})
+        write({output.resolve(): dumps(found.record)})  # where a link leads, which stays
+    show(found.text())
 
 
 def _is_pool(path: Path) -> bool:
@@ -126,11 +129,18 @@ def _check_alike(first: str, reference: Record, name: str, run: Record) -> None:
     if run.chapter != reference.chapter:
         raise ValueError(f"{name}: chapter {run.chapter}, {first} has {reference.chapter}; expected one chapter")
     chapter = named(run.chapter, f"{name}: of chapter {run.chapter!r}, which this book does not have")
-    for parameter in chapter.parameters:
-        a, b = (_comparable(parameter, each.parameters) for each in (run, reference))
-        if a != b and parameter not in {"profile", "device", "precision", *OF_SEEDS} and None not in (a, b):
-            raise ValueError(f"{name}: {parameter} = {short(a)}, {first} has {short(b)}; expected runs that differ in "
+    pairs = {parameter: [_comparable(parameter, each.parameters) for each in (run, reference)]
+             for parameter in chapter.parameters if parameter not in {"profile", *OF_MACHINE, *OF_SEEDS}}
+    if None not in (run.classes, reference.classes):  # older records do not say it
+        pairs["classes"] = [run.classes, reference.classes]
+    for setting, (a, b) in pairs.items():
+        if a != b:
+            raise ValueError(f"{name}: {setting} = {short(a)}, {first} has {short(b)}; expected runs that differ in "
                              "their seeds alone")
+    for seed in run.all_seeds:
+        if seed % BLOCK >= STUDENTS:
+            raise ValueError(f"{name}: seed {seed} is one of a run's students; expected the first {STUDENTS} of a "
+                             f"block of {BLOCK}, such as a run with first_seed = {BLOCK}")
 
 
 def _comparable(parameter: str, parameters: Mapping[str, Any]) -> Any:
@@ -142,15 +152,15 @@ def _comparable(parameter: str, parameters: Mapping[str, Any]) -> Any:
 
 def _sources(runs: Mapping[str, Record]) -> dict[str, tuple[int, ...]]:
     """Words for a run -> its seeds; raises ValueError where a seed is in two of them."""
-    found: dict[str, tuple[int, ...]] = {}
+    found, taken = dict[str, tuple[int, ...]](), dict[int, str]()
     for name, run in runs.items():
         for source, seeds in (run.sources or {name: run.all_seeds}).items():
-            for other, taken in found.items():
-                if twice := sorted({*seeds} & {*taken}):
-                    free = 1 + max(seed for each in runs.values() for seed in each.all_seeds)
-                    raise ValueError(f"{source}: seed {twice[0]} is in {other} too; expected each seed once, such as a "
-                                     f"run with first_seed = {free}")
-            found[source] = tuple(seeds)
+            if twice := sorted(taken.keys() & {*seeds}):
+                free = 1 + max(seed for each in runs.values() for seed in each.all_seeds)
+                raise ValueError(f"{name}: seed {twice[0]} is in {taken[twice[0]]} too; expected each seed once, such "
+                                 f"as a run with first_seed = {free}")
+            taken |= dict.fromkeys(seeds, name)
+            found[f"{source} in {name}" if source in found else source] = tuple(seeds)
     return found
 
 

@@ -8,10 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nbutils.images.imageset import DataError, ImageSet, as_pixels
+from nbutils.images.imageset import AUGMENTATIONS, DataError, ImageSet, as_pixels
 from nbutils.messages import check_choice
-
-AUGMENTATIONS = ("none", "crop", "crop+flip")
 
 
 def augment(x: Tensor, augmentation: str, generator: torch.Generator) -> Tensor:

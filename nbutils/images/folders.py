@@ -21,12 +21,13 @@ from torch import Tensor
 
 from nbutils import store
 from nbutils.console import warn
-from nbutils.images.imageset import DataError
+from nbutils.images.imageset import DataError, printable
 
 SPLITS = ("train", "test")
 LOSSY = {".jpg", ".jpeg", ".jfif", ".webp"}
 SUFFIXES = LOSSY | {".png", ".bmp", ".gif", ".ppm", ".tif", ".tiff"}
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "PPM", "TIFF")  # no others: a PostScript file would start Ghostscript
+PHOTOMETRIC = 262  # the TIFF tag that says whether 0 is black or white
 SIDES = (25, 224)  # what all networks and encoders of the book can read, once padded
 MULTIPLE = 8  # the U-Net's: blocks of 2 pixels and two halvings; patches of 4 divide it
 
@@ -37,14 +38,14 @@ class Tree:
 
     Attributes:
         classes: names in the order of the labels, in composed form (NFC), so that all systems spell them alike.
-        files: split -> (file, label) of each image. left_out: how many other files and folders it holds beside hidden
-            ones.
+        files: split -> (file, label) of each image. left_out: the other files and folders that it holds, beside
+            hidden ones.
     """
 
     root: Path
     classes: tuple[str, ...]
     files: dict[str, list[tuple[Path, int]]]
-    left_out: int
+    left_out: tuple[Path, ...]
 
 
 def tree(dataset: str) -> Tree:
@@ -71,14 +72,14 @@ def tree(dataset: str) -> Tree:
     if len(train) < 2:
         raise DataError(f"{root / 'train'}: {len(train)} class folders; expected at least two")
     classes = tuple(sorted(train))
-    left_out = sum(map(len, entries.values())) - len(train) - len(test)
+    left_out = [path for split in SPLITS for path in entries[split] if not os.path.isdir(path)]
     files: dict[str, list[tuple[Path, int]]] = {split: [] for split in SPLITS}
     for split, folders in zip(SPLITS, found, strict=True):
         for label, name in enumerate(classes):
             images, others = _images(folders[name])
             files[split] += [(path, label) for path in images]
             left_out += others
-    return Tree(root, classes, files, left_out)
+    return Tree(root, classes, files, tuple(left_out))
 
 
 def check(dataset: str) -> None:
@@ -104,7 +105,8 @@ def levels(found: Tree) -> Mapping[str, Tensor]:
     """
     paths = [path for split in SPLITS for path, _ in found.files[split]]
     try:
-        files = tuple((str(path), status.st_size, status.st_mtime_ns)
+        # The last two tell a file that has taken the place of another one of the same size and time.
+        files = tuple((str(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
                       for path, status in zip(paths, map(os.stat, paths), strict=True))
     except OSError as error:
         raise DataError(f"{error.filename}: cannot be read ({error.strerror}); expected images that stay where they "
@@ -113,8 +115,9 @@ def levels(found: Tree) -> Mapping[str, Tensor]:
 
 
 @lru_cache(maxsize=1)
-def _levels(root: Path, left_out: int, trained: int, files: tuple[tuple[str, int, int], ...]) -> Mapping[str, Tensor]:
-    paths = [Path(file) for file, *_ in files]
+def _levels(root: Path, left_out: tuple[Path, ...], trained: int,
+            files: tuple[tuple[str | int, ...], ...]) -> Mapping[str, Tensor]:
+    paths = [Path(str(file)) for file, *_ in files]
 
     def decode() -> dict[str, Tensor]:
         images, transparent = decoded(paths, paths)
@@ -136,7 +139,8 @@ def _levels(root: Path, left_out: int, trained: int, files: tuple[tuple[str, int
     digest = hashlib.sha256(repr(files).encode()).hexdigest()
     kept = store.load_or_build("images", {"files": digest, "trained": trained}, decode).tensors
     if left_out:
-        warn(f"{root}: {left_out} entries are no images and were left out; images end in {', '.join(sorted(SUFFIXES))}")
+        warn(printable(f"{root}: {len(left_out)} entries are no images and were left out, such as "
+                       f"{left_out[0].relative_to(root)}; images end in {', '.join(sorted(SUFFIXES))}"))
     if kept["copies"]:
         warn(f"{root}: {kept['copies'].item()} images are copies of others in their class; each counts as one more")
     if kept["transparent"]:
@@ -148,7 +152,8 @@ def decoded(names: Sequence[Path | str], files: Sequence[Path | BytesIO]) -> tup
     """(N, 3, H, W) uint8 of files on disk or in memory, and how many have transparent parts; `names` are for messages.
 
     An image is what a viewer shows: turned as its EXIF data say, palettes, CMYK and grey as RGB, 16 bits of grey as 8,
-    transparent parts on mid-grey, where neither black nor white shapes vanish.
+    of a phone's JPEG with several pictures the first, transparent parts on mid-grey, where neither black nor white
+    shapes vanish.
 
     Raises:
         DataError: an image that is unreadable, in motion, not square, too small or too large, of numbers whose range is
@@ -192,11 +197,16 @@ def _decoded(name: Path | str, file: Path | BytesIO) -> tuple[np.ndarray, bool]:
         with Image.open(file, formats=FORMATS) as opened:
             check_size(name, *opened.size)  # before decoding: a small file can hold a huge image
             frames = getattr(opened, "n_frames", 1)
-            if frames > 1:
+            if frames > 1 and opened.format != "MPO":  # a JPEG with a preview or a map of depths after it
                 raise DataError(f"{name}: {frames} frames; expected an image that stands still")
             image: Image.Image = ImageOps.exif_transpose(opened)
-            if image.mode.startswith("I;16"):
-                image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))  # convert would cut off
+            if image.mode.startswith("I;16") or (image.mode == "I" and opened.format == "PPM"):  # convert would cut off
+                values, clear = np.asarray(image), image.info.get("transparency")
+                if getattr(opened, "tag_v2", {}).get(PHOTOMETRIC) == 0:  # white is 0
+                    values = 65535 - values
+                image = Image.fromarray((values / 257).round().astype(np.uint8))
+                if clear is not None:
+                    image.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
             if image.mode in ("I", "F"):
                 raise DataError(f"{name}: numbers of unknown range (mode {image.mode}); expected 8 or 16 bits in PNG")
             transparent = image.has_transparency_data
@@ -246,8 +256,8 @@ def _classes(folder: Path, entries: Iterable[Path]) -> dict[str, Path]:
     return found
 
 
-def _images(folder: Path) -> tuple[list[Path], int]:
-    """The image files, and how many entries are none."""
+def _images(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The image files, and the entries that are none."""
     entries = _entries(folder)
     files = [path for path in entries if path.suffix.lower() in SUFFIXES]
     if not files:
@@ -255,4 +265,4 @@ def _images(folder: Path) -> tuple[list[Path], int]:
     for path in files:
         if not os.path.isfile(path):  # opening a pipe would wait for ever
             raise DataError(f"{path}: not a regular file; expected an image")
-    return files, len(entries) - len(files)
+    return files, [path for path in entries if path.suffix.lower() not in SUFFIXES]

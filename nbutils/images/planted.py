@@ -24,7 +24,7 @@ from torch import Tensor
 
 from nbutils.datasets import SHAPES
 from nbutils.images.imageset import DataError, ImageSet
-from nbutils.messages import check_choice
+from nbutils.messages import check_choice, check_counts
 from nbutils.settings import Settings, Share, Weight, Whole
 
 VIEWS = ("natural", "no_pattern", "swapped", "independent", "pattern_only")
@@ -133,9 +133,13 @@ class PlantedWorld(Settings):
         return "planted, upside down" if self.texture else "planted"
 
     def draw(self, n: int, seed: int) -> PlantedSet:
-        """n images, every shape as often as n allows, in random order; different seeds give independent sets."""
-        if n < 1:
-            raise DataError(f"n = {n}: expected at least one image")
+        """n images, every shape as often as n allows, in random order; different seeds give independent sets.
+
+        Raises:
+            ValueError: no number of images, or no seed.
+        """
+        check_counts(n=n)
+        check_counts(0, seed=seed)
         generator = torch.Generator().manual_seed(1_000_003 * (seed + 1) + self.seed)
         uniform = torch.rand(n, 8, generator=generator)
         shape = torch.randperm(n, generator=generator) % len(SHAPES)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import html
 import math
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,14 +16,15 @@ import pybtex.database as bibtex
 from pybtex.exceptions import PybtexError
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from nbutils.lab.parameters import Parameters, resolve
-from nbutils.lab.results import Held, Result, address, counting, detectable, published
+from nbutils.lab.parameters import OF_MACHINE, Parameters, resolve
+from nbutils.lab.results import LIMITS, Held, Result, address, counting, detectable, published
 from nbutils.machine import ROOT
-from nbutils.messages import DECIMAL, counted, did_you_mean, first_fault, read_project_file, read_text
+from nbutils.messages import DECIMAL, check_choice, counted, did_you_mean, first_fault, read_project_file, read_text
 
 MARKS = {"held": "✓", "undecided": "?", "not held": "✗", "at the floor": "⌊", "control failed": "⊘",
          "not comparable": "–", "not run": "·", "not tested": "○"}
 LEAST_LEARNED = 0.05  # what the training of an encoder must add to the accuracy of a probe on it
+MOST_EPS = {"L_inf": 1, "L2": math.inf}
 TOLERANCE = 0.03  # a published value is met if no part of our 90 % interval lies further away
 
 
@@ -38,17 +39,28 @@ def _written(pattern: str, words: str) -> BeforeValidator:
 
 
 def _threat(words: str) -> str:
-    """Threat models in the words in which runs record them."""
-    for word in words.split(", ") if words else ():
-        if not re.fullmatch(rf"unbounded|L_inf [1-9][0-9]?/255|(L_inf|L2) {DECIMAL}", word):
-            raise ValueError(f"{word!r}: expected words such as L_inf 8/255, L2 0.5 or unbounded")
+    """Threat models, each once, in the words in which runs record them: `str(ThreatModel(...))`, made without torch."""
+    found = words.split(", ") if words else []
+    for word in found:
+        norm, _, eps = word.partition(" ")
+        decimal = re.fullmatch(DECIMAL, eps) and f"{float(eps):.4g}" == eps and 0 < float(eps) <= MOST_EPS.get(norm, 0)
+        levels = norm in MOST_EPS and re.fullmatch("([1-9]|[12][0-9]|3[0-2])/255", eps)
+        if not (word == "unbounded" or decimal or levels) or found.count(word) > 1:
+            raise ValueError(f"{word!r}: expected words in which a run records its threat, such as L_inf 8/255, L2 0.5 "
+                             "or unbounded, each once")
     return words
+
+
+def _past(day: date) -> date:
+    if day > datetime.now(UTC).date() + timedelta(days=1):  # it may be tomorrow elsewhere
+        raise ValueError(f"{day}: is yet to come; expected a day that has been")
+    return day
 
 
 _decimal = _written(rf"-?(?!0[0-9]){DECIMAL}", "a plain decimal number")
 Number = Annotated[float, _decimal]
 Count = Annotated[int, _decimal]
-Day = Annotated[date, _written("[0-9]{4}(-[0-9]{2}){2}", "a day such as 2026-11-21")]
+Day = Annotated[date, _written("[0-9]{4}(-[0-9]{2}){2}", "a day such as 2026-11-21"), AfterValidator(_past)]
 
 
 class Criterion(BaseModel):
@@ -75,6 +87,11 @@ class Criterion(BaseModel):
         """Between which bounds the claim holds."""
         ((side, bound),) = self.model_dump(exclude_none=True).items()
         return {"above": (bound, math.inf), "below": (-math.inf, bound), "within": (-bound, bound)}[side]
+
+    def decides(self, unit: str) -> bool:
+        """Whether some values of this unit meet it and others do not: 80 for 80 % is none that a share can reach."""
+        (least, most), (low, high) = self.region, LIMITS[unit]
+        return least < high and most > low and (least >= low or most <= high)
 
     def judge(self, result: Result) -> Held:
         """Where the interval of a result stands; without one nothing is decided."""
@@ -103,8 +120,9 @@ def _setting(given: dict[str, Any]) -> dict[str, Any]:
     if given.get("dataset", "planted") == "planted":
         raise ValueError("expected the dataset of the paper among them")
     for name in given:
-        if name not in Parameters.model_fields:
-            raise ValueError(f"parameter {name!r}: no chapter has it{did_you_mean(name, Parameters.model_fields)}")
+        if name not in Parameters.model_fields or name in OF_MACHINE:
+            raise ValueError(f"parameter {name!r}: no chapter has it, or it is the machine's"
+                             f"{did_you_mean(name, Parameters.model_fields.keys() - OF_MACHINE)}")
     parameters = resolve({"profile": "quick", **given}, Parameters.model_fields)
     return {name: getattr(parameters, name) for name in given}
 
@@ -120,11 +138,11 @@ class Claim(BaseModel):
     place: str
     paraphrase: str = Field(min_length=20)
     published: str = ""
-    statistic: str
+    statistic: str = Field(min_length=1)
     measures: str = Field(min_length=10)
     criterion: Criterion
     least_n: Count = Field(ge=1)
-    least_seeds: Count = Field(ge=2)
+    least_seeds: Count = Field(ge=2, le=100)  # the most that a run has
     seen: str
     threat: Annotated[str, AfterValidator(_threat)] = ""
     gates: dict[str, Criterion] = {}
@@ -138,7 +156,14 @@ class Claim(BaseModel):
     history: tuple[Change, ...] = ()
 
     @model_validator(mode="after")
-    def _one_published_value(self) -> Claim:
+    def _whole(self) -> Claim:
+        known = {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
+        check_choice("chapter", self.chapter, sorted(known) or [self.chapter])  # a wheel has none
+        paper_name(self.paper)
+        if self.statistic in self.gates:
+            raise ValueError(f"gates: {self.statistic} is the statistic itself; expected results beside it")
+        for field in (field for change in self.history for field in change.was.keys() - Claim.model_fields.keys()):
+            raise ValueError(f"history: was {field!r}: no claim has it{did_you_mean(field, Claim.model_fields)}")
         if bool(self.published) == bool(self.value):
             raise ValueError("a claim has exactly one of 'published', in words, and 'value', a place in book/published")
         if self.value and not self.setting:
@@ -163,7 +188,7 @@ class Claim(BaseModel):
     def fits(self, parameters: Mapping[str, Any]) -> bool:
         """Whether a run with these parameters was made in the claim's setting: with names equal, and numbers as
         large or larger. A claim without a setting takes any run."""
-        return all(parameters.get(name, 0) >= wanted if isinstance(wanted, int) else parameters.get(name) == wanted
+        return all((parameters.get(name) or 0) >= wanted if isinstance(wanted, int) else parameters.get(name) == wanted
                    for name, wanted in self.setting.items())
 
 
@@ -300,9 +325,9 @@ def judge(claim: Claim, result: Result, parameters: Mapping[str, Any], beside: I
     return Verdict(claim, result, held, _words(claim, held, result, parameters.get("dataset") == "planted"))
 
 
-def _obstacle(claim: Claim, result: Result, parameters: Mapping[str, Any], found: Collection[str],
+def _obstacle(claim: Claim, result: Result, parameters: Mapping[str, Any], found: Mapping[str, Result],
               classes: int | None) -> str | None:
-    """Why this result cannot be held against the claim; None where it can. found: ids of the run's results."""
+    """Why this result cannot be held against the claim; None where it can. found: the run's results by their ids."""
     if not claim.fits(parameters):
         return "measured outside the paper's setting"
     if classes and claim.classes and classes != claim.classes:
@@ -315,8 +340,12 @@ def _obstacle(claim: Claim, result: Result, parameters: Mapping[str, Any], found
         return f"measured under {result.threat}, the claim is about {claim.threat}"
     if math.isnan(result.value):
         return "the result is undefined"
-    absent = [id for id in claim.gates if id not in found]
-    return f"{', '.join(absent)}: not measured" if absent else None
+    if absent := [id for id in claim.gates if id not in found]:
+        return f"{', '.join(absent)}: not measured"
+    for criterion, held in ((claim.criterion, result), *((gate, found[id]) for id, gate in claim.gates.items())):
+        if not criterion.decides(held.unit):
+            return f"{held.id} is of unit {held.unit}, so that all or none meet: {criterion}"
+    return None
 
 
 def _words(claim: Claim, held: Held, result: Result, planted: bool) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from typing import Annotated, Any
 
@@ -29,6 +29,7 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 NEEDS_TRUTH = "# planted world only"  # the first line of a cell that runs on planted images alone
 AT_MOST = (("attack_size", "test_size"), ("costly_size", "attack_size"), ("costly_size", "test_size"),
            ("construct_size", "train_size"), ("match_size", "construct_size"))
+LEAST = {"train_size": 20, "test_size": 10}
 MASKED = {"05_ib_distillation": 0, "06_feature_visualization": 0, "07_correlation_tables": 0, "08_nrf_attack": 0,
           "12_three_definitions": -1}  # chapters that mask channels, and from which of the table's networks on
 
@@ -37,13 +38,16 @@ class ParameterError(ValueError):
     """A parameter that cannot be used; the message is one line."""
 
 
-def _whole(value: Any) -> Any:
-    """papermill passes text that it cannot read as a number; true and false are no numbers here."""
-    if isinstance(value, str) and not re.fullmatch(rf"-?(?!0[0-9]){DECIMAL}(e-?[0-9]{{1,2}})?", value):
-        raise ValueError("expected an integer, or a decimal number where it is a length")
-    if isinstance(value, bool):
-        raise ValueError("expected a number")
-    return value
+def _plain(words: str) -> Callable[[Any], Any]:
+    """Takes numbers, also as text, which papermill passes where it cannot read it as a number; true and false are none.
+    """
+    def check(value: Any) -> Any:
+        text = isinstance(value, str)
+        if isinstance(value, bool) or (text and not re.fullmatch(rf"-?(?!0[0-9]){DECIMAL}(e-?[0-9]{{1,2}})?", value)):
+            raise ValueError(f"expected {words}")
+        return float(value) if text and not value.removeprefix("-").isdigit() else value
+
+    return check
 
 
 def _radius(value: Any) -> float:
@@ -54,7 +58,7 @@ def _radius(value: Any) -> float:
         return number
     from nbutils.robustness.threat import ThreatModel, parse_eps  # here, since it takes torch
 
-    eps = ThreatModel("Linf", parse_eps(value if isinstance(value, str) else _whole(value))).eps
+    eps = ThreatModel("Linf", parse_eps(value if isinstance(value, str) else _plain("a number")(value))).eps
     if eps == 0:
         raise ValueError("expected more than 0, since chapters train and attack with it; such as 8/255")
     return eps
@@ -102,8 +106,8 @@ def _with_adv(names: str) -> str:
     return names
 
 
-Count = Annotated[int, BeforeValidator(_whole)]
-StepSize = Annotated[float, BeforeValidator(_whole), Field(gt=0, le=100, allow_inf_nan=False)]
+Count = Annotated[int, BeforeValidator(_plain("a whole number, such as 3"))]
+StepSize = Annotated[float, BeforeValidator(_plain("a number, such as 0.1")), Field(gt=0, le=100, allow_inf_nan=False)]
 
 
 class Parameters(BaseModel):
@@ -113,8 +117,8 @@ class Parameters(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     profile: str
     dataset: Annotated[str, BeforeValidator(_dataset)]
-    train_size: Count = Field(ge=20, le=1_000_000, description="training images per seed")
-    test_size: Count = Field(ge=10, le=1_000_000, description="test images per seed")
+    train_size: Count = Field(ge=LEAST["train_size"], le=1_000_000, description="training images per seed")
+    test_size: Count = Field(ge=LEAST["test_size"], le=1_000_000, description="test images per seed")
     attack_size: Count = Field(ge=10, le=1_000_000, description="test images under the costlier attacks, per seed")
     seeds: Count = Field(ge=1, le=100, description="independent repetitions")
     first_seed: Count = Field(0, ge=0, le=1_000_000_000, description="the first of them, for seeds nobody has run")
@@ -148,7 +152,8 @@ class Parameters(BaseModel):
 OF_MACHINE = {"device", "precision"}
 OF_SEEDS = {"seeds", "first_seed"}
 IN_PROFILES = Parameters.model_fields.keys() - {"profile", "eps", "first_seed"} - OF_MACHINE
-BLOCK = 10_000  # seeds: a run has some of the first hundred of a block; its students have the others, see `Run.each`
+BLOCK = 10_000  # seeds: a run has some of the first STUDENTS of a block; its students have the others, see `Run.each`
+STUDENTS = 100
 
 
 def profiles() -> list[str]:
@@ -232,11 +237,14 @@ def _fitting(parameters: Parameters, chosen: Collection[str], allowed: Collectio
     cut = set()
     for name, (most, where) in _most(parameters.dataset).items():
         if getattr(parameters, name) > most and name in allowed:
+            if most < (least := LEAST[name]):
+                raise ParameterError(f"dataset = {parameters.dataset!r}: {where} holds {most} images; expected at "
+                                     f"least {least}, which is the least {name}")
             if name in chosen or most < 20:  # too few for any profile
                 raise ParameterError(f"{told(name)}: {where} holds {most} images; expected at most {most}")
             parameters = parameters.model_copy(update={name: most})
             cut.add(name)
-    most = 100 - parameters.seeds
+    most = STUDENTS - parameters.seeds
     if parameters.first_seed % BLOCK > most:
         raise ParameterError(f"{told('first_seed')}, seeds = {parameters.seeds}: expected 0 to {most}, {BLOCK} to "
                              f"{BLOCK + most}, {2 * BLOCK} to {2 * BLOCK + most} and so on; students have the seeds "

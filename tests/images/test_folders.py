@@ -4,6 +4,7 @@ import os
 import shutil
 import socket
 import unicodedata
+import zlib
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -150,12 +151,48 @@ def test_train_and_test_of_different_sizes_are_refused(root: Path) -> None:
 
 def test_sixteen_bits_of_grey_are_scaled(root: Path) -> None:
     ramp = np.linspace(0, 65535, 1024).round().astype(np.uint16).reshape(32, 32)
-    for name in ("new.png", "new.tif"):
-        found = shown(root, Image.fromarray(ramp), name)
+    for name in ("new.png", "new.tif", "new.ppm"):
+        found = shown(root, Image.fromarray(ramp).convert("I") if name == "new.ppm" else Image.fromarray(ramp), name)
         (root / "train" / "cat" / name).unlink()
         assert torch.equal(found[0], found[2])
         assert np.abs(found[0].numpy() - ramp / 257).max() <= 0.5
         assert found.float().mean().item() / 255 == pytest.approx(0.5, abs=1e-3)
+
+
+def test_sixteen_bits_of_colour_are_scaled(root: Path) -> None:
+    (root / "train" / "cat" / "new.ppm").write_bytes(b"P6 32 32 65535\n"
+                                                        + np.array([65535, 32896, 257] * 1024, ">u2").tobytes())
+    assert seen(root)[:, 3, 4].tolist() == [255, 128, 1]
+
+
+def test_sixteen_bits_of_grey_may_count_from_white(root: Path) -> None:
+    found = shown(root, Image.fromarray(np.full((32, 32), 10_000, np.uint16)), "new.tif", tiffinfo={262: 0})
+    assert (found == 216).all()
+
+
+def test_a_transparent_level_of_sixteen_bits_is_grey(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    levels = np.full((32, 32), 40_000, np.uint16)
+    levels[:, :16] = 40_001
+    (root / "train" / "cat" / "new.png").write_bytes(with_transparent_level(levels, 40_000))
+    assert seen(root)[0, 5, [0, 31]].tolist() == [156, 128]
+    assert "1 images have transparent parts" in capfd.readouterr().err
+
+
+def with_transparent_level(levels: np.ndarray, clear: int) -> bytes:
+    """A PNG of 16-bit grey with the chunk tRNS, which Pillow does not write for it."""
+    file = BytesIO()
+    Image.fromarray(levels).save(file, "PNG")
+    data = b"tRNS" + clear.to_bytes(2)
+    chunk = (2).to_bytes(4) + data + zlib.crc32(data).to_bytes(4)
+    return file.getvalue()[:33] + chunk + file.getvalue()[33:]
+
+
+def test_a_picture_of_a_phone_is_the_first_that_its_file_holds(root: Path) -> None:
+    first, preview = Image.new("RGB", (32, 32), (200, 0, 0)), Image.new("RGB", (16, 16), (0, 0, 200))
+    first.save(root / "train" / "cat" / "new.jpg", "MPO", save_all=True, append_images=[preview])
+    red, _, blue = seen(root)[:, 5, 5].tolist()
+    assert red > 190
+    assert blue < 10
 
 
 @pytest.mark.parametrize("mode", ["I", "F"])
@@ -322,7 +359,13 @@ def test_hidden_names_are_passed_over_and_others_counted(root: Path, capfd: pyte
     (root / "test" / "loose.png").write_bytes(b"")
     for _ in range(2):  # said once
         assert load(f"folder:{root}", "train").fingerprint == before.fingerprint
-    assert capfd.readouterr().err.count("3 entries are no images and were left out") == 1
+    assert capfd.readouterr().err.count("3 entries are no images and were left out, such as test/loose.png; ") == 1
+
+
+def test_a_class_that_is_a_link_to_itself_is_named(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (root / "train" / "owl").symlink_to("owl")
+    assert len(load(f"folder:{root}", "train").classes) == 2
+    assert "1 entries are no images and were left out, such as train/owl; " in capfd.readouterr().err
 
 
 def test_a_folder_that_cannot_be_listed_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -398,6 +441,18 @@ def test_images_are_looked_at_once_while_they_stay_as_they_are(root: Path, monke
     picture(11).save(root / "test" / "cat" / "0.png")
     with pytest.raises(DataError, match="1 of 2 test images are in train too"):
         load(f"folder:{root}", "train", 2)
+
+
+def test_a_picture_that_was_replaced_with_its_size_and_time_kept_is_seen(root: Path) -> None:
+    """As rsync, tar and unzip do; a bitmap of one size always has the same number of bytes."""
+    path, new = root / "train" / "cat" / "0.bmp", root / "new.bmp"
+    for place, seed in ((path, 50), (new, 51)):
+        picture(seed).save(place)
+    before, status = load(f"folder:{root}", "train"), path.stat()
+    os.utime(new, ns=(status.st_atime_ns, status.st_mtime_ns))
+    new.replace(path)
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (status.st_size, status.st_mtime_ns)
+    assert load(f"folder:{root}", "train").fingerprint != before.fingerprint
 
 
 def test_a_class_of_one_image_is_a_class(root: Path) -> None:

@@ -1,11 +1,14 @@
 """The form in which images travel: what it takes, how it is cut, and when two sets are the same data."""
 
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from nbutils.images import ImageSet
+from tests.helpers import assert_one_line
 
 
 @pytest.fixture
@@ -53,3 +56,47 @@ def test_fingerprint_tells_data_apart_and_ignores_names_and_memory(images: Image
 def test_pixels_and_labels_do_not_share_a_fingerprint_by_accident() -> None:
     tall, wide = (ImageSet(torch.zeros(1, 3, *size), torch.tensor([0]), ("a",), "s") for size in ((2, 8), (8, 2)))
     assert tall.fingerprint != wide.fingerprint
+
+
+def test_a_fingerprint_answers_for_no_other_images(images: ImageSet) -> None:
+    """Written in place: pixels, labels, and what a set has been cut from."""
+    part = images.take(slice(0, 3))
+    for write in (lambda: images.x.mul_(0.5), lambda: images.y.fill_(0), lambda: part.x.add_(0.25)):
+        before = [images.fingerprint, part.fingerprint]
+        write()
+        for data, old in zip((images, part), before, strict=True):
+            assert data.fingerprint == data.fingerprint != old
+            assert data.fingerprint == replace(data, x=data.x.clone(), y=data.y.clone()).fingerprint
+
+
+def test_images_made_in_inference_mode_have_a_fingerprint(images: ImageSet) -> None:
+    with torch.inference_mode():
+        made = replace(images, x=images.x.clone(), y=images.y.clone())
+    assert made.fingerprint == images.fingerprint
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"classes": None}, "classes None: expected names, each once, such as"),
+    ({"classes": "ab"}, "classes 'ab'"),
+    ({"classes": (0, 1)}, "classes (0, 1)"),
+    ({"classes": ("a", "a")}, "classes ('a', 'a')"),
+    ({"classes": (name for name in "ab")}, "classes <generator"),
+    ({"name": None}, "name = None: expected the words for this set"),
+    ({"augmentation": "flip"}, "augmentation = 'flip': expected one of none, crop, crop+flip; did you mean"),
+    ({"augmentation": None}, "augmentation = None"),
+    ({"x": torch.zeros(5, 3, 0, 0)}, "images torch.float32 (5, 3, 0, 0): expected"),
+    ({"x": torch.zeros(5, 3, 4, 4).to_sparse()}, "images torch.sparse_coo torch.float32 (5, 3, 4, 4)"),
+    ({"x": torch.zeros(5, 3, 4, 4, device="meta")}, "images meta torch.float32"),
+])
+def test_what_is_no_set_of_images_is_said_when_it_is_made(change: dict[str, object], words: str,
+                                                          images: ImageSet) -> None:
+    assert_one_line(lambda: replace(images, **change), [words])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("index", [np.int64(3), -2, True, 2.0, None])
+def test_a_number_of_images_is_a_whole_number(index: Any, images: ImageSet) -> None:
+    assert_one_line(lambda: images.take(index), [f"n = {index!r}: expected a whole number >= 0, as Python's int"])
+
+
+def test_images_with_gradients_have_the_fingerprint_of_their_pixels(images: ImageSet) -> None:
+    assert replace(images, x=images.x.clone().requires_grad_()).fingerprint == images.fingerprint

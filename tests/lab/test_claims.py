@@ -159,6 +159,25 @@ def test_no_verdict_stands_without_its_controls(dm: Result, words: str) -> None:
     assert few.words == "not comparable (2 seeds, the claim asks for 3)"
 
 
+@pytest.mark.parametrize(("criterion", "unit", "decides"), [
+    *[({side: 80}, unit, False) for side in ("above", "below", "within")
+      for unit in ("share", "points", "correlation")],
+    *[({side: 80}, "number", True) for side in ("above", "below", "within")],
+    ({"above": 1}, "share", False), ({"below": 0}, "share", False), ({"above": -0.05}, "share", False),
+    ({"above": 0}, "share", True), ({"below": 1}, "share", True), ({"above": -0.05}, "points", True),
+    ({"within": 0.05}, "points", True), ({"below": -0.2}, "points", True),
+])
+def test_a_bound_that_no_value_or_every_value_meets_decides_nothing(criterion: dict[str, float], unit: str,
+                                                                    decides: bool) -> None:
+    measured = result(0.9, 0.91, 0.92, unit=unit)
+    claim = Claim(**{**ENTRY, "criterion": criterion})  # type: ignore[arg-type]
+    assert (judge(claim, measured, {}).held != "not comparable") is decides
+    gated = Claim(**{**ENTRY, "gates": {"known.CL": criterion}})  # type: ignore[arg-type]
+    found = judge(gated, HIGH, {}, beside(CL=measured))
+    assert (found.held != "not comparable") is decides
+    assert decides or f"known.CL is of unit {unit}, so that all or none meet: the whole" in found.words
+
+
 def test_a_control_that_an_older_run_did_not_measure_takes_the_verdict_away() -> None:
     claim = Claim(**{**ENTRY, "gates": {"known.CL": {"above": 0.05}, "known.DM": {"below": 0.05}}})  # type: ignore[arg-type]
     assert judge(claim, HIGH, PLANTED, beside(CL=HIGH)).words == "not comparable (known.DM: not measured)"
@@ -186,7 +205,8 @@ def test_where_both_lie_at_the_end_of_the_scale_nothing_is_compared(first: Resul
                     judge(claim, LOW, PLANTED, beside(a=second, b=first))):
         assert verdict.words == (f"at the floor (all that is compared is at {end} %)" if end
                                  else "not held in the planted world")
-    gated = Claim(**{**ENTRY, "arms": ["known.a"], "gates": {"known.a": {"above": 2}}})  # type: ignore[arg-type]
+    failing = {"above": 0.9} if first.value < 0.5 else {"below": 0.9}
+    gated = Claim(**{**ENTRY, "arms": ["known.a"], "gates": {"known.a": failing}})  # type: ignore[arg-type]
     assert judge(gated, LOW, {}, beside(a=first)).held == "control failed"  # which says more
 
 
@@ -250,6 +270,7 @@ def test_other_settings_say_nothing_about_the_paper(change: dict[str, object], f
     verdict = judge(claim, between(0.87, 0.89), parameters)
     assert verdict.words == ("reproduced" if fits else "not comparable (measured outside the paper's setting)")
     assert not claim.fits({})
+    assert not claim.fits({**parameters, "train_size": None})
     assert Claim(**ENTRY).fits(parameters)  # type: ignore[arg-type]
 
 
@@ -353,6 +374,18 @@ def test_each_claim_of_the_book(claim: Claim) -> None:
     ("least_n: 100", "least_n: 0500", "least_n: '0500': expected a plain decimal number"),
     ("{above: 0.5}", "{above: 0,8}", "exactly one of 'above', 'below' and 'within', such as {above: 0.8}"),
     ("{above: 0.5}", "{abov: 0.5}", "criterion.abov"),
+    *[("fixed: 2026-11-21", f"threat: {word}\n  fixed: 2026-11-21", "expected words in which a run records its threat")
+      for word in ("L_inf 40/255", "L2 0.50", "L2 .5", "L_inf 5", "L_inf 0", "L_inf 0.031372", "unbounded, unbounded")],
+    ("fixed: 2026-11-21", "fixed: 2999-01-01", "fixed: 2999-01-01: is yet to come"),
+    ("known.tile", '""', "statistic: "),
+    ("ilyas2019", "ilyas2018", "paper 'ilyas2018': not in book/references.bib; did you mean 'ilyas2019'?"),
+    ("01_known_features", "01_known_feature", "chapter = '01_known_feature': expected one of"),
+    ("least_seeds: 3", "least_seeds: 1000", "least_seeds: expected less than or equal to 100"),
+    ("fixed:", "gates: {known.tile: {above: 0}}\n  fixed:", "gates: known.tile is the statistic itself"),
+    ("fixed:", "setting: {dataset: cifar10, device: cuda}\n  fixed:", "parameter 'device': no chapter has it, or"),
+    ("fixed:", "history: [{until: 2026-11-20, reason: it was mistyped, was: {plaec: x}}]\n  fixed:",
+     "history: was 'plaec': no claim has it; did you mean 'place'?"),
+    ("fixed:", "history: [{until: 2999-11-20, reason: it was mistyped, was: {place: x}}]\n  fixed:", "is yet to come"),
 ])
 def test_what_is_written_otherwise_than_it_is_meant_is_refused(tmp_path: Path, old: str, new: str, words: str) -> None:
     path = tmp_path / "claims.yml"

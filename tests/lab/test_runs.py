@@ -170,6 +170,27 @@ def test_no_more_images_than_a_folder_holds(tmp_path: Path) -> None:
     assert resolve(given, {"profile", "dataset", "attack_size"}).train_size == 200  # which this chapter does not use
 
 
+@pytest.mark.parametrize(("train", "test", "where", "held", "least"), [
+    (1, 5, "train", 2, "20, which is the least train_size"), (10, 1, "test", 2, "10, which is the least test_size")])
+def test_a_folder_with_fewer_images_than_any_chapter_takes(train: int, test: int, where: str, held: int, least: str,
+                                                           tmp_path: Path) -> None:
+    given = {"profile": "smoke", "dataset": two_classes(tmp_path, train, test), "train_size": 20}
+    for more in ({}, {f"{where}_size": 20}):
+        helpers.assert_one_line(lambda more=more: resolve(given | more, ALLOWED),  # type: ignore[misc]
+                                [f"{where} holds {held} images; expected at least {least}"])
+
+
+def test_numbers_as_text_are_what_they_are_as_numbers() -> None:
+    assert resolve({"profile": "smoke", "train_size": "1e3"}, ALLOWED).train_size == 1000
+    for found, words in (({"first_seed": "\u0661"}, "expected a whole number, such as 3"),
+                         ({"seeds": "-3"}, "seeds = '-3': expected greater than or equal to 1"),
+                         ({"seeds": "0x10"}, "seeds = '0x10': expected a whole number, such as 3"),
+                         ({"train_size": "20.5"}, "train_size = 20.5: expected a valid integer"),
+                         ({"d_r_step_size": "x"}, "d_r_step_size = 'x': expected a number, such as 0.1")):
+        helpers.assert_one_line(lambda found=found: resolve({"profile": "smoke", **found},  # type: ignore[misc]
+                                                            {"profile", *found}), [words])
+
+
 @pytest.mark.parametrize(("dataset", "train", "test"), [
     ("digits", 1437, 360), ("cifar10", 50_000, 10_000), ("svhn", 73_257, 26_032), ("tiny-imagenet", 100_000, 10_000)])
 def test_no_more_images_than_a_data_set_has(dataset: str, train: int, test: int) -> None:

@@ -39,7 +39,7 @@ def test_settings_reach_the_chapters_that_have_them() -> None:
         (("smoke", "", "steps"), "SET = 'steps': expected name=value"),
         (("smoke", "", "profile=quick"), "SET = 'profile'"),
         (("smoke", "", "steps=many"), "steps = 'many'"),
-        (("smoke", "", "steps=010"), "steps = '010': expected an integer"),
+        (("smoke", "", "steps=010"), "steps = '010': expected a whole number"),
         (("smoke", "", "steps=7 steps=8"), "SET: steps stands twice"),
         (("smoke", "", "steps="), "SET = 'steps=': expected a value"),
         (("smoke", "", "eps=1e999999999"), "eps = '1e999999999': expected a number or a fraction"),
@@ -95,7 +95,7 @@ def book_of(monkeypatch: pytest.MonkeyPatch, folder: Path, old: str, new: str) -
     ('= "8/255"', "= (1", "01_known_features: syntax error in line 9 of its parameters cell: '(' was never closed in"),
     ('= "8/255"', '= "8/0"', "01_known_features: eps = '8/0': expected a number or a fraction"),
     ("seeds: int = None", "seeds: int = [2]", "01_known_features: seeds = [2]: expected a number or text, not a list"),
-    ("seeds: int = None", "seeds: int = True", "01_known_features: seeds = True: expected a number"),
+    ("seeds: int = None", "seeds: int = True", "01_known_features: seeds = True: expected a whole number"),
     ("seeds: int = None", "seedz: int = 2", "01_known_features: its parameters cell sets 'seedz', which is no param"),
     ("seeds: int = None", "seedz: int = 2", "did you mean 'seeds'?"),
 ])

@@ -72,7 +72,7 @@ def test_a_pooled_record_can_be_kept_and_pooled_with_more() -> None:
     more = Pool.of({"both": again, "c": run(5, 0.9)}).record
     assert more.sources == {"a": (0,), "b": (1,), "c": (5,)}
     assert more.by_id["known.tile"].values == (0.7, 0.8, 0.9)
-    with pytest.raises(ValueError, match="^c: seed 1 is in b too; expected each seed once, such as a run with "
+    with pytest.raises(ValueError, match="^c: seed 1 is in both too; expected each seed once, such as a run with "
                                          "first_seed = 3$"):
         Pool.of({"both": again, "c": run(1, 0.9, 0.9)})
 
@@ -201,3 +201,76 @@ def test_an_output_never_takes_the_place_of_what_is_no_pooled_record(edition: No
         assert said.count("\n") == 1
         assert [path.read_text() for path in (mine, notebook)] == before
     assert [main(["pool", str(mine), "-o", str(out)]) for _ in range(2)] == [0, 0]  # an older pooled record goes
+
+
+@pytest.mark.parametrize("shown", ["", "/dev/full"])
+def test_what_is_to_be_kept_is_kept_before_it_is_shown(shown: str, edition: None, tmp_path: Path,
+                                                       capsys: pytest.CaptureFixture[str],
+                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal without the sign for minus, and where nothing can be shown at all."""
+    mine, out = tmp_path / "mine.json", tmp_path / "all.json"
+    mine.write_text(dumps(run(3, -0.9, 0.1)))
+    path = shown or tmp_path / "shown"
+    with open(path, "w", encoding="ascii") as stream, monkeypatch.context() as patch:
+        patch.setattr("sys.stdout", stream)
+        assert main(["pool", str(mine), "-o", str(out)]) == (2 if shown else 0)
+    assert loads(out.read_text(), out).sources
+    assert capsys.readouterr().err == "[Errno 28] No space left on device: 'standard output'\n" * bool(shown)
+    if not shown:
+        assert " [?" in path.read_text()
+
+
+def test_compare_shows_what_a_narrow_terminal_can(edition: None, tmp_path: Path,
+                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.json").write_text(dumps(run(3, -0.9, 0.1)))
+    with (tmp_path / "shown").open("w", encoding="ascii") as stream, monkeypatch.context() as patch:
+        patch.setattr("sys.stdout", stream)
+        assert main(["compare", str(tmp_path / "mine.json"), "--all"]) in (0, 1)
+    assert "?0.4" in (tmp_path / "shown").read_text()
+
+
+@pytest.mark.parametrize(("changes", "words"), [
+    ({"parameters": {"epochs": None}}, "b: epochs = None, a has 12; expected runs that differ in their seeds alone"),
+    ({"classes": 2}, "b: classes = 2, a has 10; expected runs that differ in their seeds alone"),
+    ({"parameters": {"first_seed": 150}}, "b: seed 150 is one of a run's students; expected the first 100 of a block"),
+])
+def test_runs_of_other_images_or_unknown_settings_are_refused(changes: dict[str, Any], words: str) -> None:
+    helpers.assert_one_line(lambda: Pool.of({"a": run(0, 1, classes=10), "b": run(1, 1, **{"classes": 10} | changes)}),
+                            [words])
+
+
+def test_older_records_do_not_say_how_many_classes_they_have() -> None:
+    assert Pool.of({"a": run(0, 1), "b": run(1, 1, classes=10)}).record.classes == 10
+
+
+def test_folders_of_one_name_in_two_places_are_told() -> None:
+    runs = {name: run(seed, 1, parameters={"dataset": f"folder:/{name}/pets"}, chapter="02_adversarial_training")
+            for seed, name in enumerate("ab")}
+    words = "Note: the images are of folders of one name in 2 places, folder:/a/pets and folder:/b/pets; expected the"
+    assert words in Pool.of(runs).text()
+    assert "Note" not in Pool.of({"a": runs["a"], "b": run(1, 1, parameters=runs["a"].parameters | {"first_seed": 1},
+                                                           chapter="02_adversarial_training")}).text()
+
+
+def test_the_file_that_has_a_seed_too_is_named() -> None:
+    part = run(3, 1)
+    both = Pool.of({"b.json": part, "c.json": run(4, 1)}).record
+    with pytest.raises(ValueError, match=r"^b.json: seed 3 is in all.json too"):
+        Pool.of({"all.json": both, "b.json": part})
+    twice = Pool.of({"all.json": both, "b.json": run(7, 1)}).record  # another file of that name
+    assert twice.sources == {"b.json": (3,), "c.json": (4,), "b.json in b.json": (7,)}
+
+
+def test_a_link_still_leads_to_where_the_pool_is_kept(edition: None, tmp_path: Path) -> None:
+    mine, kept, link = (tmp_path / name for name in ("mine.json", "kept.json", "all.json"))
+    mine.write_text(dumps(run(3, 0.9)))
+    link.symlink_to(kept.name)
+    for _ in range(2):
+        assert main(["pool", str(mine), "-o", str(link)]) == 0
+        assert link.is_symlink()
+        assert loads(kept.read_text(), kept).sources
+
+
+def test_a_record_may_begin_with_the_mark_of_windows(edition: None, tmp_path: Path) -> None:
+    (tmp_path / "mine.json").write_text(dumps(run(3, 0.9)), encoding="utf-8-sig")
+    assert main(["pool", str(tmp_path / "mine.json")]) == 0
