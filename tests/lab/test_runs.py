@@ -431,8 +431,8 @@ def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def claim(monkeypatch: pytest.MonkeyPatch) -> Claim:
-    entry = {**yaml.safe_load(helpers.CLAIM)[0], "chapter": "x", "least_n": 10, "least_seeds": 2}
-    made = Claim.model_validate(entry)
+    made = Claim.model_validate({**yaml.safe_load(helpers.CLAIM)[0], "least_n": 10, "least_seeds": 2})
+    made = made.model_copy(update={"chapter": "x"})
     monkeypatch.setattr(claims, "load", lambda: {made.id: made})
     return made
 
@@ -509,7 +509,8 @@ def test_a_claim_without_its_measurement_is_refused(claim: Claim) -> None:
 @pytest.mark.parametrize("needed", [{"gates": {"known.control": {"above": 0}}}, {"arms": ["known.control"]}])
 def test_a_claim_without_its_controls_is_refused(own_build: Path, claim: Claim, monkeypatch: pytest.MonkeyPatch,
                                                  needed: dict[str, object]) -> None:
-    more = claim.model_validate({**claim.model_dump(exclude_none=True, exclude={"setting", "value"}), **needed})
+    plain = claim.model_dump(exclude_none=True, exclude={"setting", "value"}) | {"chapter": "01_known_features"}
+    more = claim.model_validate({**plain, **needed}).model_copy(update={"chapter": "x"})
     monkeypatch.setattr(claims, "load", lambda: {more.id: more})
     run = start("x", notebook())
     number(run, "known.tile", [0.8, 0.9])
