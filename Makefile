@@ -30,8 +30,12 @@ environment: $(env)
 read release: .venv-read/complete
 	@exec .venv-read/bin/python -m book.press $@
 
-book serve sweep: $(env)
+book sweep: $(env)
 	@exec $(python) -m book.press $@
+
+# What rendered the pages can show them.
+serve: $(firstword $(wildcard $(env) .venv-read/complete) $(env))
+	@exec $(dir $<)bin/python -m book.press $@
 
 stage: $(env)
 	@exec $(python) -m book.press stage -- "$$EDITION" $${STAGE:+"$$STAGE"}

@@ -203,10 +203,10 @@ def test_a_sound_file_is_read_and_one_that_cannot_be_is_named(name: str, project
     ("_config.yml", "html:", "title:", "line 3: 'title' stands twice"),
     ("_config.yml", "  home", "\thome", "line 4: while scanning for the next token, found character '\\t'"),
     ("book/profiles/smoke.yml", "seeds: 2", "seeds: 2\nseeds: 3", "'seeds' stands twice"),
-    ("book/profiles/smoke.yml", "seeds: 2", "seeds: 010", "seeds = '010': expected an integer"),  # 8 in YAML 1.1
-    ("book/profiles/smoke.yml", "seeds: 2", "seeds: 1:30", "seeds = '1:30': expected an integer"),  # 90
-    ("book/profiles/smoke.yml", "seeds: 2", "seeds: 1_0", "seeds = '1_0': expected an integer"),  # 10
-    ("book/profiles/smoke.yml", "seeds: 2", "seeds: yes", "seeds = 'yes': expected an integer"),  # True
+    ("book/profiles/smoke.yml", "seeds: 2", "seeds: 010", "seeds = '010': expected a whole number"),  # 8 in YAML 1.1
+    ("book/profiles/smoke.yml", "seeds: 2", "seeds: 1:30", "seeds = '1:30': expected a whole number"),  # 90
+    ("book/profiles/smoke.yml", "seeds: 2", "seeds: 1_0", "seeds = '1_0': expected a whole number"),  # 10
+    ("book/profiles/smoke.yml", "seeds: 2", "seeds: yes", "seeds = 'yes': expected a whole number"),  # True
     ("book/editions/smoke/01_x.json", '"minutes":1.5,', "", "not a record of results (minutes: Field required)"),
     ("book/editions/smoke/01_x.json", "0.25", "0.75", "0.375; expected the mean of its values, 0.625"),
     ("book/editions/planted/01_x.ipynb", "one", "two", "planted/01_x.ipynb: changed by hand since it was recorded"),

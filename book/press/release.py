@@ -64,7 +64,7 @@ summary { list-style: none; break-after: avoid; break-inside: avoid; }
 div[class*=highlight] { break-inside: auto !important; }
 figure img, figure svg { max-height: 200mm; }
 details > * { display: block !important; }
-@page { size: A4; margin: 18mm 16mm; }
+@page { size: A4; margin: 18mm 16mm; @bottom-center { content: counter(page); font-size: 8pt; } }
 </style>"""
 
 
@@ -161,8 +161,9 @@ def print_pdf(rendered: Path, path: Path) -> bool:
 
 
 def for_a_folder(page: str) -> str:
-    """A page that is read from file://, where a browser refuses fonts in advance; the styles bring the same ones."""
-    return re.sub(r'<link rel="preload" as="font"[^>]*>\n?', "", page)
+    """A page that is read from file://, where a browser refuses fonts in advance; the styles bring the same ones. What
+    outwits a browser's memory goes: of some files it depends on whether the page was rendered before."""
+    return re.sub(r'<link rel="preload" as="font"[^>]*>\n?|(?:(?<=\.css)|(?<=\.js))\?v=[0-9a-f]+(?=")', "", page)
 
 
 def for_print(page: str) -> str:
@@ -191,5 +192,6 @@ def for_print(page: str) -> str:
                         r'<a class="headerlink"', page)
     lines = [f'<p style="margin: 2pt 0 0 {"0" if level == "h1" else "2em"}"><a href="#{id}">'
              f'{re.sub("<[^>]+>", "", title)}</a></p>' for id, level, title in titles]
-    contents = f'<div class="contents"><p style="font-size: 2em">{TITLE}</p>{"".join(lines)}</div>'
+    about = f"Version {nbutils.__version__}, commit {present_commit()}. Text and figures: CC BY 4.0. Code: MIT."
+    contents = f'<div class="contents"><p style="font-size: 2em">{TITLE}</p><p>{about}</p>{"".join(lines)}</div>'
     return re.sub(r"(<section[^>]*>\s*<h1>.*?</h1>)", lambda found: found[1] + contents, page, count=1)

@@ -40,6 +40,14 @@ def test_exercises_count_by_chapter_and_so_do_their_solutions() -> None:
     assert re.findall(r"Exercise [\d.]+", page) == ["Exercise 3.1", "Exercise 3.1", "Exercise 3.2", "Exercise 3.2"]
 
 
+def test_where_all_pages_are_one_each_chapter_counts_for_itself() -> None:
+    exercise = '<span class="caption-number">Exercise {} </span>'
+    one = "<p>intro</p>" + "".join(f'<span id="document-{name}"></span>' + exercise.format(number) for name, number in (
+        ("notebooks/01_x", 1), ("notebooks/02_y", 2), ("book/z", 3), ("notebooks/03_w", 4)))
+    found = re.findall(r"Exercise [\d.]+", finished(one, "book/intro"))
+    assert found == ["Exercise 1.1", "Exercise 2.1", "Exercise 3", "Exercise 3.1"]
+
+
 def test_equations_count_by_chapter_in_their_order() -> None:
     given = {"notebooks/12_three_definitions": {"displaymath": {"eq-b": (7,), "eq-a": (8,)}, "figure": {"f": (1,)}},
              "book/notation": {"displaymath": {"eq-c": (9,)}}}

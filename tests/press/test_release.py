@@ -15,7 +15,9 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import nbutils
 from book.press import pdf, release
+from nbutils.lab.history import present_commit
 from nbutils.machine import ROOT
 from nbutils.versions import sha256
 from tests.helpers import WITHOUT_TORCH
@@ -61,6 +63,7 @@ def test_what_is_printed() -> None:
             '<section id="s">\n<span id="x"></span><h2>Part <em>one</em><a class="headerlink" href="#s">#</a></h2>'
             '</section><section id="s"><h2>Two<a class="headerlink" href="#s">#</a></h2></section></section>')
     printed = release.for_print(page)
+    assert f"Version {nbutils.__version__}, commit {present_commit()}." in printed
     assert 'class="address" >5</a>' in printed
     assert '<a href="#s">part</a><a href="https://x.org/#s">x</a>' in printed
     assert "<details open" in printed
@@ -74,6 +77,11 @@ def test_what_is_printed() -> None:
 def test_a_page_in_a_folder_asks_for_no_font_in_advance() -> None:
     kept = '<link rel="stylesheet" href="all.css">'
     assert release.for_a_folder(f'<link rel="preload" as="font" crossorigin href="a.woff2" />\n{kept}') == kept
+
+
+def test_a_page_in_a_folder_is_the_same_however_often_it_was_rendered() -> None:
+    kept = '<link href="a.css" /><script src="b.js"></script><a href="c.html?v=1">c</a>'
+    assert release.for_a_folder(kept.replace('.css"', '.css?v=982b99e0"').replace('.js"', '.js?v=8c"')) == kept
 
 
 def test_no_chromium_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,

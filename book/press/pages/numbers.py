@@ -44,13 +44,19 @@ def equations(app: Sphinx, env: BuildEnvironment) -> Iterable[str]:
 
 def finish(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: nodes.document) -> None:
     """On ``html-page-context``: numbers before captions and of exercises, links to the ledger, and summaries that a
-    screen reader reads."""
+    screen reader reads. Where all pages are one, each begins with a mark that names it."""
     if "body" not in context:
         return
-    context["body"] = context["body"].replace('role="doc-biblioentry"', 'role="listitem"')  # which no longer exists
-    chapter = number_of(pagename)
-    if chapter is None:
-        return
+    body = context["body"].replace('role="doc-biblioentry"', 'role="listitem"')  # which no longer exists
+    pages = re.split('(?=<span id="document-)', body)
+    names = (re.match('<span id="document-([^"]+)"', page) for page in pages)
+    chapters = [number_of(name[1] if name else pagename) for name in names]
+    context["body"] = "".join(page if chapter is None else finished(page, chapter)
+                              for page, chapter in zip(pages, chapters, strict=True))
+
+
+def finished(body: str, chapter: int) -> str:
+    """A chapter's page with its numbers; see `finish`."""
     seen = Counter[str]()
 
     def numbered(found: re.Match[str]) -> str:
@@ -58,14 +64,14 @@ def finish(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any
         seen[kind] += 1
         return f'{found[0]}<span class="number">{kind} {chapter}.{seen[kind]}</span> '
 
-    body = CAPTION.sub(numbered, context["body"]).replace(LABELLED, "<summary>")
+    body = CAPTION.sub(numbered, body).replace(LABELLED, "<summary>")
     body = re.sub(r'<th class="blank[^>]*>&nbsp;</th>', "<td></td>", body)  # pandas' empty corner
     exercises = {old: f"Exercise {chapter}.{new}" for new, old in enumerate(EXERCISE.findall(body), start=1)}
     body = EXERCISE.sub(lambda found: f'<span class="caption-number">{exercises[found[1]]}</span>', body)
     body = re.sub(r'(<p class="admonition-title">Solution to<a [^>]*>) ?Exercise (\d+)',
                   lambda found: f"{found[1]} {exercises[found[2]]}", body)
-    context["body"] = re.sub(r'<span class="claim-id">([\w-]+)</span>',
-                             r'<a class="claim-id" href="../book/ledger.html#claim-\1">\1</a>', body)
+    return re.sub(r'<span class="claim-id">([\w-]+)</span>',
+                  r'<a class="claim-id" href="../book/ledger.html#claim-\1">\1</a>', body)
 
 
 class Drawing(SphinxDirective):
