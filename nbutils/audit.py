@@ -697,7 +697,7 @@ def main(words: Sequence[str] | None = None, show: Callable[[object], None] = pr
     """Audit the network that these words name; returns the exit status."""
     words = sys.argv[1:] if words is None else words
     if {"-h", "--help"} & set(words):
-        show(__doc__)
+        show(__doc__ or "Its help is the text that PYTHONOPTIMIZE=2 leaves out")
         return 0
     try:
         given = settings(words)

@@ -58,10 +58,11 @@ def wilson(k: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson score interval for a share k / n (Wilson 1927).
 
     Raises:
-        ValueError: n below 1, or k outside 0 to n.
+        ValueError: n below 1, k outside 0 to n, or a confidence that is no share below 1.
     """
-    if n < 1 or not 0 <= k <= n:
-        raise ValueError(f"k = {k}, n = {n}: expected 0 <= k <= n and n >= 1")
+    if n < 1 or not 0 <= k <= n or not 0 <= confidence < 1:
+        raise ValueError(f"k = {k}, n = {n}, confidence = {confidence!r}: expected 0 <= k <= n, n >= 1 and a share "
+                         "such as 0.95")
     z, share = NormalDist().inv_cdf(0.5 + confidence / 2), k / n
     middle, half = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2)
     low, high = ((middle + side * half) / (1 + z * z / n) for side in (-1, 1))
@@ -110,10 +111,11 @@ def mcnemar(a: Tensor, b: Tensor) -> float:
         a, b: (N,) bool, right or wrong per image.
 
     Raises:
-        ValueError: different shapes.
+        ValueError: different shapes, or what is not right or wrong.
     """
-    if a.shape != b.shape:
-        raise ValueError(f"{tuple(a.shape)} and {tuple(b.shape)} images: expected the same images")
+    if a.shape != b.shape or {str(a.dtype), str(b.dtype)} != {"torch.bool"}:
+        raise ValueError(f"{a.dtype} {tuple(a.shape)} and {b.dtype} {tuple(b.shape)}: expected the same images, right "
+                         "or wrong as torch.bool")
     from scipy import stats  # here, as below: only who runs a chapter has it
 
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
@@ -132,11 +134,15 @@ def rank_correlation(a: Sequence[float], b: Sequence[float],
             within each group, so that what sets the groups apart adds nothing.
 
     Raises:
-        ValueError: lists of different lengths, or other than 2 to 9 pairs, for which n! orders can be gone through.
+        ValueError: lists of different lengths, or other than 2 to 9 pairs, for which n! orders can be gone through; a
+            value that is no finite number.
     """
     groups = [None] * len(a) if groups is None else groups
     if not len(a) == len(b) == len(groups) or not 2 <= len(a) <= 9:
         raise ValueError(f"{len(a)} and {len(b)} values, groups of {len(groups)}: expected 2 to 9 pairs")
+    for value in (*a, *b):
+        if not isinstance(value, NUMBERS) or not math.isfinite(value):
+            raise ValueError(f"{value!r} has no rank: expected finite numbers")
     from scipy import stats
 
     members = [[i for i, own in enumerate(groups) if own == group] for group in dict.fromkeys(groups)]

@@ -30,7 +30,14 @@ def within(angle: float, freedom: int) -> float:
 
 @cache
 def half_width(confidence: float, freedom: int) -> float:
-    """The t whose interval from -t to t holds this probability, with so many degrees of freedom."""
+    """The t whose interval from -t to t holds this probability, with so many degrees of freedom.
+
+    Raises:
+        ValueError: what is no probability, or no degree of freedom.
+    """
+    if not 0 <= confidence < 1 or freedom < 1:
+        raise ValueError(f"confidence = {confidence!r} with {freedom} degrees of freedom: expected a share between 0 and "
+                         "1, such as 0.95, and at least 1")
     return math.sqrt(freedom) * math.tan(root(lambda angle: within(angle, freedom) - confidence, 0, math.pi / 2))
 
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import datetime
@@ -509,3 +510,18 @@ def test_rounding_and_what_is_undefined_are_no_faults() -> None:
         assert Result.of("a", "w", [value], unit="share")
     assert Result.of("a", "w", [math.inf, 1.0], unit="number").value == math.inf
     assert Result.of("a", "w", [-1.5], unit="points")
+
+
+@pytest.mark.parametrize(("ask", "words"), [
+    (lambda: rank_correlation([1, math.nan, 3], [1, 2, 3]), "nan has no rank"),
+    (lambda: rank_correlation([1, 2, 3], [1, math.inf, 3]), "inf has no rank"),
+    (lambda: rank_correlation(["1", "10", "9"], [1, 2, 3]), "'1' has no rank"),  # type: ignore[list-item]
+    (lambda: mcnemar(torch.tensor([3, 4]), torch.tensor([3, 5])), "right or wrong as torch.bool"),
+    (lambda: wilson(3, 4, 95), "a share such as 0.95"),
+    (lambda: student_t([0.1, 0.2], 95), "confidence = 95"),
+    (lambda: detectable(1), "0 degrees of freedom"),
+])
+def test_what_has_no_statistic_gets_one_line(ask: Callable[[], object], words: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)) as told:
+        ask()
+    assert "\n" not in str(told.value)
