@@ -11,7 +11,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 Kind = TypeVar("Kind")
-MOST = 10**12  # of counts and seeds: what seeds are multiplied with leaves them below the 2**64 of generators
+MOST = 10**15  # of counts and seeds, beyond the 2**48 of a student's world and below the 2**64 of generators
 DECIMAL = r"(?:[0-9]{1,12}(?:\.[0-9]{1,20})?|\.[0-9]{1,20})"  # as people write it, and short enough to compute with
 
 
@@ -116,7 +116,7 @@ def check_counts(least: int = 1, /, **settings: object) -> None:
 
 def whole(least: int) -> str:
     """The words for a count or a seed."""
-    return f"a whole number >= {least}, as Python's int up to 10**12"
+    return f"a whole number >= {least}, as Python's int up to 10**15"
 
 
 def check_kind(setting: str, value: object, kind: Any, expected: str) -> None:

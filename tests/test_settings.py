@@ -81,7 +81,7 @@ def test_one_of_takes_whole_names_only(name: str) -> None:
 
 @pytest.mark.parametrize(("make", "setting"), [
     (lambda: load("planted", "test", 2, seed=2**64), "seed = 18446744073709551616"),
-    (lambda: load("digits", "test", 2, seed=10**12 + 1), "seed = 1000000000001"),
+    (lambda: load("digits", "test", 2, seed=10**15 + 1), "seed = 1000000000000001"),
     (lambda: PlantedWorld(seed=2**70), "seed = 1180591620717411303424"),
     (lambda: PlantedWorld().draw(2, 2**64), "seed = 18446744073709551616"),
     (lambda: PlantedWorld().draw(2, 1.5),  # type: ignore[arg-type]
@@ -93,9 +93,9 @@ def test_one_of_takes_whole_names_only(name: str) -> None:
     (lambda: networks.build("small", 2, seed=2**64), "seed = 18446744073709551616"),
 ])
 def test_counts_and_seeds_have_an_end(make: Callable[[], object], setting: str) -> None:
-    assert_one_line(make, [f"{setting}: expected a whole number >= ", "as Python's int up to 10**12"])
+    assert_one_line(make, [f"{setting}: expected a whole number >= ", "as Python's int up to 10**15"])
 
 
 def test_the_largest_seeds_are_seeds() -> None:
-    drawn = PlantedWorld(seed=10**12).draw(2, 10**12)
-    assert drawn.fingerprint != PlantedWorld(seed=10**12).draw(2, 10**12 - 1).fingerprint
+    drawn = PlantedWorld(seed=10**15).draw(2, 10**15)
+    assert drawn.fingerprint != PlantedWorld(seed=10**15).draw(2, 10**15 - 1).fingerprint

@@ -140,7 +140,7 @@ class PlantedWorld(Settings):
         """
         check_counts(n=n)
         check_counts(0, seed=seed)
-        generator = torch.Generator().manual_seed(1_000_003 * (seed + 1) + self.seed)
+        generator = torch.Generator().manual_seed((1_000_003 * (seed + 1) + self.seed) % 2**63)
         uniform = torch.rand(n, 8, generator=generator)
         shape = torch.randperm(n, generator=generator) % len(SHAPES)
         if self.texture:

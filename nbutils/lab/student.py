@@ -36,7 +36,7 @@ def half_width(confidence: float, freedom: int) -> float:
         ValueError: what is no probability, or no degree of freedom.
     """
     if not 0 <= confidence < 1 or freedom < 1:
-        raise ValueError(f"confidence = {confidence!r} with {freedom} degrees of freedom: expected a share between 0 and "
+        raise ValueError(f"confidence = {confidence!r} with {freedom} degrees of freedom: expected a share from 0 to "
                          "1, such as 0.95, and at least 1")
     return math.sqrt(freedom) * math.tan(root(lambda angle: within(angle, freedom) - confidence, 0, math.pi / 2))
 
