@@ -102,6 +102,8 @@ def plain(text: str, folder: Path, say: Callable[[str, str], str], equations: Ma
             return "**Solution**"
         if name.endswith("-end") or name in ("picture", "verdicts"):  # which the run itself shows
             return ""
+        if name == "drawing":  # it takes the colours of a page
+            title, inner = "A drawing on the book's page", f"{options['alt']}\n\n{inner}"
         if name == "solution":
             return f"<details><summary>Solution</summary>\n\n{made(inner).strip()}\n\n</details>"
         head = f"Exercise. {title}" if name == "exercise" else spoken(title) or name.capitalize()

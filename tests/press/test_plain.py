@@ -37,6 +37,8 @@ def made(text: str) -> str:
         ("```{solution} ex\n:class: dropdown\n\nSo.\n```", "<details><summary>Solution</summary>\n\nSo.\n\n</details>"),
         ("````{admonition} Out\nA.\n```{admonition} In\n:class: reveal\n{eq}`eq-a`\n```\n````",
          "> **Out**\n> \n> A.\n> \n> > **In**\n> > \n> > (2.3)"),
+        ("```{drawing} a.svg\n:alt: A box.\nBy {eq}`eq-a`.\n```",
+         "> **A drawing on the book's page**\n> \n> A box.\n> \n> By (2.3)."),
         ("```python\nx\n```", "```python\nx\n```"),
         ("`{result}` alone", "`{result}` alone"),
     ],
