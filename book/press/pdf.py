@@ -41,3 +41,11 @@ def print_page(page: Path, path: Path) -> None:
         raise ValueError(f"{path.name} was not printed: {(done.stderr.strip().splitlines() or ['no word why'])[-1]}")
     dated = re.sub(rb"(/(?:CreationDate|ModDate) \(D:)\d{14}", rb"\g<1>19800101000000", path.read_bytes())
     path.write_bytes(dated)
+
+
+def places(path: Path) -> dict[str, int]:
+    """The page, from one on, of each place in a printed PDF that a link leads to."""
+    data = path.read_bytes()
+    pages = [int(number) for number in re.findall(rb"(\d+) 0 obj\n<</Type /Page\n", data)]
+    found = re.findall(rb"(?:/|<<)([^\s/<]+) \[(\d+) 0 R /XYZ", data)
+    return {name.decode(): pages.index(int(page)) + 1 for name, page in found}
