@@ -71,14 +71,16 @@ body, html { background: white !important; font-size: 9pt !important; }
 h1 { font-size: 22pt !important; } h2 { font-size: 17pt !important; } h3 { font-size: 13pt !important; }
 h4 { font-size: 11pt !important; } h5, h6 { font-size: 9.5pt !important; }
 a:not([href]), abbr[title] { color: inherit !important; text-decoration: none !important; }
-.contents p { display: flex; justify-content: space-between; margin: 2pt 0 0; } .contents .of-h2 { margin-left: 2em; }
+.contents p { display: flex; justify-content: space-between; margin: 1pt 0 0; line-height: 1.4; }
+.contents .of-h2 { margin-left: 2em; }
 .contents, section.part, span[id^="document-"] + section { break-before: page; }
 .contents, section.part + span + section, span[id^="document-book/api/"] + section { break-before: auto; }
 .contents { break-after: page; }
 .bd-article :is(.cell, .admonition, .highlight, div[class*=highlight], details, pre) { break-inside: auto !important;
   box-decoration-break: clone; }
-p, li, pre, dd { orphans: 3; widows: 3; } pre { white-space: pre-wrap; }
-figure, .verdict, .run-card, .table-notes, tr, div.math, mjx-container[display] { break-inside: avoid; }
+p, li, pre, dd { orphans: 3; widows: 3; } pre { white-space: pre-wrap; padding-block: 2pt !important; }
+.bd-article table:is(.run-card, :not(:has(tr:nth-child(10)))), figure, .verdict, .table-notes, tr,
+div.math, mjx-container[display] { break-inside: avoid; }
 h1, h2, h3, h4, h5, h6, dt, summary, caption, .admonition-title, p:has(> strong:only-child) { break-after: avoid; }
 dd > :first-child, .table-notes, tbody tr:is(:first-child, :last-child) { break-before: avoid; }
 summary { list-style: none; break-inside: avoid; }
@@ -87,7 +89,8 @@ details > * { display: block !important; }
 th, td { padding: 1pt 4pt !important; overflow-wrap: break-word; }
 td code .pre { overflow-wrap: break-word !important; }
 .claim :is(dl, dt, dd) { display: inline; padding: 0; font-size: 7.5pt; }
-.claim dl { display: block; padding: 0 0 4pt 6pt; } .claim dt::after { content: ":"; }
+.claim dl { display: block; padding: 0 0 4pt 6pt; } .claim dt::after { content: ": "; }
+.claim dd::after { content: " "; }
 .claim .state::before { display: none !important; }
 @page { size: A4; margin: 18mm 16mm; @bottom-center { content: counter(page); font-size: 8pt; } }
 </style>"""

@@ -87,6 +87,12 @@ def test_the_print_has_the_parts_of_the_book_and_the_ledgers_headings_below_its_
     assert '<h3>1. One</h3><div class="claims-group"><h4>Ours</h4>' in printed
 
 
+def test_a_pdf_is_the_same_however_its_nodes_were_counted() -> None:
+    said = "/ID (node0000142{}) /K (node0000142{}) /CreationDate (D:2026120102{}00+00'00')"
+    first, second = (pdf.settled(said.format(*values).encode()) for values in (("5", "7", "01"), ("6", "9", "59")))
+    assert first == second == b"/ID (node00000000) /K (node00000001) /CreationDate (D:19800101000000+00'00')"
+
+
 def test_the_place_of_a_target_is_read_off_a_pdf(tmp_path: Path) -> None:
     (tmp_path / "a.pdf").write_bytes(
         b"2 0 obj\n<</Type /Page\n>>\n9 0 obj\n<</Type /Page\n>>\n10 0 obj\n<</Type /Pages\n>>\n"
