@@ -3,6 +3,7 @@
 document.addEventListener("DOMContentLoaded", () => {
   const form = document.querySelector(".claims-filter");
   if (!form) return;
+  delete document.body.dataset.bsSpy; // which takes every link for one to a heading, and trips over names of results
   const rows = [...document.querySelectorAll("details.claim")];
   const selects = [...form.querySelectorAll("select")];
   const asked = new URLSearchParams(location.search);

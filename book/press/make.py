@@ -19,10 +19,12 @@ from typing import Any
 
 from pydantic import BaseModel
 
+import nbutils
 from book.press import chapters, editions, sweep
 from book.press.environment import take
 from book.press.files import alone
 from nbutils.lab import claims, results
+from nbutils.lab.history import present_commit
 from nbutils.machine import ROOT, build_dir
 from nbutils.messages import did_you_mean, read_project_file, read_text
 
@@ -196,7 +198,8 @@ def render(strict: bool = False, builder: str = "html") -> int:
     from sphinx.util.console import nocolor
     from sphinx.util.docutils import docutils_namespace, patch_docutils
 
-    given = {"nitpicky": strict, "latex_individualpages": False}
+    about = f"2026, version {nbutils.__version__}, commit {present_commit()}; text: CC BY 4.0, code: MIT"
+    given = {"nitpicky": strict, "latex_individualpages": False, "copyright": about}
     config, _ = get_final_config(user_yaml=ROOT / "_config.yml", cli_config=given, sourcedir=ROOT)
     folder = build_dir() / "_build"
     doctrees = folder / f".doctrees{builder.removeprefix('html')}"

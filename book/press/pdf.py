@@ -39,5 +39,20 @@ def print_page(page: Path, path: Path) -> None:
         done = subprocess.run(words, capture_output=True, text=True)
     if done.returncode or not path.is_file():
         raise ValueError(f"{path.name} was not printed: {(done.stderr.strip().splitlines() or ['no word why'])[-1]}")
-    dated = re.sub(rb"(/(?:CreationDate|ModDate) \(D:)\d{14}", rb"\g<1>19800101000000", path.read_bytes())
-    path.write_bytes(dated)
+    path.write_bytes(settled(path.read_bytes()))
+
+
+def settled(data: bytes) -> bytes:
+    """A PDF without what differs between two printings: its dates, and gaps in the numbers of its nodes."""
+    data = re.sub(rb"(/(?:CreationDate|ModDate) \(D:)\d{14}", rb"\g<1>19800101000000", data)
+    names = sorted(set(re.findall(rb"\(node\d{8}\)", data)))
+    ranks = {name: b"(node%08d)" % rank for rank, name in enumerate(names)}
+    return re.sub(rb"\(node\d{8}\)", lambda found: ranks[found[0]], data)
+
+
+def places(path: Path) -> dict[str, int]:
+    """The page, from one on, of each place in a printed PDF that a link leads to."""
+    data = path.read_bytes()
+    pages = [int(number) for number in re.findall(rb"(\d+) 0 obj\n<</Type /Page\n", data)]
+    found = re.findall(rb"(?:/|<<)([^\s/<]+) \[(\d+) 0 R /XYZ", data)
+    return {name.decode(): pages.index(int(page)) + 1 for name, page in found}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import textwrap
+from base64 import b64encode
 from collections.abc import Callable, Mapping
 from itertools import count
 from pathlib import Path
@@ -102,14 +103,24 @@ def plain(text: str, folder: Path, say: Callable[[str, str], str], equations: Ma
             return "**Solution**"
         if name.endswith("-end") or name in ("picture", "verdicts"):  # which the run itself shows
             return ""
-        if name == "drawing":  # it takes the colours of a page
-            title, inner = "A drawing on the book's page", f"{options['alt']}\n\n{inner}"
+        if name == "drawing":
+            address = picture(folder.parent / "book" / "_static" / title)
+            return f"![{options['alt']}]({address})\n\n{made(inner).strip()}"
         if name == "solution":
             return f"<details><summary>Solution</summary>\n\n{made(inner).strip()}\n\n</details>"
         head = f"Exercise. {title}" if name == "exercise" else spoken(title) or name.capitalize()
         return textwrap.indent(f"**{head}**\n\n{made(inner).strip()}", "> ", lambda line: True)
 
     return re.sub(r"\n{3,}", "\n\n", made(text)).strip()
+
+
+def picture(path: Path) -> str:
+    """A drawing of the book as the address of an image, with the colours of the light page."""
+    style = read_text(path.with_name("book.css"))
+    parts = re.findall(r"^:root \{\n  --draw.*?^\}|^\.drawing \.\w+ \{.*?^\}", style, re.MULTILINE | re.DOTALL)
+    drawn = read_text(path).replace("<svg ", '<svg class="drawing" width="480" style="background: #fff" ', 1)
+    drawn = drawn.replace(">", f"><style>{''.join(parts)}</style>", 1)
+    return f"data:image/svg+xml;base64,{b64encode(drawn.encode()).decode()}"
 
 
 def code(path: Path, name: str) -> str:

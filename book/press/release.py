@@ -22,7 +22,9 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import nbutils
 from book.press import editions, make, pdf, sheets, weights
@@ -32,15 +34,20 @@ from book.press.files import packed
 from book.press.plain import TITLE
 from nbutils.lab.history import present_commit
 from nbutils.machine import ROOT, build_dir, stores
+from nbutils.messages import read_text
 from nbutils.versions import sha256
 
 NAME = "robust-and-non-robust-features"
 FIRST = "book/intro"  # the page that holds all others, in a single one
+PART = re.compile(r"""- caption: ["']?(.*?)["']?\n    chapters:\n      - file: (\S+)""")  # of _toc.yml
 BESIDE = ("LICENSE", "LICENSE-text.md", "CITATION.cff", "CHANGELOG.md")
 README = f"""{TITLE}
 
 Open html/index.html in a browser: it needs no network and no server. book.pdf, if it is here, holds the same text, and
-assignments/ what students can be asked.
+assignments/ what students can be asked. records/ has what every recorded run found, number by number.
+
+Text and figures: CC BY 4.0 (LICENSE-text.md). Code: MIT (LICENSE). How to cite: CITATION.cff, with the commit that
+MANIFEST.json names.
 
 To run a chapter, with Python {PYTHONS}:
 
@@ -54,16 +61,37 @@ MANIFEST.json has the SHA-256 of every file.
 """
 PRINT = """<style>
 nav, header, footer, .sidebar, .bd-sidebar-primary, .bd-sidebar-secondary, .bd-header-article, .prev-next-footer,
-#pst-skip-link, #pst-back-to-top, #jb-print-docs-body, .search-button__wrapper, .headerlink, .copybtn,
-details:is(.hide, .part) > summary { display: none !important; }
+#pst-skip-link, #pst-back-to-top, #jb-print-docs-body, .search-button__wrapper, .headerlink, .copybtn, .claims-filter,
+details:is(.hide, .part) > summary, .claim pre, .claim a:not([href]) { display: none !important; }
 body, html { background: white !important; font-size: 9pt !important; }
 .bd-page-width, .bd-article-container, .bd-main, .bd-content { max-width: none !important; display: block !important;
   overflow: visible !important; padding: 0 !important; }
-summary { list-style: none; break-after: avoid; break-inside: avoid; }
-.contents { break-after: page; } figure, .verdict { break-inside: avoid; } pre { white-space: pre-wrap; }
-div[class*=highlight] { break-inside: auto !important; }
-figure img, figure svg { max-height: 200mm; }
+.bd-article h1:first-of-type { display: block !important; }
+.bd-article :is(h1, h2, h3, h4, h5, h6) { margin: 1.2em 0 .5em !important; line-height: 1.2 !important; }
+h1 { font-size: 22pt !important; } h2 { font-size: 17pt !important; } h3 { font-size: 13pt !important; }
+h4 { font-size: 11pt !important; } h5, h6 { font-size: 9.5pt !important; }
+a:not([href]), abbr[title] { color: inherit !important; text-decoration: none !important; }
+.contents p { display: flex; justify-content: space-between; margin: 1pt 0 0; line-height: 1.4; }
+.contents .of-h2 { margin-left: 2em; }
+.contents, section.part, span[id^="document-"] + section { break-before: page; }
+.contents, section.part + span + section, span[id^="document-book/api/"] + section { break-before: auto; }
+.contents { break-after: page; }
+.bd-article :is(.cell, .admonition, .highlight, div[class*=highlight], details, pre) { break-inside: auto !important;
+  box-decoration-break: clone; }
+p, li, pre, dd { orphans: 3; widows: 3; } pre { white-space: pre-wrap; padding-block: 2pt !important; }
+.bd-article table:is(.run-card, :not(:has(tr:nth-child(10)))), figure, .verdict, .table-notes, tr,
+div.math, mjx-container[display] { break-inside: avoid; }
+h1, h2, h3, h4, h5, h6, dt, summary, caption, .admonition-title, p:has(> strong:only-child) { break-after: avoid; }
+dd > :first-child, .table-notes, tbody tr:is(:first-child, :last-child) { break-before: avoid; }
+summary { list-style: none; break-inside: avoid; }
 details > * { display: block !important; }
+.bd-article figure :is(img, svg) { max-height: 150mm !important; }
+th, td { padding: 1pt 4pt !important; overflow-wrap: break-word; }
+td code .pre { overflow-wrap: break-word !important; }
+.claim :is(dl, dt, dd) { display: inline; padding: 0; font-size: 7.5pt; }
+.claim dl { display: block; padding: 0 0 4pt 6pt; } .claim dt::after { content: ": "; }
+.claim dd::after { content: " "; }
+.claim .state::before { display: none !important; }
 @page { size: A4; margin: 18mm 16mm; @bottom-center { content: counter(page); font-size: 8pt; } }
 </style>"""
 
@@ -80,15 +108,18 @@ def release() -> int:
         shutil.rmtree(beside, ignore_errors=True)
         weights.gather(beside, {chapter.name: editions.find(edition, chapter.name) for chapter in every("")
                                 if (edition := editions.of_the_book(chapter.name))}, places)
+        rendered = pages / "_build"
+        shutil.rmtree(rendered, ignore_errors=True)  # what an earlier commit left there would be packed
+        print("Rendering the pages, a minute or two ...", flush=True)
         if make.render():
             return 1
-        rendered = pages / "_build"
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(rendered / "html", folder / "html", ignore=shutil.ignore_patterns(".buildinfo*"))
         for page in (folder / "html").rglob("*.html"):
             page.write_text(for_a_folder(page.read_text(encoding="utf-8")), encoding="utf-8")
         if not print_pdf(rendered, folder / "book.pdf"):
             return 1
+        print("Printing the assignments, and packing ...", flush=True)
         sheets.make(folder / "assignments")
         shutil.copytree(folder / "html" / "notebooks", folder / "notebooks", ignore=shutil.ignore_patterns("*.html"))
         for record in sorted(editions.EDITIONS.glob("*/*.json")):
@@ -154,23 +185,32 @@ def print_pdf(rendered: Path, path: Path) -> bool:
         return True
     if make.render(builder="singlehtml"):
         return False
+    print("Printing them, twice, since only then the pages in the contents are known ...", flush=True)
     single, page = rendered / "singlehtml" / f"{FIRST}.html", rendered / "singlehtml" / "print.html"
-    page.write_text(for_print(single.read_text(encoding="utf-8")), encoding="utf-8")  # from here its styles are found
-    pdf.print_page(page, path)
+    pages = dict[str, int]()
+    for _ in range(2):
+        page.write_text(for_print(read_text(single), pages), encoding="utf-8")  # from here its styles are found
+        pdf.print_page(page, path)
+        pages = pdf.places(path)
     return True
 
 
 def for_a_folder(page: str) -> str:
-    """A page that is read from file://, where a browser refuses fonts in advance; the styles bring the same ones. What
-    outwits a browser's memory goes: of some files it depends on whether the page was rendered before."""
-    return re.sub(r'<link rel="preload" as="font"[^>]*>\n?|(?:(?<=\.css)|(?<=\.js))\?v=[0-9a-f]+(?=")', "", page)
+    """A page that is read from file://, where a browser refuses fonts in advance; the styles bring the same ones."""
+    return re.sub(r'<link rel="preload" as="font"[^>]*>\n?', "", page)
 
 
-def for_print(page: str) -> str:
-    """One page of HTML as it is printed: contents in front, nothing folded, no link that leads to another file, and no
-    script but that of the formulas, since those of the theme keep a third of each sheet free."""
+def for_print(page: str, pages: Mapping[str, int] = MappingProxyType({})) -> str:
+    """One page of HTML as it is printed: contents in front, parts as in the table of contents, nothing folded, no link
+    that leads to another file, and no script but that of the formulas, since those of the theme keep a third of each
+    sheet free. pages: section -> its page, where that is known."""
     page = re.sub("(?s)<script.*?</script>", lambda found: found[0] * ("mathjax" in found[0].lower()), page)
     page = page.replace("<html", '<html data-theme="light"', 1)  # which is one script's task; colours hang on it
+    page = re.sub(r'(class="claims(?:-group)?"><h)(\d)(>.*?</h)\d',  # one deeper, as those of a document among others
+                  lambda found: f"{found[1]}{int(found[2]) + 1}{found[3]}{int(found[2]) + 1}", page)
+    for number, (part, first) in enumerate(PART.findall(read_text(ROOT / "_toc.yml")), start=1):
+        heading = f'<section id="part-{number}" class="part"><h1>{part}</h1></section>'
+        page = page.replace(mark := f'<span id="document-{first}">', heading + mark)
     seen = Counter[str]()
 
     def unique(found: re.Match[str]) -> str:  # chapters have sections of the same name
@@ -188,10 +228,11 @@ def for_print(page: str) -> str:
 
     page = re.sub(r'(<a [^>]*?)href="([^"]*)"', link, page)
     page = page.replace("<details", "<details open").replace("</head>", f"{PRINT}</head>", 1)
-    titles = re.findall(r'<section[^>]* id="([^"]+)">\s*(?:<span[^>]*></span>)*<(h[12])>(.*?)'
-                        r'<a class="headerlink"', page)
-    lines = [f'<p style="margin: 2pt 0 0 {"0" if level == "h1" else "2em"}"><a href="#{id}">'
-             f'{re.sub("<[^>]+>", "", title)}</a></p>' for id, level, title in titles]
-    about = f"Version {nbutils.__version__}, commit {present_commit()}. Text and figures: CC BY 4.0. Code: MIT."
+    titles = re.findall(r'<section[^>]* id="([^"]+)"[^>]*>\s*(?:<span[^>]*></span>)*<(h[12])>(.*?)'
+                        r'(?:<a class="headerlink"|</h1>)', page)
+    lines = [f'<p class="of-{level}"><a href="#{id}">{re.sub("<[^>]+>", "", title)}</a> {pages.get(id, "")}</p>'
+             for id, level, title in titles]
+    about = (f"Version {nbutils.__version__}, commit {present_commit()}. Text and figures: CC BY 4.0. Code: MIT. Cite "
+             "it by its title, version and commit, and the three papers for their results.")
     contents = f'<div class="contents"><p style="font-size: 2em">{TITLE}</p><p>{about}</p>{"".join(lines)}</div>'
-    return re.sub(r"(<section[^>]*>\s*<h1>.*?</h1>)", lambda found: found[1] + contents, page, count=1)
+    return re.sub("<section", lambda found: contents + found[0], page, count=1)

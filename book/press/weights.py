@@ -50,7 +50,8 @@ def gather(folder: Path, records: Mapping[str, Record], stores: Sequence[Path]) 
     paths = [path for store in reversed(stores) for path in (store / "model").glob("model-*") if path.is_dir()]
     found = {path.name: path for path in paths}
     if not found:
-        print("Networks are left out: the store holds none; NBUTILS_WEIGHTS may name that of another build folder")
+        print("The trained networks are left out; pages and notebooks need none. They are only where the chapters were "
+              "run: NBUTILS_WEIGHTS may name the store of that build folder")
         return
 
     def size(wanted: set[str]) -> int:

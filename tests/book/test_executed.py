@@ -99,6 +99,15 @@ def test_new_text_is_shown_without_a_new_run(build: Callable, tmp_path: Path) ->
     assert "Old end." not in page
 
 
+def test_marks_for_who_makes_assignments_are_not_shown(build: Callable, tmp_path: Path) -> None:
+    code = "### BEGIN SOLUTION\nanswer = 42\n### END SOLUTION"
+    nbformat.write(notebook(code=code), tmp_path / "book" / "01_x.ipynb")
+    status, messages, page = build(notebook(nbformat.v4.new_output("stream", text="forty-two"), code=code))
+    assert (status, messages) == (0, "")
+    assert "answer" in page
+    assert "SOLUTION" not in page
+
+
 def test_the_record_in_a_run_card_is_not_shown(build: Callable) -> None:
     card = nbformat.v4.new_output("display_data", data={MIME: "the record", "text/html": "<p>the card</p>"})
     status, messages, page = build(notebook(card))

@@ -76,6 +76,8 @@ def test_claims_that_nobody_has_run_stand_in_the_ledger(build: Path) -> None:
     assert all(entry.in_time is None and entry.row["verdict"] == entry.state for entry in found)
     assert page(found).count(">not yet<") == len(claims.load())
     assert "table_networks=vgg16 train_size=73257 table_epochs=60 train_steps=10." in page(found)
+    said = re.sub("(?s)<pre>.*?</pre>", "", page(found))
+    assert not re.findall(r".{9}(?:\{&#39;|\{\}|\*\w|,;|: None\b|\.\.(?=[ <]))", said)  # words, no values of a program
     assert "#claim-" not in page(found)  # no chapter shows a verdict: no link that leads nowhere
     assert "records/" not in page(found)
     assert {entry.claim.paper for entry in found if entry.state == "not tested"} >= {"ilyas2019", "kim2021"}

@@ -1,8 +1,10 @@
 """Reader's notebooks hold what the page says, in Markdown that Jupyter shows."""
 
 import re
+from base64 import b64decode
 from pathlib import Path
 from types import SimpleNamespace
+from xml.etree import ElementTree
 
 import pytest
 
@@ -37,14 +39,24 @@ def made(text: str) -> str:
         ("```{solution} ex\n:class: dropdown\n\nSo.\n```", "<details><summary>Solution</summary>\n\nSo.\n\n</details>"),
         ("````{admonition} Out\nA.\n```{admonition} In\n:class: reveal\n{eq}`eq-a`\n```\n````",
          "> **Out**\n> \n> A.\n> \n> > **In**\n> > \n> > (2.3)"),
-        ("```{drawing} a.svg\n:alt: A box.\nBy {eq}`eq-a`.\n```",
-         "> **A drawing on the book's page**\n> \n> A box.\n> \n> By (2.3)."),
         ("```python\nx\n```", "```python\nx\n```"),
         ("`{result}` alone", "`{result}` alone"),
     ],
 )
 def test_what_becomes_of_markup(myst: str, expected: str) -> None:
     assert made(myst) == expected
+
+
+def test_a_drawing_is_in_the_notebook_with_its_colours() -> None:
+    head, caption = made("```{drawing} three.svg\n:alt: A box.\nBy {eq}`eq-a`.\n```").split("\n\n")
+    address = head.removeprefix("![A box.](data:image/svg+xml;base64,").removesuffix(")")
+    drawn = b64decode(address, validate=True).decode()
+    assert caption == "By (2.3)."
+    assert len(head) < 10_000
+    assert ElementTree.fromstring(drawn).get("class") == "drawing"
+    named = set(re.findall(r"var\((--[\w-]+)\)", drawn))
+    assert named
+    assert all(f"{name}: #" in drawn for name in named)
 
 
 def test_a_box_without_an_end_is_told() -> None:

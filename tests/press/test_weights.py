@@ -100,7 +100,7 @@ def test_what_is_left_out_is_said(made: tuple[Record, Path], tmp_path: Path, mon
     said = capsys.readouterr().out.splitlines()
     assert [line.rpartition(": ")[2] for line in said[:2]] == ["more than 0 MB with those of the others",
                                                               "1 are not in the store"]
-    assert said[2].startswith("Networks are left out: the store holds none")
+    assert said[2].startswith("The trained networks are left out; pages and notebooks need none")
     assert not any((tmp_path / name).exists() for name in ("large", "absent", "none"))
 
 

@@ -48,6 +48,7 @@ JUDGED = re.compile(r'<div class="verdict [^"]*" id="claim-([a-z0-9-]+)"><p><str
 SHOWS = re.compile(r"run\.(?:table|judge)\(|lab\.figures\.")  # code that shows what it finds
 # Until alternative texts were made of what is drawn, they were typed, and told what the pictures of another run showed.
 OF_ANOTHER_RUN = re.compile(r' In the default run [^"]*(?=")')
+MARKS_OF_SOLUTIONS = re.compile(r"^### (?:BEGIN|END) SOLUTION(?:\n|\Z)", re.MULTILINE)  # for who makes assignments
 NOT_RECORDED = "Not yet recorded"
 NEWER = ":::{container} shown-controls\nWhat would stand here is newer than this run, so no result is shown.\n:::"
 
@@ -79,6 +80,7 @@ def show_twin(app: Sphinx, docname: str, source: list[str]) -> None:
             box = f":::{{admonition}} A recorded run\n:class: note\n{banner(chapter, stamp)}\n:::"
             twin.cells.append(nbformat.v4.new_markdown_cell(box))
         for number, cell in enumerate(code_cells(twin), start=1):
+            cell.source = MARKS_OF_SOLUTIONS.sub("", cell.source)
             for data in (output.data for output in cell.outputs if "data" in output):
                 data.pop(MIME, None)  # the run's record, which no page shows
                 if "text/html" in data:
