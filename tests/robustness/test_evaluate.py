@@ -181,6 +181,49 @@ def test_an_attack_that_breaks_its_promise_is_refused(attack: Returns, message: 
         evaluate(network_pair[0], grey, attack)
 
 
+class Writes:
+    """An attack, or a reader of answers, that works in place on all that it is given."""
+
+    threat = ThreatModel("Linf", 0.01)
+
+    def __call__(self, model: nn.Module, x: torch.Tensor, y: torch.Tensor | None = None,
+                 generator: torch.Generator | None = None) -> torch.Tensor:
+        x.add_(0.5).clamp_(0, 1)
+        return x if y is None else x + 0 * y.zero_()[:, None, None, None]
+
+
+def test_an_attack_and_a_reader_that_work_in_place_leave_the_images(network_pair: Pair,
+                                                                    planted_test: PlantedSet) -> None:
+    images = planted_test.take(8)
+    x, y = images.x.clone(), images.y.clone()
+    with pytest.raises(ValueError, match="moved an image by 0.5: expected at most 0.01"):
+        evaluate(network_pair[0], images, Writes())
+    evaluate(network_pair[0], images, read=lambda model, x: Writes()(model, x).flatten(1).argmax(1))
+    assert torch.equal(images.x, x)
+    assert torch.equal(images.y, y)
+
+
+def test_outcomes_of_trained_networks_know_their_keys(network_pair: Pair, planted_test: PlantedSet) -> None:
+    model, source = map(copy.deepcopy, network_pair)
+    model.key, source.key = "model-a", "model-b"
+    clean, white = (evaluate(model, planted_test, attack) for attack in (None, PGD(LINF, 1)))
+    across = evaluate(model, planted_test, PGD(LINF, 1), source=source)
+    assert clean.key == white.key == across.key == (model.key,) != (source.key,)
+    assert clean.fingerprint == across.fingerprint == (planted_test.fingerprint,)
+    assert worst_case([white, across]).key == clean.key
+    right_before(clean, across)
+    changed = replace(planted_test, x=planted_test.x.flip(3))
+    right_before(clean, evaluate(model, changed))  # without an attack of ours, images may have been changed before
+    twin = copy.deepcopy(source)
+    twin.name = model.name
+    for other, words in ((evaluate(twin, planted_test, PGD(LINF, 1)), "one key"),
+                         (evaluate(model, changed, PGD(LINF, 1)), "one fingerprint")):
+        with pytest.raises(ValueError, match=words):
+            right_before(clean, other)
+        with pytest.raises(ValueError, match=words):
+            worst_case([white, other])
+
+
 def test_an_attack_without_radius_is_unbounded(network_pair: Pair, planted_test: PlantedSet) -> None:
     outcome = evaluate(network_pair[0], planted_test.view("pattern_only"), Returns(None, 0.001))
     assert outcome.threat == "unbounded"
@@ -429,8 +472,8 @@ def outcome(correct: list[bool], prediction: list[int], attack: str, size: float
 
 def test_worst_case_is_per_image() -> None:
     """Each attack alone leaves half of the images; together they leave a quarter."""
-    a = replace(outcome([True, True, False, False], [0, 1, 7, 7], "A", 0.1), inputs=("model", "data"), seconds=1.0)
-    b = replace(outcome([True, False, True, False], [0, 8, 2, 8], "B", 0.2), inputs=("model", "source", "data"),
+    a = replace(outcome([True, True, False, False], [0, 1, 7, 7], "A", 0.1), inputs=("model-a", "f"), seconds=1.0)
+    b = replace(outcome([True, False, True, False], [0, 8, 2, 8], "B", 0.2), inputs=("model-a", "model-b", "f"),
                 seconds=2.0)
     worst = worst_case([a, b])
     assert worst.correct.tolist() == [True, False, False, False]
@@ -438,7 +481,7 @@ def test_worst_case_is_per_image() -> None:
     assert worst.prediction.tolist() == [0, 8, 7, 7]
     torch.testing.assert_close(worst.l2, torch.tensor([0.2, 0.2, 0.1, 0.1]))
     torch.testing.assert_close(worst.linf, torch.tensor([0.4, 0.4, 0.2, 0.2]))
-    assert (worst.attack, worst.inputs, worst.seconds) == ("A + B", ("model", "data", "source"), 3.0)
+    assert (worst.attack, worst.inputs, worst.seconds) == ("A + B", ("model-a", "f", "model-b"), 3.0)
     assert worst_case([a]).correct.tolist() == a.correct.tolist()
 
 
