@@ -10,6 +10,7 @@ where it is stopped.
 
 from __future__ import annotations
 
+import ast
 import copy
 import importlib
 import inspect
@@ -18,7 +19,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -39,7 +40,7 @@ from nbutils.lab.parameters import Parameters, resolve
 from nbutils.lab.results import Result, Table, read, wilson
 from nbutils.lab.runs import choose_device
 from nbutils.machine import ROOT
-from nbutils.messages import did_you_mean, short_repr
+from nbutils.messages import did_you_mean, read_text, short_repr
 from nbutils.networks import SplitClassifier, frozen, in_batches
 from nbutils.precision import fastest
 from nbutils.robustness import CW, FAB, FGSM, PGD, AutoAttack, Noise, ThreatModel, evaluate
@@ -157,6 +158,10 @@ def made(network: str, classes: int) -> nn.Module:
                          f"{did_you_mean(factory, [name for name in vars(found) if name[0] != '_'])}")
     if not isinstance(model, nn.Module):
         raise ValueError(f"{words}: makes a {type(model).__name__}; expected a torch.nn.Module")
+    if closed := [type(part).__name__ for part in model.modules()
+                  if isinstance(part, torch.jit.ScriptModule) or hasattr(part, "_orig_mod")]:
+        raise ValueError(f"{words}: makes a {closed[0]}, whose layers an audit cannot see; expected the module as it "
+                         "was before torch.compile or torch.jit")
     if lazy := [name for name, tensor in model.state_dict().items() if is_lazy(tensor)]:
         raise ValueError(f"{words}: {lazy[0]} has no shape yet; expected a factory that calls its lazy layers once")
     return model.float().cpu().eval()
@@ -250,6 +255,8 @@ def _traced(network: nn.Module) -> Iterator[list[Step]]:
     def left(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
         if (came := before.pop()) is None or not isinstance(output, Tensor):
             return
+        if output.is_inference():
+            raise ValueError("torch.inference_mode is on in the network; expected torch.no_grad, or neither")
         step = Step(name, came[0], output, output.detach().clone(), came[0]._version != came[1])
         for side in ("input", "output"):
             tensor = getattr(step, side)
@@ -399,19 +406,21 @@ def straight_through(network: nn.Module, label: str, normalise: Normalise, x: Te
 
 
 def split(network: nn.Module, normalise: Normalise, x: Tensor, name: str) -> SplitClassifier:
-    """The network as one of ours; cut before its last layer, at "pool", where that is a linear one and its output is
-    what the network answers."""
+    """The network as one of ours; cut before its last layer, at "pool", where that is a linear one whose output is the
+    network's answer as it is: not sliced, not changed in place, and not computed under autocast."""
     steps, logits = _called(network, normalise(x).clone())
     parts = [network.get_submodule(_path(step.name)) for step in steps if step.output.data_ptr() == logits.data_ptr()]
     last = next((part for part in parts if isinstance(part, nn.Linear) and part is not network), None)
-    if last is not None:
-        cut = SplitClassifier({"normalise": normalise, "pool": Before(network, last), "linear": last}, name).eval()
-        # Not so where something works on it in place, takes a part of it, or sets how it computes.
-        with torch.no_grad(), suppress(RuntimeError):
-            answers = cut(x)
-            if answers.shape == logits.shape and torch.allclose(answers, logits, rtol=1e-3, atol=1e-4):
-                return cut
-    return SplitClassifier({"normalise": normalise, "network": network}, name).eval()
+    whole = SplitClassifier({"normalise": normalise, "network": network}, name).eval()
+    if last is None or logits._version:  # written into after it was made
+        return whole
+    cut = SplitClassifier({"normalise": normalise, "pool": Before(network, last), "linear": last}, name).eval()
+    try:
+        with torch.no_grad():
+            same = (said := cut(x)).shape == logits.shape and torch.allclose(said, logits, rtol=1e-3, atol=1e-4)
+    except RuntimeError:  # of unlike dtypes
+        return whole
+    return cut if same else whole
 
 
 def _path(label: str) -> str:
@@ -486,9 +495,9 @@ class Suspect:
             if not logits.requires_grad or not _gradient(logits, few.y, pixels).isfinite().all():
                 raise ValueError(f"gradient masking: no finite gradient passes {masks[-1]}, and it cannot be taken for "
                                  "the identity; expected a network with gradients, give that part one of your own")
-        model = split(shown, normalise, few.x, YOURS)  # both first: they share parts, and moving one moves these
-        as_it_is = model if shown is network else split(network, normalise, few.x, YOURS)
-        return cls(model.to(device), as_it_is.to(device), tuple(masks), shares[0])
+        x = few.x.to(device)  # where they are attacked: autocast may be meant for a GPU alone
+        model, as_it_is = (split(one.to(device), normalise.to(device), x, YOURS) for one in (shown, network))
+        return cls(model, model if shown is network else as_it_is, tuple(masks), shares[0])
 
 
 # --- what it is worth ---------------------------------------------------------------------------------------------
@@ -542,7 +551,8 @@ def audit(network: str, weights: str, normalisation: str, **given: Any) -> Audit
         try:
             store.fingerprint(suspect.model)
         except TypeError as error:
-            raise ValueError(f"network = {network!r}: {error}") from None
+            raise ValueError(f"network = {network!r}: {error}; expected a network that holds no open files, locks or "
+                             "the like") from None
         masks = (f"{YOURS!r} has the gradient of the identity in {', '.join(suspect.masks)}; its answers are as they "
                  "were.") * (suspect.as_it_is is not suspect.model)
         notes = [text for text in (f"note: {note}" * bool(note), masks) if text]
@@ -697,7 +707,7 @@ def main(words: Sequence[str] | None = None, show: Callable[[object], None] = pr
     """Audit the network that these words name; returns the exit status."""
     words = sys.argv[1:] if words is None else words
     if {"-h", "--help"} & set(words):
-        show(__doc__ or "Its help is the text that PYTHONOPTIMIZE=2 leaves out")
+        show(__doc__ or ast.get_docstring(ast.parse(read_text(Path(__file__)))))  # which python -OO leaves out
         return 0
     try:
         given = settings(words)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,8 @@ from nbutils.console import progress
 from nbutils.images.imageset import ImageSet, as_pixels
 from nbutils.messages import check_choice, check_counts
 from nbutils.precision import Float32Conv2d, Float32Linear
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 class Normalize(nn.Module):
@@ -116,11 +119,27 @@ def suited(x: Tensor, model: nn.Module) -> Tensor:
     return x.to(like(model)).contiguous(memory_format=torch.channels_last)
 
 
+def check_pixels(x: Tensor, slack: float = 1 / 255) -> None:
+    """Raise a ValueError if images x that are no levels leave [0, 1] by more than the slack, by default a grey level,
+    which rounding and a small step need."""
+    if len(x) and x.dtype != torch.uint8:
+        low, high = (value.item() for value in torch.aminmax(x))
+        if not (low >= -slack and high <= 1 + slack):  # also false for NaN
+            raise ValueError(f"pixels from {low:.3g} to {high:.3g}: expected [0, 1]; the model normalises")
+
+
 def in_batches(f: Callable[..., Tensor], model: nn.Module, images: ImageSet | Tensor, *others: Tensor,
                batch_size: int = 256) -> Tensor:
     """f(x, ...) for images x (B, 3, H, W) and what goes with them, batch after batch, joined on the CPU. The model is
-    `frozen` and says on which device and in which precision; nothing is differentiated."""
+    `frozen` and says on which device and in which precision; nothing is differentiated.
+
+    Raises:
+        ValueError: images that are no pixels, see `check_pixels`; others that are not one for each image.
+    """
     x = images.held if isinstance(images, ImageSet) else images
+    check_pixels(x)
+    if counts := [len(part) for part in others if len(part) != len(x)]:
+        raise ValueError(f"{counts[0]} masks, labels or sizes for {len(x)} images: expected one each")
     batches = list(zip(*(part.split(batch_size) for part in (x, *others)), strict=True))
     device = like(model).device
     with frozen(model), torch.no_grad():
@@ -309,9 +328,8 @@ def build(name: str, num_classes: int = 10, seed: int = 0, image_size: int = 32)
         ValueError: unknown network, fewer than two classes, or a seed below 0.
     """
     check_counts(0, seed=seed)
+    check_counts(2, num_classes=num_classes)
     kind, shape = NETWORKS[check_choice("network", name, NETWORKS)]
-    if num_classes < 2:
-        raise ValueError(f"num_classes = {num_classes}: expected at least 2")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         model = SplitClassifier(OrderedDict(KINDS[kind](shape, num_classes, image_size)), name)
@@ -328,9 +346,17 @@ def as_built(network: str, images: ImageSet, seed: int = 0, device: torch.device
     Raises:
         ValueError: as `build`, or no such device.
     """
-    model = build(network, images.num_classes, seed, images.held.shape[-1])
+    return on_device(build(network, images.num_classes, seed, images.held.shape[-1]), device).eval()
+
+
+def on_device(model: Model, device: torch.device | str) -> Model:
+    """The model, moved there.
+
+    Raises:
+        ValueError: no such device.
+    """
     try:
-        return model.to(device).eval()
+        return model.to(device)
     except (RuntimeError, AssertionError) as error:  # torch raises either
         raise ValueError(f"device = {str(device)!r}: {str(error).partition(chr(10))[0]}; did you mean 'cpu'?") from None
 

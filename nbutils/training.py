@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,13 +16,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from nbutils import networks, store
-from nbutils.console import progress
+from nbutils.console import progress, warn
 from nbutils.images.batches import batch_count, batches
 from nbutils.images.imageset import ImageSet
 from nbutils.messages import check_kind
-from nbutils.networks import SplitClassifier, frozen, like
+from nbutils.networks import Model, SplitClassifier, frozen, like
 from nbutils.precision import mixed_precision
-from nbutils.robustness.attacks import FGSM, PGD, Attack, kl, untargeted
+from nbutils.robustness.attacks import FGSM, PGD, Untargeted, check_classes, kl, returned
 from nbutils.robustness.threat import ThreatModel, check_threat
 from nbutils.settings import Count, Positive, Settings, Weight
 
@@ -45,14 +45,10 @@ class Adversarial(Settings):
     The attack sees the model in evaluation mode, the loss sees it in training mode.
 
     Raises:
-        ValueError: a targeted attack, which would help the model.
+        ValueError: what is no attack, or a targeted one; so do `TRADES` and `MART`.
     """
 
-    attack: Attack
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        untargeted(self.attack)
+    attack: Untargeted
 
     def __call__(self, model: SplitClassifier, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
         return F.cross_entropy(model(self.attack(model, x, y, generator)), y)
@@ -92,7 +88,7 @@ class TRADES(Settings):
         ValueError: PGD with another loss, which would take the clean logits for labels; a beta below 0.
     """
 
-    attack: Attack
+    attack: Untargeted
     beta: Weight = 6.0
     adversarial_labels: bool = False
 
@@ -122,7 +118,7 @@ class MART(Settings):
         ValueError: a beta below 0.
     """
 
-    attack: Attack
+    attack: Untargeted
     beta: Weight = 5.0
 
     def __call__(self, model: SplitClassifier, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
@@ -247,16 +243,22 @@ class Unfinished:
                                for name, tensor in tensors.items()})
         self.written = time.monotonic()
 
-    def read(self) -> list[float]:
-        """Put the kept state back, if there is one; the mean losses of the epochs that it has seen."""
+    def read(self, epochs: int) -> list[float]:
+        """Put the kept state back, if there is one; the mean losses of the epochs that it has seen. What is damaged, or
+        of another network or more epochs, is said, and training starts anew."""
         groups: dict[str, dict[str, Tensor]] = {}
         for name, tensor in (store.kept(self.path) if self.path else {}).items():
             group, _, rest = name.partition("/")
             groups.setdefault(group, {})[rest] = tensor
         if not groups:
             return []
-        self.model.load_state_dict(groups.pop("model"))
-        sound, loop = groups.pop("sound", {}), groups.pop("loop")
+        sound, loop, weights = (groups.pop(name, {}) for name in ("sound", "loop", "model"))
+        own, kept = ({name: tensor.shape for name, tensor in each.items()}
+                     for each in (self.model.state_dict(), weights))
+        if own != kept or loop.keys() != {"generator", "history", "best"} or len(loop["history"]) > epochs:
+            warn(f"{self.path}: not what this training left when it was stopped; it starts anew")
+            return []
+        self.model.load_state_dict(weights)
         self.generator.set_state(loop["generator"])
         if self.watch:
             self.watch.best, self.watch.sound = loop["best"].item(), sound
@@ -284,20 +286,23 @@ def fit(model: SplitClassifier, images: ImageSet, objective: Objective, schedule
         The mean loss of each epoch that counts, fewer than the schedule's after a collapse.
 
     Raises:
-        ValueError: no images, no objective or schedule, unknown precision. FloatingPointError: the loss is no longer
-            finite.
+        ValueError: no images, no objective or schedule, unknown precision, labels beyond the model's classes, an
+            objective that returns no scalar with a gradient. FloatingPointError: the loss is no longer finite.
     """
+    check_kind("images", images, ImageSet, "an ImageSet")
     check_kind("objective", objective, Callable, "an objective, such as training.Standard()")
     check_kind("schedule", schedule, Schedule, "a training.Schedule, such as Schedule(epochs=5)")
     if len(images) == 0:
         raise ValueError(f"{label}: the image set is empty; expected at least one image")
+    if isinstance(model, SplitClassifier) and isinstance(last := model.stages[-1], nn.Linear):
+        check_classes(images.y, last.weight.T)  # (D, K), as logits would be
     device = like(model).device
     model.train()
     generator = torch.Generator().manual_seed(seed)
     optimizer = schedule.optimizing(model)
     watch = Watch.of(objective, images)
     stopped = Unfinished(unfinished, model, optimizer, generator, watch)
-    history, steps = stopped.read(), batch_count(len(images), schedule.batch_size)
+    history, steps = stopped.read(schedule.epochs), batch_count(len(images), schedule.batch_size)
     total, step = schedule.epochs * steps, len(history) * steps
     for epoch in progress(range(len(history), schedule.epochs), label):
         losses = []
@@ -305,7 +310,10 @@ def fit(model: SplitClassifier, images: ImageSet, objective: Objective, schedule
             for group in optimizer.param_groups:
                 group["lr"] = schedule.rate(step, total)
             with mixed_precision(device, precision):
-                loss = objective(model, x.contiguous(memory_format=torch.channels_last), y, generator)
+                x = x.contiguous(memory_format=torch.channels_last)
+                loss = returned("objective", objective(model, x, y, generator), ())
+            if not loss.requires_grad:
+                raise ValueError("objective returned a loss without a gradient; expected one that the weights move")
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -337,9 +345,6 @@ def trained(network: str, images: ImageSet, objective: Objective, schedule: Sche
     model = networks.as_built(network, images, seed, device)
     model.name = name or network
     return fitted_once(model, objective, images, schedule, seed, precision)
-
-
-Model = TypeVar("Model", bound=nn.Module)
 
 
 def fitted_once(model: Model, objective: Any, images: ImageSet, schedule: Schedule, seed: int,

@@ -1,6 +1,7 @@
 """Networks made by others under audit: what is refused by name, what masks, and what the report says."""
 
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -248,38 +249,46 @@ def test_the_cut_is_before_the_last_linear_layer(few: Tensor) -> None:
     assert "pool" not in split(Net(last=nn.Softmax(1)).eval(), INSIDE, few, "x").cuts
 
 
-@pytest.mark.parametrize("after", [
-    lambda logits: logits[:, :10], lambda logits: logits.neg_(), lambda logits: logits.add_(torch.arange(20.0)),
-], ids=["a part", "in place", "a prior"])
-def test_what_comes_after_the_last_layer_belongs_to_the_network(after: Callable[[Tensor], Tensor], few: Tensor) -> None:
-    class Wide(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.flat, self.last = nn.Flatten(), nn.Linear(few[0].numel(), 20)
+class Sliced(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)[:, :10]
 
-        def forward(self, x: Tensor) -> Tensor:
-            return after(self.last(self.flat(x)))
 
-    network = Wide().eval()
-    model = split(network, INSIDE, few, "x")
-    with torch.no_grad():
-        assert torch.equal(model(few), network(INSIDE(few)))
+class Cast(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return super().forward(x)
+
+
+@pytest.mark.parametrize("network", [
+    Sliced(classes=20), Cast(), Net(last=Lambda(lambda z: z.neg_())),
+    Net(last=Lambda(lambda z: z.add_(torch.arange(10)))),
+    Net(last=nn.Hardtanh(-1e3, 1e3, inplace=True)),  # which differs on other images
+], ids=["slice", "autocast", "negative", "prior", "bounds"])
+def test_a_network_that_does_not_answer_what_its_last_layer_gives_is_not_cut(network: nn.Module, few: Tensor) -> None:
+    model = split(network.eval(), INSIDE, few, "x")
     assert "pool" not in model.cuts
+    assert torch.equal(model(few), network(few))
 
 
-def test_a_network_that_sets_its_own_precision_is_not_cut(few: Tensor) -> None:
-    class Half(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.flat, self.last = nn.Flatten(), nn.Linear(few[0].numel(), 10)
+def test_a_quantised_network_gets_one_line(few: Tensor) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch has another way by now
+        network = torch.ao.quantization.quantize_dynamic(Net().eval(), {nn.Linear}, torch.qint8)
+    check_mechanics(network, INSIDE, few, 10)
+    data = ImageSet(few, torch.arange(8), tuple("abcdefghij"), "few")
+    assert_one_line(lambda: Suspect.of(network, INSIDE, data, CPU), ("the network has no gradient",))
 
-        def forward(self, x: Tensor) -> Tensor:
-            with torch.autocast("cpu", torch.bfloat16):
-                return self.last(self.flat(x).bfloat16())
 
-    model = split(Half().eval(), INSIDE, few, "x")
-    assert "pool" not in model.cuts
-    assert model(few).shape == (8, 10)
+class Inference(Net):
+    @torch.inference_mode()
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)
+
+
+def test_inference_mode_is_named(few: Tensor) -> None:
+    assert_one_line(lambda: check_mechanics(Inference(), INSIDE, few, 10),
+                    ("torch.inference_mode is on in the network",))
 
 
 @pytest.fixture(scope="session")
@@ -343,6 +352,7 @@ def test_the_command_that_converts_a_pickle_works(tmp_path: Path) -> None:
 
 
 MINE = """
+import warnings
 import torch
 from torch import nn
 
@@ -362,6 +372,11 @@ def sets_modes():
 def leaves(): raise SystemExit("bye")
 class Odd(BaseException): pass
 def odd(): raise Odd("odd")
+
+def script():
+    with warnings.catch_warnings(action="ignore"): return torch.jit.script(make())
+def compiled():
+    with warnings.catch_warnings(action="ignore"): return nn.Sequential(torch.compile(make()))
 
 class Small(nn.Linear):
     def __init__(self): super().__init__(3072, 10)
@@ -385,13 +400,15 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ("mine_to_audit", ("expected module:factory",)), (":make", ("expected module:factory",)),
     ("mine_to_audits:make", ("ModuleNotFoundError", "mine_to_audits")),
     ("mine_to_audit:maka", ("has no function 'maka'; did you mean 'make'?",)),
-    ("mine_to_audit:broken", ("RuntimeError: two lines (mine_to_audit.py, line 10)",)),
+    ("mine_to_audit:broken", ("RuntimeError: two lines (mine_to_audit.py, line 11)",)),
     ("mine_to_audit:none", ("makes a int", "torch.nn.Module")),
     ("mine_to_audit:value", ("value is a int; expected a function",)),
     ("mine_to_audit:lazy", ("1.weight has no shape yet", "lazy layers once")),
-    ("mine_to_audit:leaves", ("SystemExit: bye (mine_to_audit.py, line 18)",)),
-    ("mine_to_audit:odd", ("Odd: odd (mine_to_audit.py, line 20)",)),
-    ("ends_to_audit:make", ("SystemExit: 0 (ends_to_audit.py, line 28); expected code that does not end the program",)),
+    ("mine_to_audit:script", ("makes a RecursiveScriptModule", "as it was before torch.compile or torch.jit")),
+    ("mine_to_audit:compiled", ("makes a OptimizedModule", "as it was before torch.compile")),
+    ("mine_to_audit:leaves", ("SystemExit: bye (mine_to_audit.py, line 19)",)),
+    ("mine_to_audit:odd", ("Odd: odd (mine_to_audit.py, line 21)",)),
+    ("ends_to_audit:make", ("SystemExit: 0 (ends_to_audit.py, line 34); expected code that does not end the program",)),
     *((name, ("expected module:factory, such as mine:make",)) for name in (
         "./mine:make", ".mine:make", "mine.py:make", "mine/make:make", "mine:make()", "mine:make:x", "mine :make")),
     *((name, (" of its own; expected a file of another name",)) for name in ("json:loads", "sys:exit", "token:make")),
@@ -446,7 +463,7 @@ def test_their_code_is_blamed_wherever_it_runs_and_ours_is_not(mine: None, monke
              "test_size=20", "attack_size=20", "costly_size=4", "device=cpu"]
     assert audit.main(words) == 2
     said = capsys.readouterr().err
-    assert said == ("network = 'mine_to_audit:Small': AssertionError: eight at most (mine_to_audit.py, line 25)\n")
+    assert said == ("network = 'mine_to_audit:Small': AssertionError: eight at most (mine_to_audit.py, line 31)\n")
     monkeypatch.setattr(audit, "made", audit._path)
     with pytest.raises(TypeError, match="takes 1 positional argument"):
         audit.main(words)
@@ -456,9 +473,11 @@ def test_their_code_is_blamed_wherever_it_runs_and_ours_is_not(mine: None, monke
 
 
 @pytest.mark.parametrize("asked", ["-h", "--help"])
-def test_help_is_given(asked: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert audit.main([asked]) == 0
-    assert "python -m nbutils.audit network=mine:make" in capsys.readouterr().out
+def test_help_is_given(asked: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for text in (audit.__doc__, None):  # as of python -OO
+        monkeypatch.setattr(audit, "__doc__", text)
+        assert audit.main([asked]) == 0
+        assert "python -m nbutils.audit network=mine:make" in capsys.readouterr().out
 
 
 # --- the report ---------------------------------------------------------------------------------------------------

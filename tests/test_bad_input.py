@@ -17,14 +17,23 @@ from PIL import Image
 from torch import Tensor, nn
 
 from nbutils import networks, training
-from nbutils.features import LinearFeature, class_weights, matched, usefulness
+from nbutils.features import (
+    LinearFeature,
+    class_weights,
+    matched,
+    matched_filter,
+    population_usefulness,
+    residuals,
+    usefulness,
+)
 from nbutils.features.nrf import NRF
 from nbutils.images import DataError, ImageSet, PlantedWorld, augment, load
 from nbutils.images.sources import check_dataset, class_names
 from nbutils.lab import claims, results
 from nbutils.lab.figures import Picture, curves, image_grid
 from nbutils.lab.parameters import ParameterError, Parameters, resolve
-from nbutils.lab.results import Result, mcnemar, published, rank_correlation, student_t, wilson
+from nbutils.lab.results import Result, detectable, mcnemar, published, rank_correlation, student_t, wilson
+from nbutils.paradigms import Backbone, SimCLR, linear_probe, untrained
 from nbutils.robustness import (
     BIM,
     CW,
@@ -40,6 +49,7 @@ from nbutils.robustness import (
     kim_pgd,
     parse_eps,
     transfer_matrix,
+    transfer_perturbation,
     transfer_rate,
     worst_case,
 )
@@ -75,6 +85,29 @@ def outcome(**changes: Any) -> Outcome:
     zeros = torch.zeros(3)
     made = Outcome(zeros > 0, zeros.long(), zeros, zeros, "A", "L_inf 8/255", "m", "d")
     return replace(made, **changes)
+
+
+@dataclass(frozen=True)
+class Own:
+    """An attack that returns what it is told to."""
+
+    made: Any
+    threat: Any = None
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None = None) -> Any:
+        return self.made
+
+    def __repr__(self) -> str:
+        return "Own()"
+
+
+def small(classes: int = 10) -> networks.SplitClassifier:
+    return networks.build("small", classes)
+
+
+LINF, SMALL = ThreatModel("Linf", 8 / 255), small()
+SET = ImageSet(torch.full((4, 3, 32, 32), 0.5), Y, tuple("abcdefghij"), "grey")
+CLEAN = outcome(attack="none", inputs=("model-a", "f1"), key=("model-a",))
 
 
 @dataclass(frozen=True)
@@ -229,7 +262,7 @@ CASES = [
     Bad("option of another world", lambda: load("digits", "train", rho=0.5), ("rho", "'digits'"), DataError),
     # networks and training
     Bad("network", lambda: networks.build("smal"), ("network = 'smal'", "did you mean 'small'")),
-    Bad("one class", lambda: networks.build("small", 1), ("num_classes = 1", "at least 2")),
+    Bad("one class", lambda: networks.build("small", 1), ("num_classes = 1", ">= 2")),
     Bad("cut", lambda: networks.build("small").features(X, "block4.b"), ("'block4.b'", "did you mean 'block4.bn'")),
     Bad("cut behind", lambda: networks.build("small").logits_from(X, "pol"), ("'pol'", "did you mean 'pool'")),
     Bad("infinite rate", lambda: Schedule(1, peak_rate=math.inf), ("peak_rate = inf", "> 0, such as 0.2")),
@@ -273,7 +306,57 @@ CASES = [
     Bad("one seed", lambda: student_t([0.5]), ("1 value", "at least 2")),
     Bad("unequal ranks", lambda: rank_correlation([1, 2], [1, 2, 3]), ("2 and 3 values", "2 to 9 pairs")),
     Bad("too many ranks", lambda: rank_correlation(range(10), range(10)), ("10 and 10 values", "2 to 9 pairs")),
-    Bad("transfer of two models", lambda: transfer_rate(outcome(), outcome(model="n")), ("'m'", "'n'", "one model")),
+    Bad("transfer of two models", lambda: transfer_rate(CLEAN, outcome(model="n")), ("'m'", "'n'", "one model")),
+    Bad("transfer of two keys", lambda: transfer_rate(CLEAN, outcome(key=("model-b",))), ("model-a", "one key")),
+    Bad("transfer of two sets", lambda: transfer_rate(CLEAN, replace(CLEAN, attack="A", inputs=("model-a", "f2"))),
+        ("'f1'", "'f2'", "one fingerprint")),
+    Bad("transfer turned round", lambda: transfer_rate(outcome(), CLEAN), ("under A", "expected the clean one")),
+    Bad("worst case of two keys", lambda: worst_case([CLEAN, replace(CLEAN, key=("model-b",))]), ("'model-b'", "key")),
+    Bad("worst case of two sets", lambda: worst_case([CLEAN, replace(CLEAN, inputs=("f2",))]), ("'f1'", "'f2'")),
+    Bad("one picture over all", lambda: transfer_perturbation(SMALL, SET, SET, SET.take(1)), ("(1, 3,", "one shape")),
+    Bad("targeted", lambda: evaluate(SMALL, SET, PGD(LINF, targeted=True)), ("targeted)", "expected an untargeted")),
+    Bad("targeted CW", lambda: evaluate(SMALL, SET, CW(targeted=True)), ("CW(", "expected an untargeted attack")),
+    Bad("targeted transfer", lambda: transfer_matrix([SMALL], SET, CW(targeted=True)), ("expected an untargeted",)),
+    Bad("targeted in usefulness", lambda: usefulness(SMALL, SET, 0, PGD(LINF, loss="margin", targeted=True)),
+        ("targeted)", "expected an untargeted attack")),
+    Bad("targeted in training", lambda: training.Adversarial(PGD(LINF, targeted=True)),
+        ("attack = PGD", "an untargeted")),
+    Bad("targeted TRADES", lambda: TRADES(PGD(LINF, loss="kl", targeted=True)), ("attack = PGD", "an untargeted")),
+    Bad("health checks of CW", lambda: health_checks(SMALL, SET, CW(), transfer_from=SMALL),  # type: ignore[arg-type]
+        ("attack = CW", "expected PGD")),
+    Bad("a radius for a threat", lambda: evaluate(SMALL, SET, Own(None, 0.03)), ("threat = 0.03", "ThreatModel(")),
+    Bad("no attack for a matrix", lambda: transfer_matrix([SMALL], SET, None), ("None", "an attack")),  # type: ignore[arg-type]
+    *(Bad(f"an attack gives {words}", lambda made=made: evaluate(SMALL, SET, Own(made)), ("Own() returned", words))
+      for made, words in ((None, "a NoneType; expected floats (4, 3, 32, 32)"), (np.ones(3), "a ndarray"),
+                          (torch.ones(1, 3, 32, 32), "(1, 3, 32, 32)"), (torch.tensor(0.5), "()"),
+                          (torch.ones(4, 1, 32, 32), "(4, 1, 32, 32)"), (torch.ones(4, 3, 32, 32).byte(), "uint8"))),
+    *(Bad(f"read gives {words}", lambda said=said: evaluate(SMALL, SET, read=lambda model, x: said),
+          ("read returned", words))
+      for said, words in ((torch.zeros(4, 1).long(), "torch.int64 (4, 1); expected int64 (4,)"), (None, "a NoneType"),
+                          (torch.tensor(3), "()"), (torch.zeros(4), "float32 (4,)"), (Y[:1], "(1,)"))),
+    Bad("a vector to minimise", lambda: training.fit(small(), SET, lambda m, x, y, g: m(x).sum(1), Schedule(1)),
+        ("objective returned torch.float32 (4,); expected floats ()",)),
+    Bad("a float to minimise", lambda: training.fit(small(), SET, lambda *_: 1.0, Schedule(1)), ("returned a float",)),  # type: ignore[arg-type, return-value]
+    Bad("a loss by itself", lambda: training.fit(small(), SET, lambda *_: torch.tensor(1.0), Schedule(1)),
+        ("without a gradient",)),
+    Bad("too few classes", lambda: training.fit(small(3), replace(SET, y=Y + 7), Standard(), Schedule(1)),
+        ("label 8", "3 classes")),
+    Bad("a list of images", lambda: training.fit(small(), [SET], Standard(), Schedule(1)),  # type: ignore[arg-type]
+        ("images = [", "an ImageSet")),
+    Bad("class as text", lambda: usefulness(SMALL, SET, "1"), ("target = '1'", "whole number")),  # type: ignore[arg-type]
+    Bad("a class from behind", lambda: matched_filter(PlantedWorld(), -1), ("target = -1", ">= 0")),
+    Bad("radius below 0", lambda: population_usefulness(PlantedWorld(), 0, -1, torch.ones(2, 2)), ("eps = -1", ">= 0")),
+    Bad("residuals of none", lambda: residuals(SET, SMALL, n=-1), ("n = -1", ">= 1")),
+    Bad("encoder on no device", lambda: untrained(SimCLR(), device="tpu"), ("device = 'tpu'", "did you mean 'cpu'")),
+    Bad("endless penalty", lambda: linear_probe(Backbone(SMALL), SET, math.inf), ("penalty = inf", "finite")),
+    Bad("no number to rank", lambda: rank_correlation([1, float("nan"), 3], [1, 2, 3]), ("nan", "finite numbers")),
+    Bad("text to rank", lambda: rank_correlation("abc", "abc"), ("'a'", "expected finite numbers")),  # type: ignore[arg-type]
+    Bad("classes for verdicts", lambda: mcnemar(Y, Y), ("torch.int64", "expected bool")),
+    Bad("percent for a confidence", lambda: wilson(2, 10, 95), ("confidence = 95", "[0, 1)")),
+    Bad("percent for Student's t", lambda: student_t([1, 2], 95), ("confidence = 95", "[0, 1)")),
+    Bad("all confidence", lambda: student_t([1, 2], 1), ("confidence = 1", "[0, 1)")),
+    Bad("one seed to detect with", lambda: detectable(1), ("0 degrees", "two seeds")),
+    Bad("power in percent", lambda: detectable(3, 80), ("power = 80", "[0, 1)")),
     Bad("unequal pairs", lambda: mcnemar(Y > 0, Y[:3] > 0), ("(4,)", "(3,)", "same images")),
     Bad("nothing measured", lambda: Result.of("a.b", "w", []), ("a.b", "nothing was measured")),
     Bad("two attacks", lambda: Result.of("a.b", "w", [outcome(), outcome(attack="B")]), ("a.b", "['A', 'B']")),

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from nbutils import networks, training
@@ -518,6 +519,22 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_weights(
     assert len(seen) == 5  # one epoch
     for name, value in whole.state_dict().items():
         assert torch.equal(halves.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize("spoil", ["loop", "network", "epochs"])
+def test_what_another_training_left_is_said_and_left_alone(spoil: str, digits: ImageSet, tmp_path: Path,
+                                                           monkeypatch: pytest.MonkeyPatch,
+                                                           capsys: pytest.CaptureFixture[str]) -> None:
+    file, schedule = tmp_path / "model.unfinished", Schedule(1, batch_size=64)
+    expected = fit(networks.build("small", 10), digits, Standard(), schedule)
+    monkeypatch.setattr(training.Unfinished, "SECONDS", 0.0)
+    left = networks.build("small", 12 if spoil == "network" else 10)
+    fit(left, digits, Standard(), Schedule(2 if spoil == "epochs" else 1, batch_size=64), unfinished=file)
+    if spoil == "loop":
+        save_file({name: tensor for name, tensor in load_file(file).items() if not name.startswith("loop/")}, file)
+    capsys.readouterr()
+    assert fit(networks.build("small", 10), digits, Standard(), schedule, unfinished=file) == expected
+    assert capsys.readouterr().err == f"note: {file}: not what this training left when it was stopped; it starts anew\n"
 
 
 def test_an_unfinished_training_is_found_by_its_recipe_and_leaves_nothing_behind(

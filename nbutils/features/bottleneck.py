@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from nbutils import networks
 from nbutils.images.imageset import ImageSet, as_pixels
-from nbutils.messages import check_choice, check_counts
-from nbutils.networks import GlobalAveragePool, SplitClassifier, in_batches, suited
+from nbutils.messages import check_choice, check_counts, check_kind
+from nbutils.networks import GlobalAveragePool, SplitClassifier, check_pixels, in_batches, on_device, suited
 from nbutils.robustness.attacks import check_finite
 from nbutils.settings import Count, Positive, Settings, Weight, Whole
 
@@ -119,6 +119,7 @@ def distill(model: SplitClassifier, images: ImageSet | Tensor, labels: Tensor, a
         ValueError: no images; an unknown cut, or one without maps; labels that do not fit; results that are not finite.
     """
     check_counts(batch_size=batch_size)
+    check_kind("labels", labels, Tensor, "a torch.Tensor")
     if len(images) == 0 or labels.shape[:1] != (len(images),):
         raise ValueError(f"labels {tuple(labels.shape)} for {len(images)} images: expected one each, and at least one "
                          "image")
@@ -165,11 +166,9 @@ def masked_logits(model: SplitClassifier, images: ImageSet | Tensor, mask: Tenso
         mask: (N, C) bool, or (C,) for one mask that serves all; `~robust` keeps the non-robust part.
 
     Raises:
-        ValueError: unknown cut, a mask that does not fit, logits that are not finite.
+        ValueError: unknown cut, a mask that does not fit, logits that are not finite; as `in_batches`.
     """
     masks = mask.expand(len(images), -1) if mask.ndim == 1 else mask
-    if len(masks) != len(images):
-        raise ValueError(f"{len(masks)} masks for {len(images)} images: expected one each, or one (C,) for all")
 
     def answer(x: Tensor, kept: Tensor) -> Tensor:
         z = model.features(x, at)
@@ -205,10 +204,10 @@ def wrong_labels(y: Tensor, num_classes: int, seed: int = 0) -> Tensor:
     """(N,) classes other than y, uniform.
 
     Raises:
-        ValueError: fewer than two classes.
+        ValueError: fewer than two classes, what are no labels.
     """
-    if num_classes < 2:
-        raise ValueError(f"num_classes = {num_classes}: expected at least 2, or no label is wrong")
+    check_counts(2, num_classes=num_classes)
+    _check_labels(y, num_classes)
     steps = torch.randint(1, num_classes, y.shape, generator=torch.Generator().manual_seed(seed))
     return (y + steps.to(y)) % num_classes
 
@@ -238,9 +237,11 @@ def random_masks(robust: Tensor, images: ImageSet | Tensor, seed: int = 0, energ
             whose sum comes nearest to that of the robust ones.
 
     Raises:
-        ValueError: shapes that do not fit.
+        ValueError: shapes that do not fit, masks that are no bool, images that are no pixels.
     """
     x = images.held if isinstance(images, ImageSet) else images
+    check_pixels(x)
+    _check_bool(robust)
     if len(x) != len(robust) or (energy is not None and energy.shape != robust.shape):
         raise ValueError(f"masks {tuple(robust.shape)} for {len(x)} images, energy "
                          f"{None if energy is None else tuple(energy.shape)}: expected one row each, of one length")
@@ -262,6 +263,9 @@ def untrained(network: str, images: ImageSet, seed: int = 0, device: torch.devic
 
     Args:
         passes: how many batches of the images it is shown.
+
+    Raises:
+        ValueError: as `networks.as_built`.
     """
     model = networks.build(network, images.num_classes, seed, images.held.shape[-1])
     for module in model.modules():
@@ -272,14 +276,14 @@ def untrained(network: str, images: ImageSet, seed: int = 0, device: torch.devic
         for x in images.held.split(batch_size)[:passes]:
             model(suited(as_pixels(x), model))
     model.name = f"{network}, untrained"
-    return model.to(device).eval()
+    return on_device(model, device).eval()
 
 
 def features_at(model: SplitClassifier, images: ImageSet | Tensor, at: str) -> Tensor:
     """Features f_l(x) of all images at the cut, on the CPU. At "pool", and times a mask, what the last layer reads.
 
     Raises:
-        ValueError: an unknown cut.
+        ValueError: an unknown cut; as `in_batches`.
     """
     return in_batches(lambda x: model.features(x, at), model, images)
 
@@ -332,10 +336,12 @@ def global_mask(robust: Tensor, size: int) -> Tensor:
     training images. It cannot carry the label of the image that it is put on.
 
     Raises:
-        ValueError: a size that is no number of channels.
+        ValueError: a size that is no number of channels, masks that are no bool.
     """
+    check_counts(0, size=size)
+    _check_bool(robust)
     often = robust.double().mean(0)
-    if not 0 <= size <= len(often):
+    if size > len(often):
         raise ValueError(f"size = {size!r}: expected 0 to {len(often)} channels")
     return often.argsort(descending=True, stable=True).argsort() < size
 
@@ -466,6 +472,11 @@ def _maps(model: SplitClassifier, x: Tensor, at: str) -> Tensor:
     return z
 
 
+def _check_bool(masks: Tensor) -> None:
+    if masks.dtype != torch.bool:
+        raise ValueError(f"masks {masks.dtype} {tuple(masks.shape)}: expected bool, such as `Distilled.robust`")
+
+
 def _fitting(mask: Tensor, z: Tensor) -> Tensor:
     if mask.dtype != torch.bool or mask.shape not in (z.shape[:2], z.shape[1:2]):
         raise ValueError(f"mask {mask.dtype} {tuple(mask.shape)} for features {tuple(z.shape)}: expected bool "
@@ -485,6 +496,6 @@ def _check_labels(labels: Tensor, num_classes: int) -> None:
             raise ValueError(f"labels {labels.dtype} {tuple(labels.shape)}, the least {labels.min():.3g}, sums from "
                              f"{sums.min():.3g} to {sums.max():.3g}: expected ({len(labels)}, {num_classes}) "
                              "probabilities, each row with sum 1")
-    elif labels.dtype != torch.int64 or labels.min() < 0 or labels.max() >= num_classes:
+    elif labels.dtype != torch.int64 or (len(labels) and (labels.min() < 0 or labels.max() >= num_classes)):
         raise ValueError(f"labels {labels.dtype} from {labels.min()} to {labels.max()}: expected int64 from 0 to "
                          f"{num_classes - 1}")

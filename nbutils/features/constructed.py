@@ -139,6 +139,7 @@ def matched(images: ImageSet, model: nn.Module, name: str, objective: Matching =
     if not 0 < step_size < math.inf:
         raise ValueError(f"step_size = {step_size}: expected a positive length in pixel units, such as 0.1")
     check_counts(steps=steps, batch_size=batch_size)
+    check_counts(0, seed=seed)
     _check_teacher(model, images)
     generator, n = torch.Generator().manual_seed(seed), len(images)
     others = (torch.arange(n) + torch.randint(1, n, (n,), generator=generator)) % n
@@ -220,6 +221,7 @@ def residuals(images: ImageSet, model: nn.Module, settings: Iterable[tuple[int, 
     Raises:
         DataError, ValueError: as `matched`.
     """
+    check_counts(n=n)
     sample = images.take(n)
     return {f"{steps} x {step_size:g}": matched(sample, model, f"{steps} x {step_size:g}", steps=steps,
                                                 step_size=step_size, **options).residual

@@ -20,17 +20,19 @@ from nbutils.datasets import SHAPES
 from nbutils.features.bottleneck import features_at
 from nbutils.images.imageset import ImageSet
 from nbutils.images.planted import SIZE, PlantedSet, PlantedWorld
+from nbutils.messages import check_counts
 from nbutils.networks import SplitClassifier, frozen
-from nbutils.robustness.attacks import PGD, margin, untargeted
-from nbutils.robustness.threat import ThreatModel
+from nbutils.robustness.attacks import PGD, check_attack, margin
+from nbutils.robustness.threat import ThreatModel, parse_eps
 
 
 def class_weights(y: Tensor, target: int) -> tuple[Tensor, Tensor]:
     """Signs (N,) of +1 for class `target` and -1 for the rest, and weights (N,) that give each side half.
 
     Raises:
-        ValueError: one of the two sides is empty.
+        ValueError: one of the two sides is empty, a target that is no whole number.
     """
+    check_counts(0, target=target)
     member = y == target
     if not member.any() or member.all():
         raise ValueError(f"class {target}: {int(member.sum())} of {len(y)} images; expected some, and some others")
@@ -90,7 +92,9 @@ class LinearFeature:
 
 
 def matched_filter(world: PlantedWorld, target: int) -> Tensor:
-    """(3, 32, 32) weight that measures how much of the target's tile an image holds, in pixel units of amplitude."""
+    """(3, 32, 32) weight that measures how much of the target's tile an image holds, in pixel units of amplitude.
+    Raises ValueError: a target that is no whole number >= 0."""
+    check_counts(0, target=target)
     return world.patterns[target] / (3 * SIZE * SIZE)
 
 
@@ -106,6 +110,7 @@ def population_usefulness(world: PlantedWorld, target: int, eps: float, scene: T
         scene: (2, 2) mean and variance (columns) of the response to base and noise, for the class and for the rest
             (rows), from images without pattern.
     """
+    eps = parse_eps(eps)
     overlap = (world.tiles[target] * world.tiles).mean((1, 2, 3)).double()  # (10,) response per unit of amplitude
     k = len(SHAPES)
     law = (1 - world.rho) / k + world.rho * torch.eye(k, dtype=torch.float64)  # (shape, pattern)
@@ -153,9 +158,9 @@ class OneFeature(nn.Module):
         Raises:
             ValueError: the attack does not use the margin loss, or is targeted.
         """
-        untargeted(attack)
         if attack.loss != "margin":
             raise ValueError(f"loss = {attack.loss!r}: expected 'margin', which is -y f for this feature")
+        check_attack(attack)
         device = next(self.model.parameters()).device
         return attack(self, x.to(device), (signs > 0).long().to(device), torch.Generator().manual_seed(seed))
 
@@ -169,7 +174,7 @@ def usefulness(model: SplitClassifier, images: ImageSet, target: int, attack: PG
     search has found.
 
     Raises:
-        ValueError: the attack does not use the margin loss.
+        ValueError: the attack does not use the margin loss, or is targeted.
     """
     signs, weights = class_weights(images.y, target)
     feature = OneFeature(model, lambda model, x: -margin(model(x), torch.full((len(x),), target, device=x.device)))

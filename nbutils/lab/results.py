@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cache, reduce
 from pathlib import Path
-from statistics import NormalDist
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
@@ -58,12 +57,11 @@ def wilson(k: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson score interval for a share k / n (Wilson 1927).
 
     Raises:
-        ValueError: n below 1, k outside 0 to n, or a confidence that is no share below 1.
+        ValueError: n below 1, k outside 0 to n, or a confidence outside of [0, 1).
     """
-    if n < 1 or not 0 <= k <= n or not 0 <= confidence < 1:
-        raise ValueError(f"k = {k}, n = {n}, confidence = {confidence!r}: expected 0 <= k <= n, n >= 1 and a share "
-                         "such as 0.95")
-    z, share = NormalDist().inv_cdf(0.5 + confidence / 2), k / n
+    if n < 1 or not 0 <= k <= n:
+        raise ValueError(f"k = {k}, n = {n}: expected 0 <= k <= n and n >= 1")
+    z, share = student.normal(confidence), k / n
     middle, half = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2)
     low, high = ((middle + side * half) / (1 + z * z / n) for side in (-1, 1))
     return low if k else 0.0, high if k < n else 1.0
@@ -73,7 +71,7 @@ def student_t(values: Sequence[float], confidence: float = 0.95) -> tuple[float,
     """Interval for the mean of independent values, with len(values) - 1 degrees of freedom.
 
     Raises:
-        ValueError: fewer than two values.
+        ValueError: fewer than two values, or a confidence outside of [0, 1).
     """
     if len(values) < 2:
         raise ValueError(f"{len(values)} value(s): a spread over seeds needs at least 2")
@@ -91,7 +89,7 @@ def counting(value: float, images: int, confidence: float = 0.95) -> float:
     """
     share = (min(abs(value), 1.0) * images + 2) / (images + 4)
     error = math.sqrt(share * (1 - share) / images) if images else 0.0
-    return NormalDist().inv_cdf(0.5 + confidence / 2) * error
+    return student.normal(confidence) * error
 
 
 @cache
@@ -99,7 +97,11 @@ def detectable(seeds: int, power: float = 0.8) -> float:
     """How far from a bound a mean must lie to be told from it with this power, in half widths of its 95 % interval.
 
     Student's t of a mean away from the bound follows the noncentral t distribution.
+
+    Raises:
+        ValueError: fewer than two seeds, or a power outside of [0, 1).
     """
+    student.probability("power", power)
     least = student.half_width(0.95, seeds - 1)
     return student.root(lambda shift: student.power(least, shift, seeds - 1) - power, 0, 2 * least) / least
 
@@ -111,11 +113,12 @@ def mcnemar(a: Tensor, b: Tensor) -> float:
         a, b: (N,) bool, right or wrong per image.
 
     Raises:
-        ValueError: different shapes, or what is not right or wrong.
+        ValueError: different shapes; what is no bool, as predictions are not.
     """
-    if a.shape != b.shape or {str(a.dtype), str(b.dtype)} != {"torch.bool"}:
-        raise ValueError(f"{a.dtype} {tuple(a.shape)} and {b.dtype} {tuple(b.shape)}: expected the same images, right "
-                         "or wrong as torch.bool")
+    if not all(str(side.dtype).endswith("bool") for side in (a, b)):
+        raise ValueError(f"{a.dtype} and {b.dtype}: expected bool, right or wrong for each image, as `outcome.correct`")
+    if a.shape != b.shape:
+        raise ValueError(f"{tuple(a.shape)} and {tuple(b.shape)} images: expected the same images")
     from scipy import stats  # here, as below: only who runs a chapter has it
 
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
@@ -134,15 +137,14 @@ def rank_correlation(a: Sequence[float], b: Sequence[float],
             within each group, so that what sets the groups apart adds nothing.
 
     Raises:
-        ValueError: lists of different lengths, or other than 2 to 9 pairs, for which n! orders can be gone through; a
-            value that is no finite number.
+        ValueError: lists of different lengths, other than 2 to 9 pairs, for which n! orders can be gone through, or
+            what is no finite number.
     """
+    if unranked := [value for value in (*a, *b) if not isinstance(value, NUMBERS) or not math.isfinite(value)]:
+        raise ValueError(f"value {short_repr(unranked[0])}: expected finite numbers, which have ranks")
     groups = [None] * len(a) if groups is None else groups
     if not len(a) == len(b) == len(groups) or not 2 <= len(a) <= 9:
         raise ValueError(f"{len(a)} and {len(b)} values, groups of {len(groups)}: expected 2 to 9 pairs")
-    for value in (*a, *b):
-        if not isinstance(value, NUMBERS) or not math.isfinite(value):
-            raise ValueError(f"{value!r} has no rank: expected finite numbers")
     from scipy import stats
 
     members = [[i for i, own in enumerate(groups) if own == group] for group in dict.fromkeys(groups)]

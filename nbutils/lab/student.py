@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cache
+from statistics import NormalDist
 
 import numpy as np
 
@@ -28,17 +29,29 @@ def within(angle: float, freedom: int) -> float:
     return 2 / math.pi * (angle + sine * total) if odd else sine * total
 
 
+def probability(setting: str, value: float) -> float:
+    """Return the value; raise a ValueError unless it is in [0, 1)."""
+    if not 0 <= value < 1:
+        raise ValueError(f"{setting} = {value}: expected a number in [0, 1), such as 0.95")
+    return value
+
+
 @cache
 def half_width(confidence: float, freedom: int) -> float:
     """The t whose interval from -t to t holds this probability, with so many degrees of freedom.
 
     Raises:
-        ValueError: what is no probability, or no degree of freedom.
+        ValueError: a confidence outside of [0, 1), no degree of freedom.
     """
-    if not 0 <= confidence < 1 or freedom < 1:
-        raise ValueError(f"confidence = {confidence!r} with {freedom} degrees of freedom: expected a share from 0 to "
-                         "1, such as 0.95, and at least 1")
+    probability("confidence", confidence)
+    if freedom < 1:
+        raise ValueError(f"{freedom} degrees of freedom: expected at least 1, as of two seeds")
     return math.sqrt(freedom) * math.tan(root(lambda angle: within(angle, freedom) - confidence, 0, math.pi / 2))
+
+
+def normal(confidence: float) -> float:
+    """The z whose interval from -z to z holds this probability. Raises ValueError: it is outside of [0, 1)."""
+    return NormalDist().inv_cdf(0.5 + probability("confidence", confidence) / 2)
 
 
 def power(t: float, shift: float, freedom: int) -> float:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from nbutils import training
 from nbutils.images.imageset import ImageSet
-from nbutils.networks import SplitClassifier
+from nbutils.networks import SplitClassifier, on_device
 
 View = Callable[[Tensor, torch.Generator], Tensor]  # (x (B, 3, H, W), CPU generator) -> images of the same shape
 
@@ -80,7 +80,7 @@ def untrained(paradigm: Paradigm, image_size: int = 32, seed: int = 0,
         torch.default_generator.manual_seed(seed)
         model = paradigm.encoder(image_size)
     model.name = type(paradigm).__name__
-    return model.to(device).eval()
+    return on_device(model, device).eval()
 
 
 def pretrained(paradigm: Paradigm, images: ImageSet, schedule: training.Schedule, seed: int = 0,

@@ -53,8 +53,8 @@ def readable(z: Tensor, values: Tensor, z_test: Tensor, values_test: Tensor, pen
     if not len(z) == len(values) > 0 or not len(z_test) == len(values_test) > 0:
         shapes = ", ".join(str(tuple(part.shape)) for part in (z, values, z_test, values_test))
         raise ValueError(f"features and numbers {shapes}: expected (N, D), (N, C), (M, D), (M, C)")
-    if not penalty > 0:
-        raise ValueError(f"penalty = {penalty!r}: expected a number > 0, such as 1e-3")
+    if not 0 < penalty < math.inf:
+        raise ValueError(f"penalty = {penalty!r}: expected a finite number > 0, such as 1e-3")
     scale, unit = Standardize(z).double(), Standardize(values).double()
     x, x_test, y, y_test = scale(z.double()), scale(z_test.double()), unit(values.double()), unit(values_test.double())
     error = (y_test - x_test @ _ridge(x, y, penalty)).square().mean(0)

@@ -7,6 +7,7 @@ convex problem on the cached features. Encoder and head together are a classifie
 from __future__ import annotations
 
 import copy
+import math
 
 import numpy as np
 import torch
@@ -74,8 +75,8 @@ def linear_probe(encoder: Encoder, images: ImageSet, penalty: float = 1e-4, name
     Raises:
         ValueError: no images, features that are not finite, a penalty that is not positive.
     """
-    if not penalty > 0:
-        raise ValueError(f"penalty = {penalty!r}: expected a number > 0, such as 1e-4")
+    if not 0 < penalty < math.inf:
+        raise ValueError(f"penalty = {penalty!r}: expected a finite number > 0, such as 1e-4")
     z = extract(encoder, images)
     scale, head = Standardize(z), nn.utils.skip_init(nn.Linear, encoder.width, images.num_classes)
     weight, bias = logistic_regression(scale(z), images.y, images.num_classes, penalty)

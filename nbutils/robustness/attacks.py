@@ -9,16 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Protocol, runtime_checkable
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from pydantic import SkipValidation
+from pydantic import AfterValidator, Field, SkipValidation
 from torch import Tensor, nn
 
 from nbutils.messages import check_kind
-from nbutils.networks import frozen
-from nbutils.robustness.threat import Threat, ThreatModel, check_threat, format_eps, parse_eps
+from nbutils.networks import check_pixels, frozen
+from nbutils.robustness.threat import A_THREAT_MODEL, Threat, ThreatModel, check_threat, format_eps, parse_eps
 from nbutils.settings import Count, Settings, one_of
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # (logits (B, K), target) -> (B,), larger is worse for the model
@@ -34,6 +34,25 @@ class Attack(Protocol):
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Adversarial images (B, 3, H, W) in [0, 1] for clean x (B, 3, H, W) in [0, 1] and labels y (B,)."""
+
+
+def check_attack(attack: Any) -> Any:
+    """Return an attack that is to be given true labels.
+
+    Raises:
+        ValueError: it is none, or its threat model is none; it is targeted: it would lead each image to its true class,
+            and every network would look robust.
+    """
+    check_kind("attack", attack, Attack, "an attack, such as PGD(ThreatModel('Linf', 8/255), 10)")
+    check_kind("threat", attack.threat, ThreatModel | None, f"{A_THREAT_MODEL}, or None")
+    if getattr(attack, "targeted", False):
+        raise ValueError(f"attack = {attack!r}: {ON_TRUE_LABELS}")
+    return attack
+
+
+ON_TRUE_LABELS = ("expected an untargeted attack, since it is given the true labels; to reach other classes, call a "
+                  "targeted one with these")
+Untargeted = Annotated[Attack, AfterValidator(check_attack), Field(description=ON_TRUE_LABELS[9:])]  # for settings
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
@@ -96,10 +115,7 @@ def checked(x: Tensor, y: Tensor, generator: torch.Generator | None, soft: bool 
     if y.shape[:1] != x.shape[:1] or (y.ndim > 1 and not soft):
         hint = "; did you mean y[:, 0]?" if y.shape[1:] == (1,) else "; did you mean y.argmax(1)?" * (y.ndim == 2)
         raise ValueError(f"labels {tuple(y.shape)} for {len(x)} images: expected one each, ({len(x)},){hint}")
-    if len(x):
-        low, high = (value.item() for value in torch.aminmax(x))
-        if not (low >= 0 and high <= 1):  # also false for NaN
-            raise ValueError(f"pixels from {low:.3g} to {high:.3g}: expected [0, 1]; the model normalises")
+    check_pixels(x, slack=0)
     if y.ndim > 1:
         return x.detach(), y
     if y.is_floating_point() or (len(y) and y.min() < 0):
@@ -112,13 +128,6 @@ def check_classes(y: Tensor, logits: Tensor) -> None:
     if y.ndim == 1 and len(y) and y.max() >= logits.shape[1]:
         raise ValueError(f"label {y.max().item()}: the model has {logits.shape[1]} classes; expected 0 to "
                          f"{logits.shape[1] - 1}")
-
-
-def untargeted(attack: object) -> None:
-    """Raises ValueError: an attack that reaches the labels it is given, where these are the true ones."""
-    if getattr(attack, "targeted", False):
-        raise ValueError(f"{attack!r} would move images to their own class, since the labels here are the true ones; "
-                         "expected an attack that is not targeted, or `attacked` with the wanted classes as labels")
 
 
 class NoGradient(ValueError, RuntimeError):  # torch itself raises a RuntimeError
@@ -136,8 +145,7 @@ def scored(model: Callable[[Tensor], Tensor], x: Tensor, who: str) -> Tensor:
     logits = model(x)
     fits = isinstance(logits, Tensor) and logits.is_floating_point() and logits.ndim == 2
     if not fits or len(logits) != len(x) or logits.shape[1] < 2:
-        found = f"{logits.dtype} {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
-        raise ValueError(f"{who}: the model returned {found}; expected logits, floats ({len(x)}, K), K >= 2")
+        raise ValueError(f"{who}: the model returned {_told(logits)}; expected logits, floats ({len(x)}, K), K >= 2")
     check_finite(logits.amax(1), f"{who}: the logits are not finite")  # -inf is no fault: it rules a class out
     if x.requires_grad and torch.is_grad_enabled():
         if not logits.requires_grad:
@@ -145,6 +153,18 @@ def scored(model: Callable[[Tensor], Tensor], x: Tensor, who: str) -> Tensor:
                              "rounding on the way")
         x.register_hook(lambda gradient: check_finite(gradient, f"{who}: the gradient is not finite"))
     return logits
+
+
+def _told(value: object) -> str:
+    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+
+
+def returned(who: str, value: object, shape: tuple[int, ...], kind: str = "floats") -> Tensor:
+    """The tensor that a reader's code returned. Raises ValueError: it has not this shape and kind, floats or int64."""
+    if isinstance(value, Tensor) and tuple(value.shape) == tuple(shape) and (
+            value.dtype == torch.int64 if kind == "int64" else value.is_floating_point()):
+        return value
+    raise ValueError(f"{who} returned {_told(value)}; expected {kind} {tuple(shape)}")
 
 
 def check_finite(values: Tensor, what: str) -> None:

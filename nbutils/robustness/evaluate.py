@@ -15,8 +15,8 @@ from nbutils import store
 from nbutils.console import counter
 from nbutils.images.imageset import ImageSet, as_pixels
 from nbutils.messages import check_counts, check_kind
-from nbutils.networks import SplitClassifier, artifacts, frozen, like
-from nbutils.robustness.attacks import FGSM, PGD, Attack, check_classes, scored, untargeted
+from nbutils.networks import SplitClassifier, artifacts, check_pixels, frozen, like
+from nbutils.robustness.attacks import FGSM, PGD, Attack, check_attack, check_classes, returned, scored
 from nbutils.robustness.autoattack import FAB, AutoAttack
 from nbutils.robustness.minimum_norm import CW
 from nbutils.robustness.threat import ThreatModel
@@ -40,6 +40,7 @@ class Outcome:
         model, data: names.
         inputs: keys of the artifacts behind the model, then behind the one that the attack saw, and the fingerprint of
             the images.
+        key: keys of the artifacts behind the model alone.
         seconds: computing time.
     """
 
@@ -53,6 +54,7 @@ class Outcome:
     data: str
     inputs: tuple[str, ...] = ()
     seconds: float = 0.0
+    key: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.correct)
@@ -62,6 +64,11 @@ class Outcome:
         """Share of images classified as their label, in [0, 1]."""
         return self.correct.double().mean().item()
 
+    @property
+    def fingerprint(self) -> tuple[str, ...]:
+        """That of the images."""
+        return tuple(key for key in self.inputs if "-" not in key)  # keys of artifacts have a dash
+
     def take(self, index: Tensor) -> Outcome:
         """What happened to the images that an index or mask names."""
         per_image = {name: getattr(self, name)[index] for name in ("correct", "prediction", "l2", "linf")}
@@ -69,9 +76,10 @@ class Outcome:
 
 
 def _check(images: ImageSet, attack: Attack | None, seed: int, batch_size: int) -> None:
-    """Raises ValueError: no images, what is no attack, a seed or a batch size that is none."""
+    """Raises ValueError: no images, what is no attack or a targeted one, a seed or a batch size that is none."""
     check_kind("images", images, ImageSet, "an ImageSet")
-    check_kind("attack", attack, Attack | None, "an attack, such as PGD(ThreatModel('Linf', 8/255), 10)")
+    if attack is not None:
+        check_attack(attack)
     check_counts(batch_size=batch_size)
     check_counts(0, seed=seed)
     if len(images) == 0:
@@ -86,10 +94,10 @@ def attacked(model: nn.Module, images: ImageSet, attack: Attack, seed: int = 0, 
         batch_size: images per call of the attack; bounds memory.
 
     Raises:
-        ValueError: no images; an attack that gives no images of the same shape, or whose images leave [0, 1] or its
-            threat model.
+        ValueError: no images; what is no attack or a targeted one; an attack that does not return one image for each,
+            in [0, 1] and inside its threat model.
     """
-    _check(images, attack, seed, batch_size)
+    _check(images, check_attack(attack), seed, batch_size)
     device = like(model).device
     generator = torch.Generator().manual_seed(seed)
     x_adv = torch.empty_like(images.held, dtype=torch.float32)  # filled in place: joining needs the memory twice
@@ -98,10 +106,8 @@ def attacked(model: nn.Module, images: ImageSet, attack: Attack, seed: int = 0, 
         try:
             for x, y, found in zip(*(part.split(batch_size) for part in (images.held, images.y, x_adv)), strict=True):
                 x = as_pixels(x)
-                made = attack(model, x.to(device, copy=True), y.to(device), generator)  # one may work in place
-                if not isinstance(made, Tensor) or made.shape != x.shape:
-                    raise ValueError(f"{attack!r} gave {_shown(made)}; expected images {tuple(x.shape)}")
-                found.copy_(made.detach())
+                made = attack(model, x.to(device, copy=True), y.to(device, copy=True), generator)  # may work in place
+                found.copy_(returned(repr(attack), made, x.shape).detach())
                 _check_promise(attack, found, found - x)
         finally:
             hook.remove()
@@ -116,8 +122,9 @@ def predict(model: nn.Module, x: Tensor, batch_size: int = 256, y: Tensor | None
         y: (N,) labels; the model must have their classes.
 
     Raises:
-        ValueError: see `attacks.scored`; a label without a class.
+        ValueError: see `attacks.scored`; what are no pixels; a label without a class.
     """
+    check_pixels(x)
     device = like(model).device
     with frozen(model), torch.no_grad():
         logits = torch.cat([scored(model, as_pixels(part).to(device), "predict").cpu() for part in x.split(batch_size)])
@@ -143,11 +150,9 @@ def evaluate(model: SplitClassifier, images: ImageSet, attack: Attack | None = N
         seed, batch_size: see `attacked`.
 
     Raises:
-        ValueError: no images; what is no attack, or a targeted one; as `predict` and `attacked`; a `read` that does not
-            give (N,) whole numbers.
+        ValueError: as `attacked` and `predict`; what `read` returns are no int64 (N,).
     """
     _check(images, attack, seed, batch_size)
-    untargeted(attack)
     attacker, began = source or model, time.monotonic()
     kept: store.Artifact | None = None
     if attack is None:
@@ -192,17 +197,12 @@ def _recipe(model: nn.Module, images: ImageSet, attack: Attack, seed: int, batch
 
 def _found(model: SplitClassifier, images: ImageSet, x_adv: Tensor, read: Reader | None = None) -> dict[str, Tensor]:
     """What `_outcome` takes, for images x_adv as a set holds them."""
-    said = predict(model, x_adv, y=images.y) if read is None else read(model, as_pixels(x_adv))
-    if not isinstance(said, Tensor) or said.shape != images.y.shape or said.dtype not in (torch.int64, torch.int32):
-        raise ValueError(f"read gave {_shown(said)}; expected classes as whole numbers {tuple(images.y.shape)}")
+    said = predict(model, x_adv, y=images.y) if read is None else returned(
+        "read", read(model, as_pixels(x_adv).clone()), images.y.shape, "int64").cpu()
     deltas = ((as_pixels(after) - as_pixels(before)).detach().flatten(1)
               for after, before in zip(x_adv.split(256), images.held.split(256), strict=True))
     l2, linf = zip(*((delta.norm(dim=1), delta.abs().amax(1)) for delta in deltas), strict=True)
     return {"prediction": said, "l2": torch.cat(l2), "linf": torch.cat(linf)}
-
-
-def _shown(found: object) -> str:
-    return f"{found.dtype} {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
 
 
 def _outcome(model: SplitClassifier, images: ImageSet, attack: Attack | None, source: nn.Module,
@@ -211,7 +211,7 @@ def _outcome(model: SplitClassifier, images: ImageSet, attack: Attack | None, so
     label = "none" if attack is None else f"{'transferred ' * (source is not model)}{attack!r}"
     name = getattr(model, "name", type(model).__name__)
     return Outcome(found["prediction"] == images.y, found["prediction"], found["l2"], found["linf"], label, threat,
-                   name, images.name, (*artifacts(model, source), images.fingerprint))
+                   name, images.name, (*artifacts(model, source), images.fingerprint), key=artifacts(model))
 
 
 def transfer_matrix(models: Sequence[SplitClassifier], images: ImageSet, attack: Attack, seed: int = 0,
@@ -226,7 +226,6 @@ def transfer_matrix(models: Sequence[SplitClassifier], images: ImageSet, attack:
     Raises:
         ValueError: as `evaluate`.
     """
-    untargeted(attack)
     columns = models if targets is None else targets
     rows = []
     for source in models:
@@ -244,14 +243,16 @@ def right_before(clean: Outcome, under: Outcome) -> tuple[Outcome, Outcome]:
     the accuracy on all attacked images instead, clean errors included, which is `under.accuracy`.
 
     Args:
-        clean, under: outcomes of one model on the same images in the same order, without and with the attack.
+        clean, under: outcomes of one model on the same images in the same order, without and with the attack; or
+            `under` without one, too, on images that were changed before.
 
     Raises:
-        ValueError: different models or numbers of images.
+        ValueError: the first is under an attack; different models (by name, and by key where they have one), numbers of
+            images, or, under an attack, images.
     """
-    if (clean.model, len(clean)) != (under.model, len(under)):
-        raise ValueError(f"transfer rate: {len(clean)} images of {clean.model!r} and {len(under)} of {under.model!r}: "
-                         "expected one model on the same images")
+    if clean.attack != "none":
+        raise ValueError(f"transfer rate: the first outcome is under {clean.attack}; expected the clean one")
+    _check_one("transfer rate", clean, under, "model", "key", *["fingerprint"] * (under.attack != "none"))
     return clean.take(clean.correct), under.take(clean.correct)
 
 
@@ -272,7 +273,13 @@ def mean_transfer_rate(pairs: Iterable[tuple[Outcome, Outcome]]) -> float:
 def transfer_perturbation(model: SplitClassifier, images: ImageSet, clean: ImageSet,
                           changed: ImageSet) -> tuple[Outcome, Outcome]:
     """Outcomes of the images that the model has right, as they are and with the perturbations that made `changed` of
-    `clean` added to them, clipped to [0, 1]: a transfer attack on a network that sees its own kind of image."""
+    `clean` added to them, clipped to [0, 1]: a transfer attack on a network that sees its own kind of image.
+
+    Raises:
+        ValueError: sets of different shapes.
+    """
+    if len(shapes := {tuple(part.held.shape) for part in (images, clean, changed)}) > 1:
+        raise ValueError(f"images, clean, changed of shapes {sorted(shapes)}: expected one shape")
     perturbed = replace(images, x=(images.x + (changed.x - clean.x)).clamp(0, 1))
     return right_before(evaluate(model, images), evaluate(model, perturbed))
 
@@ -321,6 +328,15 @@ def _allows_more(attack: Attack | None, before: Attack | None) -> bool:
     return larger is not None and smaller is not None and larger.norm == smaller.norm and smaller.eps < larger.eps
 
 
+def _check_one(who: str, one: Outcome, other: Outcome, *shared: str) -> None:
+    for what in shared:
+        if getattr(one, what) != getattr(other, what):
+            raise ValueError(f"{who}: {what} {getattr(one, what)!r} and {getattr(other, what)!r}: expected outcomes of "
+                             f"one {what}")
+    if len(one) != len(other):
+        raise ValueError(f"{who}: {len(one)} and {len(other)} images: expected the same images")
+
+
 def worst_case(outcomes: Sequence[Outcome]) -> Outcome:
     """Per image, whether it survived every attack: never the minimum of averages.
 
@@ -328,19 +344,14 @@ def worst_case(outcomes: Sequence[Outcome]) -> Outcome:
     seconds are those of all.
 
     Raises:
-        ValueError: no outcomes, or outcomes of different models, images or threat models.
+        ValueError: no outcomes, or outcomes of different models (by name, and by key where they have one), images (by
+            name and fingerprint) or threat models.
     """
     if not outcomes:
         raise ValueError("worst_case: no outcomes; expected at least one")
     worst = outcomes[0]
     for other in outcomes[1:]:
-        for what in ("model", "data", "threat"):
-            if getattr(other, what) != getattr(worst, what):
-                raise ValueError(f"worst_case: {what} {getattr(worst, what)!r} and {getattr(other, what)!r}: "
-                                 f"expected outcomes of one {what}")
-        if len(other) != len(worst) or (worst.inputs and other.inputs and worst.inputs[-1] != other.inputs[-1]):
-            raise ValueError(f"worst_case: {len(worst)} and {len(other)} images of {worst.data!r}: expected the same "
-                             "images")
+        _check_one("worst_case", worst, other, "model", "key", "data", "fingerprint", "threat")
         keep = ~worst.correct
         worst = replace(worst, correct=worst.correct & other.correct, attack=f"{worst.attack} + {other.attack}",
                         inputs=tuple(dict.fromkeys(worst.inputs + other.inputs)), seconds=worst.seconds + other.seconds,
@@ -368,8 +379,9 @@ def health_checks(model: SplitClassifier, images: ImageSet, attack: PGD, *,
         transfer_from: an independently trained network, attacked in its place.
 
     Raises:
-        ValueError: the norm is L2, for which no eps can be called huge.
+        ValueError: no PGD; the norm is L2, for which no eps can be called huge; as `evaluate`.
     """
+    check_kind("attack", attack, PGD, "PGD, such as PGD(ThreatModel('Linf', 8/255), 10)")
     threat = attack.threat
     if threat.norm != "Linf":
         raise ValueError(f"norm = {threat.norm!r}: health checks are written for 'Linf'")

@@ -455,7 +455,7 @@ def test_the_loud_half_is_that_of_most_images_whatever_their_scale() -> None:
 
 # --- bad input --------------------------------------------------------------------------------------------------------
 
-MODEL, (X, Y) = networks.build("small"), images(3)
+MODEL, (X, Y), SET = networks.build("small"), images(3), PlantedWorld().draw(3, seed=2)
 MASK = torch.ones(96, dtype=torch.bool)
 
 
@@ -482,13 +482,25 @@ MASK = torch.ones(96, dtype=torch.bool)
     (lambda: closed_form_masks(MODEL, X, torch.full((3, 10), 0.2), "block4.bn", Y), ("sums from 2 to 2", "sum 1")),
     (lambda: distill(MODEL, X[:0], Y[:0], "block4.bn"), ("0 images", "at least one")),
     (lambda: distill(MODEL, X, Y, "block4.bn", batch_size=0), ("batch_size = 0", ">= 1")),
-    (lambda: distill(MODEL, X * torch.nan, Y, "block4.bn"), ("sigma is not finite", "finite features")),
+    (lambda: distill(MODEL, X * torch.nan, Y, "block4.bn"), ("pixels from nan", "[0, 1]")),
+    (lambda: distill(MODEL, X * 255, Y, "block4.bn"), ("pixels from", "to 2", "expected [0, 1]; the model normalises")),
+    (lambda: distill(MODEL, X, None, "block4.bn"), ("labels = None", "torch.Tensor")),  # type: ignore[arg-type]
+    (lambda: features_at(MODEL, (X * 255).round().long(), "pool"), ("pixels from", "[0, 1]")),
+    (lambda: predict(MODEL, X * 255), ("pixels from", "[0, 1]")),
+    (lambda: random_masks(MASK.expand(3, -1), X * 255), ("pixels from", "[0, 1]")),
+    (lambda: random_masks(MASK.expand(3, -1) * 0.1, X), ("masks torch.float32", "expected bool")),
+    (lambda: global_mask(torch.rand(3, 96), 9), ("masks torch.float32", "expected bool")),
+    (lambda: global_mask(MASK.expand(3, -1), 2.5), ("size = 2.5", ">= 0")),  # type: ignore[arg-type]
+    (lambda: wrong_labels(Y + 0.5, 10), ("labels torch.float32", "int64")),
+    (lambda: wrong_labels(Y, 2), ("labels", "0 to 1")),
+    (lambda: closed_form_masks(MODEL, X, Y, "block4.bn", Y[:1]), ("1 masks, labels or sizes for 3 images", "one each")),
+    (lambda: untrained("small", SET, device="tpu"), ("device = 'tpu'", "did you mean 'cpu'")),
     (lambda: masked_logits(MODEL, X, MASK[:95], "block4.bn"), ("(3, 95)", "(3, 96)")),
-    (lambda: masked_logits(MODEL, X, MASK.expand(2, -1), "block4.bn"), ("2 masks for 3 images",)),
+    (lambda: masked_logits(MODEL, X, MASK.expand(2, -1), "block4.bn"), ("2 masks", "for 3 images", "one each")),
     (lambda: masked_logits(MODEL, X, MASK.double(), "block4.bn"), ("float64", "expected bool")),
-    (lambda: masked_logits(MODEL, X * torch.nan, MASK, "block4.bn"), ("block4.bn", "nan", "finite")),
+    (lambda: masked_logits(MODEL, X * torch.nan, MASK, "block4.bn"), ("pixels from nan", "[0, 1]")),
     (lambda: parts(torch.ones(2, 3, 4, 4), MASK), ("(96,)", "(2, 3)")),
-    (lambda: wrong_labels(Y, 1), ("num_classes = 1", "at least 2")),
+    (lambda: wrong_labels(Y, 1), ("num_classes = 1", ">= 2")),
     (lambda: another_of_class(torch.tensor([0, 0, 1])), ("class 1", "one image")),
     (lambda: global_mask(MASK.expand(2, -1), 97), ("size = 97", "0 to 96")),
     (lambda: random_masks(MASK.expand(2, -1), X), ("(2, 96)", "3 images")),

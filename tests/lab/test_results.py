@@ -513,11 +513,11 @@ def test_rounding_and_what_is_undefined_are_no_faults() -> None:
 
 
 @pytest.mark.parametrize(("ask", "words"), [
-    (lambda: rank_correlation([1, math.nan, 3], [1, 2, 3]), "nan has no rank"),
-    (lambda: rank_correlation([1, 2, 3], [1, math.inf, 3]), "inf has no rank"),
-    (lambda: rank_correlation(["1", "10", "9"], [1, 2, 3]), "'1' has no rank"),  # type: ignore[list-item]
-    (lambda: mcnemar(torch.tensor([3, 4]), torch.tensor([3, 5])), "right or wrong as torch.bool"),
-    (lambda: wilson(3, 4, 95), "a share such as 0.95"),
+    (lambda: rank_correlation([1, math.nan, 3], [1, 2, 3]), "value nan: expected finite numbers"),
+    (lambda: rank_correlation([1, 2, 3], [1, math.inf, 3]), "value inf: expected finite numbers"),
+    (lambda: rank_correlation(["1", "10", "9"], [1, 2, 3]), "value '1': expected finite numbers"),  # type: ignore[list-item]
+    (lambda: mcnemar(torch.tensor([3, 4]), torch.tensor([3, 5])), "expected bool, right or wrong"),
+    (lambda: wilson(3, 4, 95), "such as 0.95"),
     (lambda: student_t([0.1, 0.2], 95), "confidence = 95"),
     (lambda: detectable(1), "0 degrees of freedom"),
 ])

@@ -86,7 +86,7 @@ def test_a_constant_number_has_no_reading() -> None:
 
 @pytest.mark.parametrize(("rows", "penalty", "message"), [
     (4, 1e-3, r"^features and numbers \(5, 2\), \(4, 1\), \(5, 2\), \(4, 1\): expected \(N, D\)"),
-    (5, 0.0, "^penalty = 0.0: expected a number > 0, such as 1e-3")])
+    (5, 0.0, "^penalty = 0.0: expected a finite number > 0, such as 1e-3")])
 def test_reading_refuses_what_does_not_fit(rows: int, penalty: float, message: str) -> None:
     z, values = torch.rand(5, 2), torch.rand(rows, 1)
     with pytest.raises(ValueError, match=message):
