@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -108,7 +109,8 @@ def _folder(dataset: str, split: str, n: int | None, seed: int) -> ImageSet:
     x = folders.padded(folders.levels(found)[split][index])
     lossy_cifar = found.classes == CIFAR10 and x.shape[2:] == (32, 32) and paths[0].suffix.lower() in LOSSY
     name = "CIFAR-10 (JPEG copy)" if lossy_cifar else printable(Path(os.path.abspath(found.root)).name)
-    if name.startswith("planted"):  # a verdict on "planted" images speaks of the truth that was planted
+    titles = "|".join(known.title for known in DATASETS.values())
+    if not lossy_cifar and re.match(rf"planted|({titles})(?![\w-])", name):  # its numbers would pass for that set's
         name = f"folder {name}"
     return ImageSet(x, y[index], found.classes, name, "crop+flip")  # numbers of the copy are not those of CIFAR-10
 

@@ -46,8 +46,10 @@ def make(root: Path, side: int = 32, classes: tuple[str, ...] = ("cat", "dog")) 
     return root
 
 
-def test_no_folder_passes_for_the_planted_world(tmp_path: Path) -> None:
-    for name, shown in (("planted", "folder planted"), ("planted, 2026", "folder planted, 2026"), ("pets", "pets")):
+def test_no_folder_passes_for_a_set_that_the_book_knows(tmp_path: Path) -> None:
+    for name, shown in (("planted", "folder planted"), ("planted, 2026", "folder planted, 2026"), ("pets", "pets"),
+                        ("CIFAR-10", "folder CIFAR-10"), ("CIFAR-10 (JPEG copy)", "folder CIFAR-10 (JPEG copy)"),
+                        ("digits", "folder digits"), ("cifar10", "cifar10"), ("digits-mine", "digits-mine")):
         assert load(f"folder:{make(tmp_path / name)}", "test").name == shown
 
 
