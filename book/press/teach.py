@@ -170,19 +170,27 @@ def world_seed(key: bytes, student: str) -> int:
     return 0 if student == PRACTICE else own_seed(key, student)
 
 
-def handout(found: Iterable[Assignment], seed: int) -> bytes:
-    """The zip that one student gets: each assignment without solutions and checks, and the images of the world."""
+def handout(found: Iterable[Assignment], seed: int, book: str = "") -> bytes:
+    """The zip that one student gets: each assignment without solutions and checks, and the images of the world. Where
+    the book is on the web, an assignment's head leads to its chapter."""
     from book.teach.worlds import World  # here, since the images of a world need torch
 
-    files = {f"{one.name}.ipynb": nbformat.writes(notebook(one, "student")).encode() for one in found}
-    return packed(files | {"world.safetensors": World(seed).file()})
+    files = {"world.safetensors": World(seed).file()}
+    pages = {chapter.name[:3]: chapter.name for chapter in chapters.every("")}
+    for one in found:
+        made = notebook(one, "student")
+        if book.startswith("http"):
+            link = rf"\1[\2]({book}/notebooks/{pages[one.name[:3]]}.html)"
+            made.cells[0].source = re.sub(r"(Chapter \d+: )(\*.+?\*)", link, made.cells[0].source, count=1)
+        files[f"{one.name}.ipynb"] = nbformat.writes(made).encode()
+    return packed(files)
 
 
 def make(course: Path, folder: Path = SOURCES, book: str = "") -> None:
     """Write what is handed out and what the teacher keeps; the same course gives the same files.
 
     Args:
-        book: where the plans find the book's pages, see `address`.
+        book: where plans and, on the web, assignments find the book's pages, see `address`.
     """
     from book.press import slides  # here, since they need Sphinx
 
@@ -194,7 +202,7 @@ def make(course: Path, folder: Path = SOURCES, book: str = "") -> None:
     slides.make(course / "teacher" / "slides")
     (course / "handout").mkdir(exist_ok=True)
     for name in [*names, PRACTICE]:
-        (course / "handout" / f"{name}.zip").write_bytes(handout(found, world_seed(key, name)))
+        (course / "handout" / f"{name}.zip").write_bytes(handout(found, world_seed(key, name), place))
     sheets.make(course / "handout", folder)
     print(f"{len(names)} students: hand out {course / 'handout'}/NAME.zip, each to its student alone\n"
           f"everybody: {course / 'handout' / PRACTICE}.zip, and PDFs where Chromium has printed them\n"

@@ -29,8 +29,8 @@ teacher = learned(train.x, train.y, seed=0)
 # ## Question 1: the construction (3 points)
 #
 # The new label is $t = y + 1$ modulo the number of classes. From $x$ itself, walk *down* the cross-entropy of $t$ in
-# steps along the gradient, each of one and the same $L_2$ length, and stay in $\|x' - x\|_2 \le \varepsilon$ and in
-# $[0, 1]$.
+# steps along the gradient, each of $L_2$ length $2.5\,\varepsilon$ divided by their number, and stay in
+# $\|x' - x\|_2 \le \varepsilon$ and in $[0, 1]$.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -46,7 +46,7 @@ teacher = learned(train.x, train.y, seed=0)
 #
 # <details><summary>Hint 3</summary>
 #
-# A step of 2.5 eps / steps. A gradient of 0 must not become "not a number": bound its length from below.
+# A gradient of 0 must not become "not a number": bound its length from below.
 #
 # </details>
 

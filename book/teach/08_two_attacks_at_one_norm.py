@@ -83,7 +83,7 @@ def q2(mine, world):
     yield 1, (lengths - 0.7).abs().max() < 1e-4, "every change has the length that is asked for"
     cosine = torch.nn.functional.cosine_similarity((found - x).flatten(1), change.flatten(1))
     yield 1, cosine.min() > 0.9999, "and its old direction"
-    edge = mine.at_length(torch.ones(1, 3, 8, 8), torch.full((1, 3, 8, 8), 0.9), -5.0)
+    edge = mine.at_length(torch.full((1, 3, 8, 8), 0.9), torch.ones(1, 3, 8, 8), 5.0)
     same = mine.at_length(x, x, 0.7)
     yield 1, edge.max() <= 1 and torch.equal(same, x), "images stay in [0, 1], and no change stays no change"
 

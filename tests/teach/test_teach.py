@@ -93,6 +93,15 @@ def test_no_line_of_a_solution_check_or_rubric_is_in_a_file_for_students(path: P
     assert not [line for line in hidden - given if len(line) > 30 and line in printed]
 
 
+def test_an_assignment_leads_to_its_chapter_where_the_book_is_on_the_web(small_worlds: None) -> None:
+    one = assignments.read(assignments.sources()["03_wrong_labels_that_teach"])
+    heads = {book: json.loads(unpacked(teach.handout([one], 1, book))[f"{one.name}.ipynb"])["cells"][0]["source"]
+             for book in ("https://book.example", "file:///home/teacher/html", "")}
+    linked = "Chapter 3: [*Constructed data sets*](https://book.example/notebooks/03_constructed_datasets.html). About"
+    assert linked in "".join(heads["https://book.example"])
+    assert "](" not in "".join(heads["file:///home/teacher/html"]) + "".join(heads[""])
+
+
 @pytest.mark.parametrize(("old", "new"), [
     ("### END SOLUTION", "### END SOLUTON"), ("### END SOLUTION", "## END SOLUTION"), ("### END SOLUTION", ""),
     ("### END SOLUTION", "### END SOLUTION."), ("### BEGIN SOLUTION", "### BEGIN"), ("### BEGIN SOLUTION", ""),
