@@ -62,7 +62,8 @@ MANIFEST.json has the SHA-256 of every file.
 PRINT = """<style>
 nav, header, footer, .sidebar, .bd-sidebar-primary, .bd-sidebar-secondary, .bd-header-article, .prev-next-footer,
 #pst-skip-link, #pst-back-to-top, #jb-print-docs-body, .search-button__wrapper, .headerlink, .copybtn, .claims-filter,
-details:is(.hide, .part) > summary, .claim pre, .claim a:not([href]) { display: none !important; }
+.cell:not(.tag_parameters) > details.hide, details:is(.hide, .part) > summary, .claim pre, .claim a:not([href]) {
+  display: none !important; }
 body, html { background: white !important; font-size: 9pt !important; }
 .bd-page-width, .bd-article-container, .bd-main, .bd-content { max-width: none !important; display: block !important;
   overflow: visible !important; padding: 0 !important; }
@@ -233,6 +234,7 @@ def for_print(page: str, pages: Mapping[str, int] = MappingProxyType({})) -> str
     lines = [f'<p class="of-{level}"><a href="#{id}">{re.sub("<[^>]+>", "", title)}</a> {pages.get(id, "")}</p>'
              for id, level, title in titles]
     about = (f"Version {nbutils.__version__}, commit {present_commit()}. Text and figures: CC BY 4.0. Code: MIT. Cite "
-             "it by its title, version and commit, and the three papers for their results.")
+             "it by its title, version and commit, and the three papers for their results. Code that only prepares, "
+             "measures or draws is not printed; the notebooks have it.")
     contents = f'<div class="contents"><p style="font-size: 2em">{TITLE}</p><p>{about}</p>{"".join(lines)}</div>'
     return re.sub("<section", lambda found: contents + found[0], page, count=1)

@@ -100,6 +100,18 @@ def test_the_place_of_a_target_is_read_off_a_pdf(tmp_path: Path) -> None:
     assert pdf.places(tmp_path / "a.pdf") == {"one": 1, "two-b": 2}
 
 
+@pytest.mark.skipif(not pdf.chromium(), reason="no Chromium is installed")
+def test_code_that_only_prepares_is_not_printed_and_parameters_are(tmp_path: Path) -> None:
+    pages = {}
+    for kind in ("cell", "cell tag_parameters"):
+        code = f'<div class="{kind}"><details class="hide"><summary></summary><pre>{"x = 1<br>" * 300}</pre></details>'
+        (tmp_path / "a.html").write_text(release.for_print(
+            f'<html><head></head><body><section id="a"><h1>A</h1>{code}</div></section></body></html>'))
+        pdf.print_page(tmp_path / "a.html", tmp_path / "a.pdf")
+        pages[kind] = (tmp_path / "a.pdf").read_bytes().count(b"/Type /Page\n")
+    assert pages["cell tag_parameters"] - pages["cell"] >= 4  # 300 lines of 9 points
+
+
 def test_a_page_in_a_folder_asks_for_no_font_in_advance() -> None:
     kept = '<link rel="stylesheet" href="all.css">'
     assert release.for_a_folder(f'<link rel="preload" as="font" crossorigin href="a.woff2" />\n{kept}') == kept
