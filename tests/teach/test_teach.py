@@ -96,10 +96,10 @@ def test_no_line_of_a_solution_check_or_rubric_is_in_a_file_for_students(path: P
 def test_an_assignment_leads_to_its_chapter_where_the_book_is_on_the_web(small_worlds: None) -> None:
     one = assignments.read(assignments.sources()["03_wrong_labels_that_teach"])
     heads = {book: json.loads(unpacked(teach.handout([one], 1, book))[f"{one.name}.ipynb"])["cells"][0]["source"]
-             for book in ("https://book.example", "file:///home/teacher/html", "")}
+             for book in ("https://book.example", "file:///media/html", "")}
     linked = "Chapter 3: [*Constructed data sets*](https://book.example/notebooks/03_constructed_datasets.html). About"
     assert linked in "".join(heads["https://book.example"])
-    assert "](" not in "".join(heads["file:///home/teacher/html"]) + "".join(heads[""])
+    assert "](" not in "".join(heads["file:///media/html"]) + "".join(heads[""])
 
 
 @pytest.mark.parametrize(("old", "new"), [
