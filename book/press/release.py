@@ -62,7 +62,8 @@ MANIFEST.json has the SHA-256 of every file.
 PRINT = """<style>
 nav, header, footer, .sidebar, .bd-sidebar-primary, .bd-sidebar-secondary, .bd-header-article, .prev-next-footer,
 #pst-skip-link, #pst-back-to-top, #jb-print-docs-body, .search-button__wrapper, .headerlink, .copybtn, .claims-filter,
-.cell:not(.tag_parameters) > details.hide, details:is(.hide, .part) > summary, .claim pre, .claim a:not([href]) {
+.cell:not(.tag_parameters) > details.above-input, details:is(.hide, .part) > summary, .claim pre, .claim a:not([href]),
+.address:not([href]), section:has(> .beside) {
   display: none !important; }
 body, html { background: white !important; font-size: 9pt !important; }
 .bd-page-width, .bd-article-container, .bd-main, .bd-content { max-width: none !important; display: block !important;
@@ -74,19 +75,21 @@ h4 { font-size: 11pt !important; } h5, h6 { font-size: 9.5pt !important; }
 a:not([href]), abbr[title] { color: inherit !important; text-decoration: none !important; }
 .contents p { display: flex; justify-content: space-between; margin: 1pt 0 0; line-height: 1.4; }
 .contents .of-h2 { margin-left: 2em; }
-.contents, section.part, span[id^="document-"] + section { break-before: page; }
-.contents, section.part + span + section, span[id^="document-book/api/"] + section { break-before: auto; }
+.contents, section.part, span[id^="document-"] { display: block; break-before: page; }
+.contents, section.part + span[id^="document-"] { break-before: auto; }
 .contents { break-after: page; }
 .bd-article :is(.cell, .admonition, .highlight, div[class*=highlight], details, pre) { break-inside: auto !important;
   box-decoration-break: clone; }
+.bd-article :is(.short, .short pre, .cell_input:has(.short), div[class*=highlight]:has(.short)) {
+  break-inside: avoid !important; }
 p, li, pre, dd { orphans: 3; widows: 3; } pre { white-space: pre-wrap; padding-block: 2pt !important; }
 .bd-article table:is(.run-card, :not(:has(tr:nth-child(10)))), figure, .verdict, .table-notes, tr,
 div.math, mjx-container[display] { break-inside: avoid; }
-h1, h2, h3, h4, h5, h6, dt, summary, caption, .admonition-title, p:has(> strong:only-child) { break-after: avoid; }
+h1, h2, h3, h4, h5, h6, dt, summary, caption, .admonition-title, p.alone { break-after: avoid; }
 dd > :first-child, .table-notes, tbody tr:is(:first-child, :last-child) { break-before: avoid; }
 summary { list-style: none; break-inside: avoid; }
 details > * { display: block !important; }
-.bd-article figure :is(img, svg) { max-height: 150mm !important; }
+.bd-article figure :is(img, svg) { max-height: 105mm !important; }
 th, td { padding: 1pt 4pt !important; overflow-wrap: break-word; }
 td code .pre { overflow-wrap: break-word !important; }
 .claim :is(dl, dt, dd) { display: inline; padding: 0; font-size: 7.5pt; }
@@ -212,6 +215,11 @@ def for_print(page: str, pages: Mapping[str, int] = MappingProxyType({})) -> str
     for number, (part, first) in enumerate(PART.findall(read_text(ROOT / "_toc.yml")), start=1):
         heading = f'<section id="part-{number}" class="part"><h1>{part}</h1></section>'
         page = page.replace(mark := f'<span id="document-{first}">', heading + mark)
+    page = re.sub(r'(<span(?: class="bibtex-citation")?) id="id\d+"', r"\1", page)  # each document counts from one
+    page = re.sub(r'(<div class="verdict[^>]*?) id="[^"]*"', r"\1", page)  # links to a claim lead to the ledger
+    page = re.sub(r'<span id="document-book/api/.*?</section>\n?', "", page, flags=re.DOTALL)  # which print leaves out
+    page = re.sub(r"<p>(<strong>[^<]*</strong>)</p>", r'<p class="alone">\1</p>', page)
+    page = re.sub(r'<div class="highlight">(?=<pre>(?:[^\n]*\n){1,30}</pre>)', '<div class="highlight short">', page)
     seen = Counter[str]()
 
     def unique(found: re.Match[str]) -> str:  # chapters have sections of the same name

@@ -87,6 +87,24 @@ def test_the_print_has_the_parts_of_the_book_and_the_ledgers_headings_below_its_
     assert '<h3>1. One</h3><div class="claims-group"><h4>Ours</h4>' in printed
 
 
+def test_links_of_the_print_lead_to_the_one_place_that_is_meant() -> None:
+    short, long = ('<div class="highlight"><pre>' + "x\n" * lines + "</pre></div>" for lines in (30, 31))
+    page = ('<html><head></head><section id="t"><span class="bibtex-citation" id="id5">[<a href="#id5">1</a>]</span>'
+            '<span id="id5"><a href="#id7">2</a></span><div class="verdict verdict-held" id="claim-a">A</div>'
+            '<a href="book/ledger.html#claim-a">a</a><p><strong>Alone</strong></p><p><strong>Not</strong> alone</p>'
+            '<span id="document-book/api/store"></span><section id="s"><h3>Store</h3>\n<p>Left out</p>\n</section>\n'
+            f'{short}{long}<details class="claim" id="claim-a"></details>'
+            '<div class="citation" id="id5"></div><div class="citation" id="id7"></div></section>')
+    printed = release.for_print(page)
+    places = re.findall(r'<(\w+)[^>]* id="(id\d|claim-a)"', printed)
+    assert places == [("details", "claim-a"), ("div", "id5"), ("div", "id7")]
+    assert re.findall('href="#(id.|claim-a)"', printed) == ["id5", "id7", "claim-a"]
+    assert '<p class="alone"><strong>Alone' in printed
+    assert '<p><strong>Not' in printed
+    assert "Store" not in printed
+    assert printed.count('<div class="highlight short">') == printed.count('<div class="highlight">') == 1
+
+
 def test_a_pdf_is_the_same_however_its_nodes_were_counted() -> None:
     said = "/ID (node0000142{}) /K (node0000142{}) /CreationDate (D:2026120102{}00+00'00')"
     first, second = (pdf.settled(said.format(*values).encode()) for values in (("5", "7", "01"), ("6", "9", "59")))
@@ -104,7 +122,7 @@ def test_the_place_of_a_target_is_read_off_a_pdf(tmp_path: Path) -> None:
 def test_code_that_only_prepares_is_not_printed_and_parameters_are(tmp_path: Path) -> None:
     pages = {}
     for kind in ("cell", "cell tag_parameters"):
-        code = f'<div class="{kind}"><details class="hide"><summary></summary><pre>{"x = 1<br>" * 300}</pre></details>'
+        code = f'<div class="{kind}"><details class="above-input"><summary></summary><pre>{"x = 1<br>" * 300}</pre></details>'
         (tmp_path / "a.html").write_text(release.for_print(
             f'<html><head></head><body><section id="a"><h1>A</h1>{code}</div></section></body></html>'))
         pdf.print_page(tmp_path / "a.html", tmp_path / "a.pdf")
