@@ -122,7 +122,8 @@ def test_the_place_of_a_target_is_read_off_a_pdf(tmp_path: Path) -> None:
 def test_code_that_only_prepares_is_not_printed_and_parameters_are(tmp_path: Path) -> None:
     pages = {}
     for kind in ("cell", "cell tag_parameters"):
-        code = f'<div class="{kind}"><details class="above-input"><summary></summary><pre>{"x = 1<br>" * 300}</pre></details>'
+        folded = f'<details class="above-input"><summary></summary><pre>{"x = 1<br>" * 300}</pre></details>'
+        code = f'<div class="{kind}">{folded}'
         (tmp_path / "a.html").write_text(release.for_print(
             f'<html><head></head><body><section id="a"><h1>A</h1>{code}</div></section></body></html>'))
         pdf.print_page(tmp_path / "a.html", tmp_path / "a.pdf")
