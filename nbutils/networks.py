@@ -121,7 +121,10 @@ def suited(x: Tensor, model: nn.Module) -> Tensor:
 
 def check_pixels(x: Tensor, slack: float = 1 / 255) -> None:
     """Raise a ValueError if images x that are no levels leave [0, 1] by more than the slack, by default a grey level,
-    which rounding and a small step need."""
+    which rounding and a small step need; or if they are no images (N, 3, H, W)."""
+    if not isinstance(x, Tensor) or x.ndim != 4 or x.shape[1] != 3:
+        told = tuple(x.shape) if isinstance(x, Tensor) else f"a {type(x).__name__}"
+        raise ValueError(f"images {told}: expected a torch.Tensor (N, 3, H, W)")
     if len(x) and x.dtype != torch.uint8:
         low, high = (value.item() for value in torch.aminmax(x))
         if not (low >= -slack and high <= 1 + slack):  # also false for NaN
@@ -151,6 +154,12 @@ def artifacts(*models: nn.Module) -> tuple[str, ...]:
     """Keys of the artifacts that these are or hold, each once; none of a network that was never trained."""
     keys = (getattr(part, "key", "") for model in models for part in model.modules())
     return tuple(dict.fromkeys(key for key in keys if key and isinstance(key, str)))
+
+
+def seeded(seed: int) -> torch.Generator:
+    """A generator on the CPU. Raises ValueError: the seed is no whole number from 0 on."""
+    check_counts(0, seed=seed)
+    return torch.Generator().manual_seed(seed)
 
 
 class GlobalAveragePool(nn.Module):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 import time
 from collections import Counter
@@ -64,6 +65,8 @@ def load_or_build(kind: str, recipe: Mapping[str, Any], build: Callable[..., dic
         ValueError: NBUTILS_WEIGHTS names no store; build makes something else than named tensors.
         TypeError: a recipe of other values, or code that uses what cannot be read.
     """
+    if not re.fullmatch(r"[\w-]+", kind):
+        raise ValueError(f"kind = {kind!r}: expected a word, such as 'model', which names a folder of the store")
     plain = json.loads(json.dumps(recipe, default=_plain))
     key = f"{kind}-{content_hash([dict(sorted(recipe.items())), code_hash(build)])}"
     folder = stores()[0] / kind / key

@@ -20,9 +20,9 @@ from nbutils.console import progress, warn
 from nbutils.images.batches import batch_count, batches
 from nbutils.images.imageset import ImageSet
 from nbutils.messages import check_kind
-from nbutils.networks import Model, SplitClassifier, frozen, like
+from nbutils.networks import Model, SplitClassifier, frozen, like, seeded
 from nbutils.precision import mixed_precision
-from nbutils.robustness.attacks import FGSM, PGD, Untargeted, check_classes, kl, returned
+from nbutils.robustness.attacks import FGSM, PGD, Attack, Untargeted, check_classes, kl, returned
 from nbutils.robustness.threat import ThreatModel, check_threat
 from nbutils.settings import Count, Positive, Settings, Weight
 
@@ -38,6 +38,11 @@ class Standard:
         return F.cross_entropy(model(x), y)
 
 
+def _attacked(attack: Attack, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+    """What the attack makes of x (B, 3, H, W), which stays as it is: one of a reader's may work in place."""
+    return returned(repr(attack), attack(model, x.clone(), y, generator), x.shape)
+
+
 @dataclass(frozen=True)
 class Adversarial(Settings):
     """Cross-entropy on images that `attack` has just made (Madry et al. 2018, equation 2.1).
@@ -51,7 +56,7 @@ class Adversarial(Settings):
     attack: Untargeted
 
     def __call__(self, model: SplitClassifier, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
-        return F.cross_entropy(model(self.attack(model, x, y, generator)), y)
+        return F.cross_entropy(model(_attacked(self.attack, model, x, y, generator)), y)
 
 
 def fast_adversarial(threat: ThreatModel) -> Adversarial:
@@ -100,7 +105,7 @@ class TRADES(Settings):
     def __call__(self, model: SplitClassifier, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
         with frozen(model), torch.no_grad():
             target = model(x)
-        x_adv = self.attack(model, x, target, generator)
+        x_adv = _attacked(self.attack, model, x, target, generator)
         clean, adversarial = model(x), model(x_adv)
         labelled = adversarial if self.adversarial_labels else clean
         return F.cross_entropy(labelled, y) + self.beta * kl(adversarial, clean).mean()
@@ -122,7 +127,7 @@ class MART(Settings):
     beta: Weight = 5.0
 
     def __call__(self, model: SplitClassifier, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
-        x_adv = self.attack(model, x, y, generator)
+        x_adv = _attacked(self.attack, model, x, y, generator)
         clean, adversarial = model(x), model(x_adv)
         # log(1 - p_k) of the likeliest wrong class k, as the log-sum of all other logits: exact where p_k is near 1
         rival = adversarial.detach().scatter(1, y[:, None], -torch.inf).argmax(1, keepdim=True)
@@ -298,7 +303,7 @@ def fit(model: SplitClassifier, images: ImageSet, objective: Objective, schedule
         check_classes(images.y, last.weight.T)  # (D, K), as logits would be
     device = like(model).device
     model.train()
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     optimizer = schedule.optimizing(model)
     watch = Watch.of(objective, images)
     stopped = Unfinished(unfinished, model, optimizer, generator, watch)

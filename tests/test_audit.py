@@ -271,6 +271,33 @@ def test_a_network_that_does_not_answer_what_its_last_layer_gives_is_not_cut(net
     assert torch.equal(model(few), network(few))
 
 
+class Detector(Net):
+    """It turns its answers round where an image has noise, as none has on which it is looked at."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = super().forward(x)
+        rough = (x[..., 1:] - x[..., :-1]).abs().mean((1, 2, 3)) > 0.03
+        return torch.where(rough[:, None], -z, z) if rough.any() else z
+
+
+def test_what_follows_the_last_layer_on_other_images_belongs_to_the_network(few: Tensor) -> None:
+    network, smooth = Detector().eval(), few[:, :, :1, :1].expand_as(few)
+    assert "pool" in split(Net().eval(), INSIDE, smooth, "x").cuts
+    model = split(network, INSIDE, smooth, "x")
+    assert "pool" not in model.cuts
+    assert torch.equal(model(few), network(few))
+
+
+def test_an_audit_whose_findings_cannot_be_written_says_so(monkeypatch: pytest.MonkeyPatch,
+                                                           capsys: pytest.CaptureFixture[str]) -> None:
+    def full(found: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(audit, "audit", lambda *words, **given: None)
+    assert audit.main(["network=a:b", "normalisation=inside"], full) == 2
+    assert capsys.readouterr().err == "what was found cannot be written: [Errno 28] No space left on device\n"
+
+
 def test_a_quantised_network_gets_one_line(few: Tensor) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch has another way by now

@@ -18,13 +18,16 @@ from torch import Tensor, nn
 
 from nbutils import networks, training
 from nbutils.features import (
+    D_rand,
     LinearFeature,
     class_weights,
     matched,
     matched_filter,
     population_usefulness,
+    random_masks,
     residuals,
     usefulness,
+    wrong_labels,
 )
 from nbutils.features.nrf import NRF
 from nbutils.images import DataError, ImageSet, PlantedWorld, augment, load
@@ -53,6 +56,7 @@ from nbutils.robustness import (
     transfer_rate,
     worst_case,
 )
+from nbutils.robustness.evaluate import predict
 from nbutils.store import load_or_build
 from nbutils.torchvision import torchvision
 from nbutils.training import TRADES, Schedule, Standard
@@ -322,6 +326,24 @@ CASES = [
     Bad("targeted in training", lambda: training.Adversarial(PGD(LINF, targeted=True)),
         ("attack = PGD", "an untargeted")),
     Bad("targeted TRADES", lambda: TRADES(PGD(LINF, loss="kl", targeted=True)), ("attack = PGD", "an untargeted")),
+    Bad("a set twice", lambda: Result.of("a", "w", [CLEAN, CLEAN]), ("stands twice", "for each seed")),
+    Bad("transfer from itself", lambda: health_checks(SMALL, SET, PGD(LINF, 1), transfer_from=SMALL),
+        ("the model itself", "independently")),
+    Bad("an array to predict", lambda: predict(SMALL, np.ones((4, 3, 32, 32))), ("a ndarray", "(N, 3, H, W)")),  # type: ignore[arg-type]
+    Bad("channels last", lambda: predict(SMALL, torch.ones(4, 32, 32, 3)), ("(4, 32, 32, 3)", "(N, 3, H, W)")),
+    Bad("energy below 0", lambda: random_masks(torch.ones(4, 3) > 0, SET, energy=-torch.ones(4, 3)), ("-1", ">= 0")),
+    Bad("a folder for artifacts", lambda: load_or_build("../x", {}, dict), ("'../x'", "'model'")),
+    Bad("a step of no length", lambda: PGD(LINF, 10, 0), ("step_size = 0", "2/255")),
+    *(Bad(f"seed {seed!r} in {name}", lambda call=call, seed=seed: call(seed), (f"seed = {seed!r}", "whole number"))
+      for seed in (-1, "0", 1.5, None) for name, call in (
+          ("fit", lambda seed: training.fit(small(), SET, Standard(), Schedule(1), seed)),
+          ("wrong_labels", lambda seed: wrong_labels(Y, 10, seed)),
+          ("untrained", lambda seed: untrained(SimCLR(), 32, seed)),
+          ("D_rand", lambda seed: D_rand(SET, SMALL, steps=1, seed=seed)),
+          ("random_masks", lambda seed: random_masks(torch.ones(4, 3) > 0, SET, seed)))),
+    *(Bad(f"{name} by weights", call, ("one key",)) for name, call in (
+        ("worst case", lambda: worst_case([evaluate(small(), SET), evaluate(networks.build("small", 10, 1), SET)])),
+        ("transfer", lambda: transfer_rate(evaluate(small(), SET), evaluate(networks.build("small", 10, 1), SET))))),
     Bad("health checks of CW", lambda: health_checks(SMALL, SET, CW(), transfer_from=SMALL),  # type: ignore[arg-type]
         ("attack = CW", "expected PGD")),
     Bad("a radius for a threat", lambda: evaluate(SMALL, SET, Own(None, 0.03)), ("threat = 0.03", "ThreatModel(")),

@@ -259,6 +259,26 @@ def test_the_tables_methods_with_a_k_are_those_of_kim_et_al() -> None:
     assert DEFENCES["TRADES"](threat, 3) == TRADES(trades(threat, 3).attack, 6.0, adversarial_labels=False)
 
 
+@dataclass(frozen=True)
+class Brighter:
+    """An attack of one's own, which works in place or on a copy."""
+
+    in_place: bool
+    threat: Any = None
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return (x if self.in_place else x.clone()).add_(0.1).clamp_(0, 1)
+
+
+@pytest.mark.parametrize("objective", [Adversarial, TRADES, MART])
+def test_an_attack_that_works_in_place_trains_the_same_network(objective: Any, digits: ImageSet) -> None:
+    losses = []
+    for in_place in (True, False):
+        model = networks.build("small", 10)
+        losses.append(training.fit(model, digits.take(64), objective(Brighter(in_place)), Schedule(1, 32), 0))
+    assert losses[0] == losses[1]
+
+
 def test_trades_buys_a_smaller_divergence_under_attack(digits: ImageSet) -> None:
     """Mean KL(p(x) || p(x_adv)) after the same few epochs: at most half of that after training on clean images, and
     smaller for the larger beta."""

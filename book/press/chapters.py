@@ -248,13 +248,13 @@ def named(name: str, words: str) -> Chapter:
     return chapters[name]
 
 
-def images(settings: Mapping[str, str]) -> list[tuple[str, int, int]]:
-    """Path, size and time of change of each file that a chapter set to these reads as ``folder:PATH``."""
+def images(settings: Mapping[str, str]) -> list[tuple[str, int, int, int]]:
+    """Path, size and times of change of each file that a chapter set to these reads as ``folder:PATH``."""
     dataset = settings.get("dataset", "")
     if not dataset.startswith("folder:"):
         return []
     files = sorted(path for path in Path(dataset.removeprefix("folder:")).expanduser().rglob("*") if path.is_file())
-    return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return [(str(path), path.stat().st_size, path.stat().st_mtime_ns, path.stat().st_ctime_ns) for path in files]
 
 
 def select(profile: str, wanted: str = "", settings: str = "", swept: str = "") -> dict[Chapter, dict[str, str]]:

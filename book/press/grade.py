@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -121,7 +122,8 @@ class Desk:
     def graded(self, student: str, handed_in: Path) -> Graded:
         """Grade what a student handed in, in the student's own world."""
         name, graded = self.one.name, Graded(student, dict.fromkeys(self.one.points))
-        files = sorted(handed_in.rglob(f"{name}.ipynb"))
+        files = [path for path in handed_in.rglob(f"{name}.ipynb") if path.is_file()]  # a pipe would never end
+        files.sort(key=lambda path: (-len(path.parts), path))  # the last counts: one in a folder "old" does not
         if not files:
             others = sorted(path.name for path in handed_in.rglob("*") if path.is_file())
             graded.fault = f"not graded: there is no {name}.ipynb" + (f", only {', '.join(others)}" if others else "")
@@ -207,7 +209,8 @@ def grade(course: Path, assignment: str, due: str = "", limit: int = 300, folder
             print(f"{path}: not graded, since students.txt has no such name{did_you_mean(path.name, names)}")
     for name in names:
         found.append(desk.graded(name, course / "submitted" / name))
-        print(f"{name:20} {found[-1].fault or _shown(found[-1].total)}", flush=True)
+        with suppress(OSError):  # of whoever listens no more; the marks are written all the same
+            print(f"{name:20} {found[-1].fault or _shown(found[-1].total)}", flush=True)
     _report(course / "graded" / assignment, desk.one, found)
 
 
@@ -226,10 +229,10 @@ def _late(work: Path, due: datetime) -> str:
     if not stamp.exists() and work.parent.name == work.stem:  # as nbgrader has it
         stamp = work.with_name("timestamp.txt")
     try:
-        if not stamp.exists():
+        if not stamp.is_file():
             raise ValueError(f"there is no {work.stem}.timestamp.txt")
         late = (_moment(stamp.read_text(errors="replace"), stamp.name) - due).total_seconds() / 3600
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         return f"not known when it was handed in: {error}"
     return f"late by {late:.1f} hours" if late > 0 else ""
 
@@ -270,7 +273,8 @@ def _single(work: nbformat.NotebookNode) -> None:
 
 def _id(cell: nbformat.NotebookNode) -> str:
     """What nbgrader calls a cell of an assignment: q1, or q1-check; "" for one of the student's own."""
-    return str(cell.metadata.get("nbgrader", {}).get("grade_id", ""))
+    about = cell.metadata.get("nbgrader")
+    return str(about.get("grade_id", "")) if isinstance(about, dict) else ""
 
 
 def _shown(points: float | None) -> str:

@@ -9,6 +9,7 @@ makes runs with seeds that nobody has: with first_seed = 3 and seeds = 2 they ar
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -85,16 +86,16 @@ def pooled(runs: Sequence[Path], output: Path | None = None) -> None:
         ValueError: see `Pool.of`, a file without a run that can be used, or an output that is an input or anything else
             that would be lost; in one line.
     """
-    places = [path.resolve() for path in runs]
+    places = [os.path.realpath(path) for path in runs]
     if twice := [path for path, place in zip(runs, places, strict=True) if places.count(place) > 1]:
         raise ValueError(f"{twice[-1]}: stands twice; expected each run once")
-    if output is not None and output.resolve() in places:
+    if output is not None and os.path.realpath(output) in places:
         raise ValueError(f"-o {output}: one of the runs, which would be lost; expected a new file, such as all.json")
     if output is not None and output.exists() and not _is_pool(output):
         raise ValueError(f"-o {output}: is there and holds no pooled record; expected a new file, such as all.json")
     found = _with_ours({str(path): recorded(path) for path in runs})
     if output is not None:
-        write({output.resolve(): dumps(found.record)})  # where a link leads, which stays
+        write({Path(os.path.realpath(output)): dumps(found.record)})  # where a link leads, which stays
     show(found.text())
 
 

@@ -134,6 +134,8 @@ def students(course: Path) -> list[str]:
         raise ValueError(f"{path}: no such file; expected one with a student's name on each line")
     names = read_text(path).removeprefix("\ufeff").split("\n")  # which some editors put there
     names = [name.strip() for name in names if name.strip()]
+    if not names:
+        raise ValueError(f"{path}: no student in it; expected a name on each line")
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"{path}: {name!r} stands twice; expected each student once")

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from nbutils import networks
 from nbutils.images.imageset import ImageSet, as_pixels
 from nbutils.messages import check_choice, check_counts, check_kind
-from nbutils.networks import GlobalAveragePool, SplitClassifier, check_pixels, in_batches, on_device, suited
+from nbutils.networks import GlobalAveragePool, SplitClassifier, check_pixels, in_batches, on_device, seeded, suited
 from nbutils.robustness.attacks import check_finite
 from nbutils.settings import Count, Positive, Settings, Weight, Whole
 
@@ -208,7 +208,7 @@ def wrong_labels(y: Tensor, num_classes: int, seed: int = 0) -> Tensor:
     """
     check_counts(2, num_classes=num_classes)
     _check_labels(y, num_classes)
-    steps = torch.randint(1, num_classes, y.shape, generator=torch.Generator().manual_seed(seed))
+    steps = torch.randint(1, num_classes, y.shape, generator=seeded(seed))
     return (y + steps.to(y)) % num_classes
 
 
@@ -218,7 +218,7 @@ def another_of_class(y: Tensor, seed: int = 0) -> Tensor:
     Raises:
         ValueError: a class with one image only.
     """
-    generator, other = torch.Generator().manual_seed(seed), torch.empty_like(y)
+    generator, other = seeded(seed), torch.empty_like(y)
     for label in y.unique().tolist():
         members = (y == label).nonzero()[:, 0]
         if len(members) < 2:
@@ -237,7 +237,7 @@ def random_masks(robust: Tensor, images: ImageSet | Tensor, seed: int = 0, energ
             whose sum comes nearest to that of the robust ones.
 
     Raises:
-        ValueError: shapes that do not fit, masks that are no bool, images that are no pixels.
+        ValueError: shapes that do not fit, masks that are no bool, images that are no pixels, energy below 0.
     """
     x = images.held if isinstance(images, ImageSet) else images
     check_pixels(x)
@@ -245,6 +245,8 @@ def random_masks(robust: Tensor, images: ImageSet | Tensor, seed: int = 0, energ
     if len(x) != len(robust) or (energy is not None and energy.shape != robust.shape):
         raise ValueError(f"masks {tuple(robust.shape)} for {len(x)} images, energy "
                          f"{None if energy is None else tuple(energy.shape)}: expected one row each, of one length")
+    if energy is not None and not (energy >= 0).all():  # also for NaN
+        raise ValueError(f"energy from {energy.min():.3g}: expected numbers >= 0")
     order = torch.stack([torch.randperm(robust.shape[1], generator=torch.Generator().manual_seed(own))
                          for own in image_seeds(x, seed)]).to(robust.device)
     size = robust.sum(1, keepdim=True)
@@ -309,8 +311,12 @@ def closed_form_masks(model: SplitClassifier, images: ImageSet | Tensor, labels:
         labels: as for `distill`. sizes: (N,) channels per mask, such as `robust.sum(1)`.
 
     Raises:
-        ValueError: labels that do not fit; a cut after which more comes than ReLU, pooling and one linear layer.
+        ValueError: labels that do not fit, sizes below 0; a cut after which more comes than ReLU, pooling and one
+            linear layer.
     """
+    if len(sizes) and not (sizes >= 0).all():  # also for NaN
+        raise ValueError(f"sizes from {sizes.min():.3g}: expected numbers of channels, such as robust.sum(1)")
+
     def chosen(x: Tensor, y: Tensor, size: Tensor) -> Tensor:
         z = _maps(model, x, at)
         pooled = _pooled(model, z, at)
@@ -360,6 +366,7 @@ def loud_half(found: Distilled) -> Tensor:
 
 def image_seeds(x: Tensor, seed: int = 0) -> list[int]:
     """One seed per image (N, 3, H, W), from its pixels in float32: the same wherever and in whatever company it is."""
+    check_counts(0, seed=seed)
     pixels = (image for part in x.split(256) for image in as_pixels(part.detach().cpu()).float().contiguous().numpy())
     return [int.from_bytes(hashlib.blake2b(image.data, digest_size=7, salt=seed.to_bytes(8, signed=True)).digest())
             for image in pixels]

@@ -22,7 +22,7 @@ from nbutils import store
 from nbutils.console import progress
 from nbutils.images.imageset import DataError, ImageSet
 from nbutils.messages import check_choice, check_counts
-from nbutils.networks import SplitClassifier, frozen, suited
+from nbutils.networks import SplitClassifier, frozen, seeded, suited
 from nbutils.precision import mixed_precision
 from nbutils.robustness.attacks import PGD
 from nbutils.robustness.threat import ThreatModel
@@ -139,9 +139,8 @@ def matched(images: ImageSet, model: nn.Module, name: str, objective: Matching =
     if not 0 < step_size < math.inf:
         raise ValueError(f"step_size = {step_size}: expected a positive length in pixel units, such as 0.1")
     check_counts(steps=steps, batch_size=batch_size)
-    check_counts(0, seed=seed)
     _check_teacher(model, images)
-    generator, n = torch.Generator().manual_seed(seed), len(images)
+    generator, n = seeded(seed), len(images)
     others = (torch.arange(n) + torch.randint(1, n, (n,), generator=generator)) % n
     seeds = torch.randint(2**62, (n,), generator=generator).tolist()  # one each, so that no image depends on another
 
@@ -206,7 +205,7 @@ def _new_labels(images: ImageSet, target: str, seed: int) -> Tensor:
     """(N,) t: "uniform", for D_rand, or the "next" class, for D_det (Ilyas et al. 2019, section 3.2)."""
     if target == "next":
         return (images.y + 1) % images.num_classes
-    return torch.randint(images.num_classes, images.y.shape, generator=torch.Generator().manual_seed(seed))
+    return torch.randint(images.num_classes, images.y.shape, generator=seeded(seed))
 
 
 def residuals(images: ImageSet, model: nn.Module, settings: Iterable[tuple[int, float]] = ((200, 0.5), (1000, 0.1)),

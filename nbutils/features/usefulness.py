@@ -21,7 +21,7 @@ from nbutils.features.bottleneck import features_at
 from nbutils.images.imageset import ImageSet
 from nbutils.images.planted import SIZE, PlantedSet, PlantedWorld
 from nbutils.messages import check_counts
-from nbutils.networks import SplitClassifier, frozen
+from nbutils.networks import SplitClassifier, frozen, seeded
 from nbutils.robustness.attacks import PGD, check_attack, margin
 from nbutils.robustness.threat import ThreatModel, parse_eps
 
@@ -162,7 +162,7 @@ class OneFeature(nn.Module):
             raise ValueError(f"loss = {attack.loss!r}: expected 'margin', which is -y f for this feature")
         check_attack(attack)
         device = next(self.model.parameters()).device
-        return attack(self, x.to(device), (signs > 0).long().to(device), torch.Generator().manual_seed(seed))
+        return attack(self, x.to(device), (signs > 0).long().to(device), seeded(seed))
 
 
 def usefulness(model: SplitClassifier, images: ImageSet, target: int, attack: PGD | None = None,

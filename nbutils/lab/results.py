@@ -230,6 +230,11 @@ class Result:
                 if len(found) > 1:
                     raise ValueError(f"{id}: outcomes of different {shared} {sorted(found)}: expected one")
                 context[shared] = found.pop()
+            twice = [one for n, one in enumerate(outcomes) if one.key and (one.key, one.inputs) in [
+                (other.key, other.inputs) for other in outcomes[:n]]]
+            if twice:
+                raise ValueError(f"{id}: {twice[0].model!r} on one and the same images stands twice; expected another "
+                                 "network, or other images, for each seed")
             context |= {"inputs": tuple(key for outcome in outcomes for key in outcome.inputs),
                         "seconds": sum(outcome.seconds for outcome in outcomes),
                         "norms": median_norms(outcomes) if context["threat"] == "unbounded" else None}

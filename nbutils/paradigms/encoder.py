@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from nbutils import training
 from nbutils.images.imageset import ImageSet
+from nbutils.messages import check_counts
 from nbutils.networks import SplitClassifier, on_device
 
 View = Callable[[Tensor, torch.Generator], Tensor]  # (x (B, 3, H, W), CPU generator) -> images of the same shape
@@ -76,6 +77,7 @@ class Paradigm(Protocol):
 def untrained(paradigm: Paradigm, image_size: int = 32, seed: int = 0,
               device: torch.device | str = "cpu") -> Encoder:
     """An encoder with random weights that depend only on `seed`, in evaluation mode: the first control of a probe."""
+    check_counts(0, seed=seed)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         model = paradigm.encoder(image_size)

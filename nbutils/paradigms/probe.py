@@ -125,6 +125,7 @@ def finetuned(encoder: Encoder, images: ImageSet, schedule: training.Schedule, s
     Raises:
         FloatingPointError: training diverged.
     """
+    check_counts(0, seed=seed)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         head = nn.Linear(encoder.width, images.num_classes).to(next(encoder.parameters()))
@@ -143,6 +144,7 @@ def with_projector(encoder: Encoder, paradigm: SimCLR, images: ImageSet, schedul
     Raises:
         FloatingPointError: training diverged.
     """
+    check_counts(0, seed=seed)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         model = ContrastiveEncoder(copy.deepcopy(encoder), paradigm.projector, fixed=True)

@@ -217,6 +217,8 @@ class PGD(Settings):
         size = 2.5 * self.threat.eps / self.steps if self.step_size is None else self.step_size
         most = max(1, 5 * self.threat.eps) if self.threat.norm == "Linf" else torch.inf
         object.__setattr__(self, "step_size", parse_eps(size, "step_size", most))
+        if not self.step_size and self.threat.eps:
+            raise ValueError(f"step_size = {size!r}: no step would move an image; expected a length such as 2/255")
         if not isinstance(self.random_start, bool):
             object.__setattr__(self, "random_start", parse_eps(self.random_start, "random_start"))
         if self.early_exit and not self.keep_best:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -15,7 +16,7 @@ from nbutils import store
 from nbutils.console import counter
 from nbutils.images.imageset import ImageSet, as_pixels
 from nbutils.messages import check_counts, check_kind
-from nbutils.networks import SplitClassifier, artifacts, check_pixels, frozen, like
+from nbutils.networks import SplitClassifier, artifacts, check_pixels, frozen, like, seeded
 from nbutils.robustness.attacks import FGSM, PGD, Attack, check_attack, check_classes, returned, scored
 from nbutils.robustness.autoattack import FAB, AutoAttack
 from nbutils.robustness.minimum_norm import CW
@@ -40,7 +41,7 @@ class Outcome:
         model, data: names.
         inputs: keys of the artifacts behind the model, then behind the one that the attack saw, and the fingerprint of
             the images.
-        key: keys of the artifacts behind the model alone.
+        key: keys of the artifacts behind the model alone, or else its fingerprint.
         seconds: computing time.
     """
 
@@ -99,7 +100,7 @@ def attacked(model: nn.Module, images: ImageSet, attack: Attack, seed: int = 0, 
     """
     _check(images, check_attack(attack), seed, batch_size)
     device = like(model).device
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     x_adv = torch.empty_like(images.held, dtype=torch.float32)  # filled in place: joining needs the memory twice
     with counter(f"{attack!r} on {len(images)} images", "pass") as count:
         hook = model.register_forward_pre_hook(lambda module, inputs: count(len(inputs[0])))
@@ -205,13 +206,21 @@ def _found(model: SplitClassifier, images: ImageSet, x_adv: Tensor, read: Reader
     return {"prediction": said, "l2": torch.cat(l2), "linf": torch.cat(linf)}
 
 
+def _identity(model: nn.Module) -> tuple[str, ...]:
+    """The keys of the artifacts that a model is or holds; of one that is none, its fingerprint, where it has one."""
+    keys = artifacts(model)
+    with suppress(TypeError):
+        keys = keys or (store.fingerprint(model),)
+    return keys
+
+
 def _outcome(model: SplitClassifier, images: ImageSet, attack: Attack | None, source: nn.Module,
              found: dict[str, Tensor]) -> Outcome:
     threat = "none" if attack is None else str(attack.threat or "unbounded")
     label = "none" if attack is None else f"{'transferred ' * (source is not model)}{attack!r}"
     name = getattr(model, "name", type(model).__name__)
     return Outcome(found["prediction"] == images.y, found["prediction"], found["l2"], found["linf"], label, threat,
-                   name, images.name, (*artifacts(model, source), images.fingerprint), key=artifacts(model))
+                   name, images.name, (*artifacts(model, source), images.fingerprint), key=_identity(model))
 
 
 def transfer_matrix(models: Sequence[SplitClassifier], images: ImageSet, attack: Attack, seed: int = 0,
@@ -383,6 +392,9 @@ def health_checks(model: SplitClassifier, images: ImageSet, attack: PGD, *,
     """
     check_kind("attack", attack, PGD, "PGD, such as PGD(ThreatModel('Linf', 8/255), 10)")
     threat = attack.threat
+    check_kind("transfer_from", transfer_from, nn.Module, "a network")
+    if transfer_from is model:
+        raise ValueError("transfer_from is the model itself; expected a network that was trained independently")
     if threat.norm != "Linf":
         raise ValueError(f"norm = {threat.norm!r}: health checks are written for 'Linf'")
     counts = sorted({1, max(1, attack.steps // 4), attack.steps})

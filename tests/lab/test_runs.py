@@ -572,13 +572,15 @@ def test_a_number_of_results_rests_on_what_they_rest_on(own_build: Path) -> None
     run, attack = start("x", notebook()), PGD(ThreatModel("L2", 0.5), 2)
     model = network("small", "model-1")
     data = ImageSet(torch.full((12, 3, 16, 16), 0.5), torch.arange(12) % 2, ("a", "b"), "dots")
-    clean = run.measure("clean", "w", [evaluate(model, data), evaluate(model, data)])
-    under = run.measure("under", "w", [evaluate(model, data.take(8), attack), evaluate(model, data.take(8), attack)])
+    other = replace(data, x=data.x / 2)
+    clean = run.measure("clean", "w", [evaluate(model, data), evaluate(model, other)])
+    under = run.measure("under", "w", [evaluate(model, each.take(8), attack) for each in (data, other)])
     gap = run.difference("gap", "w", clean, under)
     assert gap.values == tuple(a - b for a, b in zip(clean.values, under.values, strict=True))
     assert gap.unit == "points"
     assert (gap.n, gap.model, gap.data, gap.threat, gap.attack) == (8, "small", "dots", "L2 0.5", repr(attack))
-    assert gap.inputs == ("model-1", data.fingerprint, data.take(8).fingerprint)
+    prints = [each.fingerprint for each in (data, other, data.take(8), other.take(8))]
+    assert gap.inputs == ("model-1", *prints)
     assert gap.seconds >= clean.seconds + under.seconds
 
 
@@ -643,7 +645,7 @@ def test_norms_are_those_of_unbounded_attacks_alone() -> None:
     free = replace(base, threat="unbounded", attack="CW", correct=torch.zeros(4, dtype=torch.bool),
                    l2=torch.tensor([1.0, 2, 3, 4]), linf=torch.tensor([0.1, 0.2, 0.3, 0.4]))
     far = replace(free, l2=3 * free.l2, linf=3 * free.linf)
-    results = [Result.of("a", "w", [outcome, outcome]) for outcome in (free, far)]
+    results = [Result.of("a", "w", [each, replace(each, key=("another",))]) for each in (free, far)]
     assert evidence(*results)["norms"] == pytest.approx((4.0, 0.4))  # the mean of both medians
     assert evidence(free)["norms"] is None  # a number of one's own is no accuracy under attack
     assert evidence(Result.of("a", "w", [replace(free, threat="L_inf 0.5")]))["norms"] is None

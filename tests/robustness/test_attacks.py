@@ -279,9 +279,9 @@ def test_cross_entropy_is_per_image() -> None:
 @pytest.mark.parametrize("threat", [ThreatModel("Linf", 0.1), ThreatModel("L2", 0.5)], ids=str)
 @pytest.mark.parametrize("sd", [0.001, 0.01])
 def test_a_start_near_the_image_is_gaussian(sd: float, threat: ThreatModel) -> None:
-    """Ten thousand pixels, a step of no length: mean, spread and share within one standard deviation, to 5 sigma."""
+    """Ten thousand pixels, hardly a step: mean, spread, share within one standard deviation, to 5 sigma."""
     x = torch.full((200, *SHAPE), 0.5, dtype=torch.float64)
-    attack = PGD(threat, 1, 0.0, random_start=sd, keep_best=False)
+    attack = PGD(threat, 1, 1e-12, random_start=sd, keep_best=False)
     noise = (attack(Linear(2), x, torch.zeros(200, dtype=torch.int64), torch.Generator().manual_seed(0)) - x) / sd
     assert abs(noise.mean()) < 5 / 9600**0.5
     assert abs(noise.std() - 1) < 5 / 19200**0.5
@@ -294,7 +294,7 @@ def test_a_start_near_the_image_is_gaussian(sd: float, threat: ThreatModel) -> N
 @pytest.mark.parametrize("threat", [ThreatModel("Linf", 0.001), ThreatModel("L2", 0.01)], ids=str)
 def test_a_start_near_the_image_stays_inside_the_ball(threat: ThreatModel) -> None:
     x = torch.rand(50, *SHAPE, generator=torch.Generator().manual_seed(0), dtype=torch.float64).round()
-    attack = PGD(threat, 1, 0.0, random_start=0.01)  # keeps the start, for nothing after it is worse
+    attack = PGD(threat, 1, 1e-12, random_start=0.01)  # keeps the start, for nothing after it is worse
     found = attack(Linear(2), x, torch.zeros(50, dtype=torch.int64), torch.Generator().manual_seed(0))
     assert ((found >= 0) & (found <= 1)).all()
     distance = threat.distance(found - x)

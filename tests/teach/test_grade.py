@@ -1,6 +1,7 @@
 """Grading with nbgrader: ten students who were made up get the marks they should."""
 
 import csv
+import os
 import shutil
 from pathlib import Path
 
@@ -185,6 +186,25 @@ def test_what_cannot_be_graded_is_told_without_a_run(tmp_path: Path) -> None:
     (tmp_path / "ada" / "01_tiny.ipynb").rename(tmp_path / "ada" / "01_tiny (1).ipynb")
     assert desk.graded("ada", tmp_path / "ada").fault.endswith("no 01_tiny.ipynb, only 01_tiny (1).ipynb")
     assert not desk.root.exists()
+
+
+def test_what_nbgrader_did_not_write_and_pipes_stop_no_grading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grade.Desk, "_run", lambda *words: None)
+    desk = grade.Desk(tmp_path / "desk", ONE, TINY / "01_tiny.py", b"", _moment("2030-01-02 12:00", "due"), 60)
+    (tmp_path / "ada" / "old").mkdir(parents=True)
+    os.mkfifo(tmp_path / "ada" / "01_tiny.ipynb")
+    nbformat.write(solved(), tmp_path / "ada" / "old" / "01_tiny.ipynb")
+    assert not desk.graded("ada", tmp_path / "ada").fault
+    (tmp_path / "ada" / "01_tiny.ipynb").unlink()
+    for own in (None, "x", []):
+        work = solved()
+        work.cells.append(nbformat.v4.new_code_cell("1 + 1", metadata={"nbgrader": own}))
+        nbformat.write(work, tmp_path / "ada" / "01_tiny.ipynb")
+        graded = desk.graded("ada", tmp_path / "ada")
+        assert not graded.fault
+        assert graded.notes[0] == "handed in 2 times; 01_tiny.ipynb counts"  # not the one in old/
+    (tmp_path / "ada" / "01_tiny.timestamp.txt").mkdir()
+    assert "not known when it was handed in" in desk.graded("ada", tmp_path / "ada").notes[1]
 
 
 def test_a_time_is_read_with_and_without_a_zone() -> None:

@@ -410,7 +410,7 @@ def test_a_source_with_a_fault_is_named_in_one_line(old: str, new: str, words: l
 
 @pytest.mark.parametrize(("text", "words"), [
     ("ada\nada\n", ["'ada' stands twice; expected each"]), ("Ada L\n", ["'Ada L'"]), ("../x\n", ["'../x'"]),
-    ("practice\n", ["not 'practice'"]),
+    ("practice\n", ["not 'practice'"]), ("\n", ["no student in it"]),
 ])
 def test_a_name_that_cannot_be_a_folder_is_named(text: str, words: list[str], tmp_path: Path) -> None:
     (tmp_path / "students.txt").write_text(text)
