@@ -30,13 +30,13 @@ from nbutils.features import (
     wrong_labels,
 )
 from nbutils.features.nrf import NRF
-from nbutils.images import DataError, ImageSet, PlantedWorld, augment, load
+from nbutils.images import DataError, ImageSet, PlantedWorld, augment, jpeg, load
 from nbutils.images.sources import check_dataset, class_names
 from nbutils.lab import claims, results
 from nbutils.lab.figures import Picture, curves, image_grid
 from nbutils.lab.parameters import ParameterError, Parameters, resolve
 from nbutils.lab.results import Result, detectable, mcnemar, published, rank_correlation, student_t, wilson
-from nbutils.paradigms import Backbone, SimCLR, linear_probe, untrained
+from nbutils.paradigms import Backbone, SimCLR, above_chance, cross_paradigm, linear_probe, untrained
 from nbutils.robustness import (
     BIM,
     CW,
@@ -47,6 +47,8 @@ from nbutils.robustness import (
     Noise,
     Outcome,
     ThreatModel,
+    accuracy_curve,
+    accuracy_gap,
     evaluate,
     health_checks,
     kim_pgd,
@@ -326,6 +328,13 @@ CASES = [
     Bad("targeted in training", lambda: training.Adversarial(PGD(LINF, targeted=True)),
         ("attack = PGD", "an untargeted")),
     Bad("targeted TRADES", lambda: TRADES(PGD(LINF, loss="kl", targeted=True)), ("attack = PGD", "an untargeted")),
+    Bad("a gap of nothing", lambda: accuracy_gap([], [CLEAN]), ("0 and 1 outcomes", "at least one")),
+    Bad("one attack for a curve", lambda: accuracy_curve(SMALL, SET, FGSM(LINF)), ("attacks = FGSM", "a list")),  # type: ignore[arg-type]
+    Bad("no such class", lambda: evaluate(SMALL, SET, read=lambda model, x: Y - 1), ("from -1 to", "0 to 9")),
+    Bad("quality as text", lambda: jpeg(SET, "75"), ("'75'", "1 to 95")),  # type: ignore[type-var]
+    Bad("no paradigm", cross_paradigm, ("no values", "one for each")),
+    Bad("no class to guess", lambda: above_chance(0.5, 0.6, 0), ("num_classes = 0", ">= 2")),
+    Bad("teacher of other classes", lambda: D_rand(SET, nn.Sequential(small(5)), steps=1), ("5 classes", "has 10")),
     Bad("a set twice", lambda: Result.of("a", "w", [CLEAN, CLEAN]), ("stands twice", "for each seed")),
     Bad("transfer from itself", lambda: health_checks(SMALL, SET, PGD(LINF, 1), transfer_from=SMALL),
         ("the model itself", "independently")),

@@ -139,7 +139,7 @@ def matched(images: ImageSet, model: nn.Module, name: str, objective: Matching =
     if not 0 < step_size < math.inf:
         raise ValueError(f"step_size = {step_size}: expected a positive length in pixel units, such as 0.1")
     check_counts(steps=steps, batch_size=batch_size)
-    _check_teacher(model, images)
+    _check_teacher(model, images, classifier=False)
     generator, n = seeded(seed), len(images)
     others = (torch.arange(n) + torch.randint(1, n, (n,), generator=generator)) % n
     seeds = torch.randint(2**62, (n,), generator=generator).tolist()  # one each, so that no image depends on another
@@ -183,7 +183,7 @@ def relabelled(images: ImageSet, model: SplitClassifier, name: str, target: str,
     check_choice("target", target, TARGETS)
     attack = _towards_class(eps, steps, step_size)
     check_counts(batch_size=batch_size)
-    _check_teacher(model, images)
+    _check_teacher(model, images, classifier=True)
     t = _new_labels(images, target, seed)
 
     def change(rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -263,20 +263,21 @@ def _in_batches(images: ImageSet, model: nn.Module, name: str, settings: Mapping
                           augmentation=images.augmentation, start=all_rows, residual=residual)
 
 
-def _check_teacher(model: nn.Module, images: ImageSet) -> None:
+def _check_teacher(model: nn.Module, images: ImageSet, classifier: bool) -> None:
     """Two images tell whether a classifier fits the data; the objective of another model must see to it itself."""
     if len(images) < 2:
         raise DataError(f"{images.name}: {len(images)} images; expected at least two")
-    if not isinstance(model, SplitClassifier):
+    if not isinstance(model, SplitClassifier) and not classifier:
         return
+    name = getattr(model, "name", type(model).__name__)
     size = f"{images.held.shape[3]} x {images.held.shape[2]} pixels"
     try:
         with frozen(model), torch.no_grad():
             classes = model(suited(images.take(2).x, model)).shape[1]
     except RuntimeError as error:
         cause = str(error).partition("\n")[0]
-        raise DataError(f"{model.name}: cannot read images of {size} ({cause}); expected a teacher for "
+        raise DataError(f"{name}: cannot read images of {size} ({cause}); expected a teacher for "
                         f"{images.name}") from error
     if classes != images.num_classes:
-        raise DataError(f"{model.name}: {classes} classes, and {images.name} has {images.num_classes}; expected a "
+        raise DataError(f"{name}: {classes} classes, and {images.name} has {images.num_classes}; expected a "
                         "teacher of the same classes")

@@ -21,9 +21,9 @@ def jpeg(images: Images, quality: int = 75) -> Images:
         quality: 1 to 95, as in libjpeg; 75 is the usual value.
 
     Raises:
-        ValueError: a quality outside of 1 to 95.
+        ValueError: a quality that is no whole number from 1 to 95.
     """
-    if not 1 <= quality <= 95:
+    if type(quality) is not int or not 1 <= quality <= 95:
         raise ValueError(f"quality = {quality!r}: expected 1 to 95, such as 75")
 
     def through(image: Tensor) -> Tensor:

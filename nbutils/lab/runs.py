@@ -291,8 +291,11 @@ class Run:
         return self.number(id, what, operator.sub, first, second, unit=units.pop())
 
     def mean(self, id: str, what: str, results: Iterable[Result]) -> Result:
-        """Record the mean of some results, of architectures for example, taken per seed first."""
+        """Record the mean of some results, of architectures for example, taken per seed first. Raises ValueError: no
+        results, or of different units."""
         parts = list(results)
+        if len(units := {part.unit for part in parts}) != 1:
+            raise ValueError(f"{id}: {len(parts)} results in {sorted(units)}; expected at least one, all in one unit")
         return self.number(id, what, lambda *values: fmean(values), *parts, unit=parts[0].unit)
 
     def learned(self, id: str, trained: Mapping[str, Result],

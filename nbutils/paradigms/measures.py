@@ -15,6 +15,7 @@ import math
 import torch
 from torch import Tensor
 
+from nbutils.messages import check_counts
 from nbutils.paradigms.probe import Standardize
 
 UNDEFINED = math.nan
@@ -27,13 +28,17 @@ def relative(value: float, natural: float) -> float:
 
 def above_chance(value: float, natural: float, num_classes: int) -> float:
     """(U - 1/C) / (U_natural - 1/C): 0 for guessing, 1 for all that natural images give; undefined if these do not beat
-    guessing."""
+    guessing. Raises ValueError: fewer than two classes."""
+    check_counts(2, num_classes=num_classes)
     chance = 1 / num_classes
     return relative(value - chance, natural - chance)
 
 
 def cross_paradigm(*values: float) -> float:
-    """The minimum over paradigms for one seed (equations 9, 10, 13 and 14); undefined if one of them is."""
+    """The minimum over paradigms for one seed (equations 9, 10, 13 and 14); undefined if one of them is. Raises
+    ValueError: no value."""
+    if not values:
+        raise ValueError("cross-paradigm: no values; expected one for each paradigm")
     return UNDEFINED if any(map(math.isnan, values)) else min(values)
 
 

@@ -151,7 +151,7 @@ def evaluate(model: SplitClassifier, images: ImageSet, attack: Attack | None = N
         seed, batch_size: see `attacked`.
 
     Raises:
-        ValueError: as `attacked` and `predict`; what `read` returns are no int64 (N,).
+        ValueError: as `attacked` and `predict`; what `read` returns are no int64 (N,), or none of the images' classes.
     """
     _check(images, attack, seed, batch_size)
     attacker, began = source or model, time.monotonic()
@@ -200,6 +200,9 @@ def _found(model: SplitClassifier, images: ImageSet, x_adv: Tensor, read: Reader
     """What `_outcome` takes, for images x_adv as a set holds them."""
     said = predict(model, x_adv, y=images.y) if read is None else returned(
         "read", read(model, as_pixels(x_adv).clone()), images.y.shape, "int64").cpu()
+    if len(said) and not 0 <= said.min() <= said.max() < images.num_classes:
+        raise ValueError(f"read returned classes from {said.min()} to {said.max()}; expected 0 to "
+                         f"{images.num_classes - 1}")
     deltas = ((as_pixels(after) - as_pixels(before)).detach().flatten(1)
               for after, before in zip(x_adv.split(256), images.held.split(256), strict=True))
     l2, linf = zip(*((delta.norm(dim=1), delta.abs().amax(1)) for delta in deltas), strict=True)
@@ -294,7 +297,13 @@ def transfer_perturbation(model: SplitClassifier, images: ImageSet, clean: Image
 
 
 def accuracy_gap(first: Sequence[Outcome], second: Sequence[Outcome]) -> float:
-    """Mean accuracy over the first outcomes minus that over the second, on the first n images, which all have seen."""
+    """Mean accuracy over the first outcomes minus that over the second, on the first n images, which all have seen.
+
+    Raises:
+        ValueError: no outcomes on a side.
+    """
+    if not first or not second:
+        raise ValueError(f"accuracy gap: {len(first)} and {len(second)} outcomes; expected at least one on each side")
     n = min(map(len, (*first, *second)))
     ours, theirs = (np.mean([outcome.correct[:n].double().mean().item() for outcome in outcomes])
                     for outcomes in (first, second))
@@ -317,7 +326,11 @@ def accuracy_curve(model: SplitClassifier, images: ImageSet, attacks: Iterable[A
 
     Where the threat models are nested (clean first, then growing eps), an image counts as broken from the first
     radius that broke it, because an adversary who is allowed more may always do less; a curve then never rises.
+
+    Raises:
+        ValueError: what is no list of attacks; as `evaluate`.
     """
+    check_kind("attacks", attacks, Iterable, "a list, such as [None, FGSM(threat)]")
     outcomes: list[Outcome] = []
     before: Attack | None = None
     for attack in attacks:
