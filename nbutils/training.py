@@ -294,13 +294,7 @@ def fit(model: SplitClassifier, images: ImageSet, objective: Objective, schedule
         ValueError: no images, no objective or schedule, unknown precision, labels beyond the model's classes, an
             objective that returns no scalar with a gradient. FloatingPointError: the loss is no longer finite.
     """
-    check_kind("images", images, ImageSet, "an ImageSet")
-    check_kind("objective", objective, Callable, "an objective, such as training.Standard()")
-    check_kind("schedule", schedule, Schedule, "a training.Schedule, such as Schedule(epochs=5)")
-    if len(images) == 0:
-        raise ValueError(f"{label}: the image set is empty; expected at least one image")
-    if isinstance(model, SplitClassifier) and isinstance(last := model.stages[-1], nn.Linear):
-        check_classes(images.y, last.weight.T)  # (D, K), as logits would be
+    _check_training(model, images, objective, schedule, label)
     device = like(model).device
     model.train()
     generator = seeded(seed)
@@ -314,15 +308,7 @@ def fit(model: SplitClassifier, images: ImageSet, objective: Objective, schedule
         for x, y in batches(images, schedule.batch_size, generator, device):
             for group in optimizer.param_groups:
                 group["lr"] = schedule.rate(step, total)
-            with mixed_precision(device, precision):
-                x = x.contiguous(memory_format=torch.channels_last)
-                loss = returned("objective", objective(model, x, y, generator), ())
-            if not loss.requires_grad:
-                raise ValueError("objective returned a loss without a gradient; expected one that the weights move")
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.detach())
+            losses.append(_step(model, x, y, objective, optimizer, generator, precision))
             step += 1
         if watch and watch.collapsed(model):
             model.load_state_dict(watch.sound)
@@ -334,6 +320,31 @@ def fit(model: SplitClassifier, images: ImageSet, objective: Objective, schedule
         stopped.write(history)
     model.eval()
     return history
+
+
+def _check_training(model: SplitClassifier, images: ImageSet, objective: Objective, schedule: Schedule,
+                    label: str) -> None:
+    check_kind("images", images, ImageSet, "an ImageSet")
+    check_kind("objective", objective, Callable, "an objective, such as training.Standard()")
+    check_kind("schedule", schedule, Schedule, "a training.Schedule, such as Schedule(epochs=5)")
+    if len(images) == 0:
+        raise ValueError(f"{label}: the image set is empty; expected at least one image")
+    if isinstance(model, SplitClassifier) and isinstance(last := model.stages[-1], nn.Linear):
+        check_classes(images.y, last.weight.T)  # (D, K), as logits would be
+
+
+def _step(model: SplitClassifier, x: Tensor, y: Tensor, objective: Objective, optimizer: torch.optim.Optimizer,
+          generator: torch.Generator, precision: str) -> Tensor:
+    """One step of the optimiser along the gradient of the objective on a batch; the loss before it."""
+    with mixed_precision(x.device, precision):
+        x = x.contiguous(memory_format=torch.channels_last)
+        loss = returned("objective", objective(model, x, y, generator), ())
+    if not loss.requires_grad:
+        raise ValueError("objective returned a loss without a gradient; expected one that the weights move")
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
 
 
 def trained(network: str, images: ImageSet, objective: Objective, schedule: Schedule, seed: int = 0,
